@@ -1,0 +1,164 @@
+"""From flags to the things a run is made of: device, data, model, forward pass, optimizer."""
+
+import os
+import warnings
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from .data import Data, recipe_hash, stratified
+from .datasets import DATASETS
+from .encoders import ENCODERS
+from .errors import UserError
+from .fusions import FUSIONS
+from .fusions.base import Fusion, Output
+from .options import OPTIMIZER_DEFAULTS
+from .runs import environment
+
+
+def pick_device(name: str, gpu_ids: str | None) -> torch.device:
+    """The device to train on; warns aloud about a GPU that cannot be used."""
+    ids = [] if gpu_ids is None else [part.strip() for part in gpu_ids.split(",")]
+    if len(ids) > 1:
+        raise UserError(
+            f"--gpu_ids {gpu_ids}: one process trains on one GPU: give one id, and start one run "
+            "per GPU for several methods or seeds"
+        )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        usable = torch.cuda.is_available()
+    reason = "; ".join(str(w.message).splitlines()[0] for w in caught)
+    if ids or name == "cuda" or (name == "auto" and usable):
+        if not usable:
+            raise UserError(
+                f"--{'gpu_ids' if ids else 'device cuda'}: torch {torch.__version__} finds no usable "
+                f"GPU{f' ({reason})' if reason else ''}: use --device cpu, or mend the driver"
+            )
+        if name not in ("auto", "cuda"):
+            raise UserError(
+                f"--gpu_ids chooses a CUDA GPU, but --device is {name}: drop one of them"
+            )
+        if ids and not (ids[0].isdecimal() and int(ids[0]) < torch.cuda.device_count()):
+            raise UserError(
+                f"--gpu_ids {gpu_ids}: expected a number below {torch.cuda.device_count()}, "
+                "the number of GPUs here"
+            )
+        return torch.device("cuda", int(ids[0]) if ids else torch.cuda.current_device())
+    mps = torch.backends.mps.is_available()
+    if name == "mps" and not mps:
+        raise UserError("--device mps: no Apple GPU is usable here: use --device cpu")
+    if name == "auto" and any(Path("/dev").glob("nvidia[0-9]*")):
+        print(
+            f"WARNING: this machine has an NVIDIA GPU that torch {torch.__version__} cannot use"
+            f"{f' ({reason})' if reason else ''}. TRAINING ON THE CPU.",
+            flush=True,
+        )
+    return torch.device("mps" if name == "mps" or (name == "auto" and mps) else "cpu")
+
+
+def seed_everything(seed: int, deterministic: bool) -> None:
+    torch.manual_seed(seed)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+
+
+def load_data(options: Namespace) -> Data:
+    data = DATASETS[options.dataset].load(options)
+    if options.train_size:
+        train = stratified(data.splits["train"], options.train_size, options.random_seed)
+        data = data._replace(splits={**data.splits, "train": train})
+    size, batch = len(data.splits["train"]), options.batch_size * options.accumulate
+    if size < batch:
+        flags = f"--batch_size {options.batch_size}"
+        flags += f" --accumulate {options.accumulate}" if options.accumulate > 1 else ""
+        raise UserError(f"{flags}: one step needs {batch} samples, the training split has {size}")
+    return data
+
+
+def build_model(options: Namespace, data: Data) -> Fusion:
+    """The fusion of one encoder per modality, newly initialised, on the CPU."""
+    names = dict.fromkeys(data.modalities, "resnet18")
+    for choice in options.encoder:
+        modality, given, name = choice.rpartition("=")
+        if given and modality not in names:
+            raise UserError(
+                f"--encoder {choice}: {data.name} has no modality {modality!r}, "
+                f"only {', '.join(names)}"
+            )
+        names.update(dict.fromkeys([modality] if given else names, ENCODERS.find(name)))
+    encoders = {
+        modality: ENCODERS[names[modality]](spec, pretrained=options.pretrained)
+        for modality, spec in data.modalities.items()
+    }
+    return FUSIONS[options.fusion](encoders, len(data.classes))
+
+
+def build_forward(
+    model: Fusion, device: torch.device, *, precision: str = "fp32", compiled: bool = False
+) -> Callable[[dict], Output]:
+    """Calls the model; its logits come back in float32 whatever the precision."""
+    call = torch.compile(model) if compiled else model
+
+    def forward(inputs: dict) -> Output:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            output = call(inputs)
+        unimodal = {name: logits.float() for name, logits in output.unimodal.items()}
+        return Output(output.joint.float(), unimodal, output.features)
+
+    return forward
+
+
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
+def build_optimizer(flags: Namespace, model: Fusion, device: torch.device):
+    """The optimizer, fused where the device has it, and its scheduler (constant by default)."""
+    settings = {"lr": flags.learning_rate, "weight_decay": flags.weight_decay}
+    if "momentum" in OPTIMIZER_DEFAULTS[flags.optimizer]:
+        settings["momentum"] = flags.momentum
+    optimizer = OPTIMIZERS[flags.optimizer](
+        model.parameters(), **settings, fused=device.type in ("cpu", "cuda")
+    )
+    ratio = flags.lr_decay_ratio if flags.lr_decay_step else 1.0
+    return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, flags.lr_decay_step or 1, ratio)
+
+
+def load_weights(model: Fusion, state: dict, source: Path) -> None:
+    """Load a state dict; UserError where it belongs to another architecture."""
+    expected = {name: value.shape for name, value in model.state_dict().items()}
+    found = {name: value.shape for name, value in state.items()}
+    if expected != found:
+        differing = sorted(
+            k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k)
+        )
+        raise UserError(
+            f"checkpoint {source}: it holds another architecture ({len(differing)} tensors differ, "
+            f"first {differing[0]}): build the model with the flags it was trained with"
+        )
+    model.load_state_dict(state)
+
+
+def header(
+    flags: Namespace, data: Data, model: Fusion, device: torch.device, steps: int
+) -> list[str]:
+    """What a log says of its run before the first epoch."""
+    known = environment()
+    cuda = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if cuda else f"{known['threads']} threads"
+    sizes = ", ".join(f"{split} {len(part)}" for split, part in data.splits.items())
+    shapes = ", ".join(f"{name} {spec.shape}" for name, spec in data.modalities.items())
+    parameters = sum(p.numel() for p in model.parameters())
+    used, size = steps * flags.batch_size * flags.accumulate, len(data.splits["train"])
+    return [
+        "Versions " + ", ".join(f"{k} {v}" for k, v in known["versions"].items()),
+        f"Commit   {known['commit']}",
+        f"Device   {device} ({name}), seed {flags.random_seed}",
+        f"Data     {data.name}, recipe {recipe_hash(data.recipe)}: {sizes}; {shapes}",
+        f"Model    {flags.fusion}, {parameters:,} parameters, {len(data.classes)} classes",
+        f"Method   {flags.method}: {steps} steps an epoch, on {used} of {size} samples",
+        f"Command  {known['command']}",
+    ]

@@ -1,0 +1,48 @@
+"""Files of tensors: written atomically, read without pickle."""
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from .errors import UserError
+
+
+def write(path: Path, state: dict[str, Any]) -> None:
+    """Save state so that path holds either the old or the whole new file, whatever happens."""
+    write_atomically(path, lambda file: torch.save(state, file))
+
+
+def write_atomically(path: Path, fill: Callable[[BinaryIO], None]) -> None:
+    unfinished = path.with_name(path.name + ".tmp")
+    try:
+        with open(unfinished, "wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def read(path: Path, what: str = "checkpoint") -> Any:
+    """Load tensors and plain containers from path; nothing that needs pickle."""
+    if not path.is_file():
+        raise UserError(f"{what} {path}: no such file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{what} {path}: holds objects that only pickle can load, which can run any code, or "
+            "is no checkpoint: save tensors, numbers, strings, lists and dicts only"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{what} {path}: damaged, cut off or no checkpoint ({path.stat().st_size} bytes; "
+            f"{reason}): restore it from a copy or train again"
+        ) from None

@@ -1,0 +1,227 @@
+"""MMPareto for anybody's training loop: `backward` stands where `loss.backward()` stood.
+
+mmpareto = MMPareto(model, {"audio": model.audio, "visual": model.visual})
+...
+mmpareto.backward(joint_loss, {"audio": audio_loss, "visual": visual_loss})
+optimizer.step()
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+import torch._functorch.config
+from torch import Tensor, nn
+
+from . import integrate
+from .integrate import Stats
+
+
+class Integrator:
+    """Writes to `.grad` what a backward pass would, with each encoder's two gradients integrated.
+
+    model: the whole model, not wrapped in DistributedDataParallel (autograd.grad would bypass its
+        all-reduce in silence).
+    encoders: {name: module}, parts of the model that share no parameter. Each has two objectives:
+        the joint loss and its own. For multi-task learning, one shared encoder whose objectives
+        are the two tasks' losses.
+    integrate: (j, g) -> (h, Stats) on lists of tensors, as in `mmpareto.integrate`; it may
+        overwrite j.
+    late: whether modalities meet only after the encoders, so that the loss of one encoder does not
+        reach the parameters of another. Then any number of encoders takes two backward traversals;
+        otherwise it takes one more for each. The first step of a model that is not compiled
+        verifies the claim.
+
+    Every parameter outside the encoders gets the plain gradient of the sum of all losses.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        encoders: Mapping[str, nn.Module],
+        integrate: Callable[[list[Tensor], list[Tensor]], tuple[list[Tensor], Stats]],
+        *,
+        late: bool = True,
+    ):
+        _check_encoders(model, encoders)
+        self.model, self.encoders, self.integrate, self.late = (
+            model,
+            dict(encoders),
+            integrate,
+            late,
+        )
+        self._verified = False
+        self._held: list[dict[nn.Parameter, Tensor]] | None = None
+        # A compiled backward otherwise overwrites the buffers that the second traversal needs.
+        torch._functorch.config.donated_buffer = False
+
+    def backward(
+        self,
+        joint_loss: Tensor,
+        unimodal_losses: Mapping[str, Tensor],
+        *,
+        accumulate: bool = False,
+    ) -> dict[str, Stats]:
+        """Add the integrated gradients to `.grad`; returns what was decided for each encoder.
+
+        joint_loss, unimodal_losses: scalars of one forward pass; unimodal_losses has one entry for
+            each encoder. Their graph is freed.
+        accumulate: hold this micro-batch's two gradients back; the next call without it integrates
+            their sums, once. Returns {} then. Divide the losses by the number of micro-batches.
+
+        Gradient scaling (fp16) and clipping keep their meaning: scale all losses by one factor
+        before, unscale and clip `.grad` after. Non-finite gradients stay non-finite.
+        """
+        self._check_losses(unimodal_losses)
+        encoders = {name: _trainable(module) for name, module in self.encoders.items()}
+        inside = {p for params in encoders.values() for p in params}
+        everything = _trainable(self.model)
+        outside = [p for p in everything if p not in inside]
+
+        j = _gradients(joint_loss, everything, retain_graph=True)
+        if self.late:
+            g = _gradients(sum(unimodal_losses.values()), everything)
+        else:
+            g = {}
+            for i, (name, params) in enumerate(encoders.items(), start=1):
+                # Of this loss only its own encoder takes part; what it does to others is dropped.
+                targets, last = [*params, *outside], i == len(encoders)
+                _add(g, _gradients(unimodal_losses[name], targets, retain_graph=not last))
+
+        if self._held is not None:
+            for gradients, held in zip((j, g), self._held, strict=True):
+                _add(gradients, held)
+        self._held = [j, g] if accumulate else None
+        if accumulate:
+            return {}
+
+        stats = {}
+        for name, params in encoders.items():
+            params = [p for p in params if p in j or p in g]
+            pairs = [_zero_filled(gradients, params) for gradients in (j, g)]
+            h, stats[name] = self.integrate(*pairs)
+            _write(params, h)
+        _add(j, g)
+        reached = [p for p in outside if p in j]
+        _write(reached, [j[p] for p in reached])
+        return stats
+
+    def _check_losses(self, unimodal_losses: Mapping[str, Tensor]) -> None:
+        if unimodal_losses.keys() != self.encoders.keys():
+            raise ValueError(
+                f"unimodal losses {sorted(unimodal_losses)} given for encoders "
+                f"{sorted(self.encoders)}: give one loss for each encoder, under its name"
+            )
+        if self.late and not self._verified:
+            self._verified = _verify_late(self.encoders, unimodal_losses)
+
+
+class MMPareto(Integrator):
+    """MMPareto (Wei and Hu, ICML 2024) as an `Integrator`; see `integrate.mmpareto` for the rule.
+
+    gamma: factor (> 0) on the length of each encoder's gradient, 1.5 in the paper.
+    granularity: "encoder" rescales an encoder as a whole and never ascends either loss; "tensor"
+        rescales each parameter tensor, as the released script does, and may.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        encoders: Mapping[str, nn.Module],
+        *,
+        gamma: float = 1.5,
+        granularity: str = "encoder",
+        late: bool = True,
+    ):
+        if not 0 < gamma < float("inf"):
+            raise ValueError(f"gamma is {gamma}; it must be a positive number (1.5 in the paper)")
+        if granularity not in integrate.GRANULARITIES:
+            raise ValueError(
+                f"granularity is {granularity!r}; it must be one of {integrate.GRANULARITIES}"
+            )
+        rule = partial(integrate.mmpareto, gamma=gamma, granularity=granularity)
+        super().__init__(model, encoders, rule, late=late)
+
+
+def _trainable(module: nn.Module) -> list[nn.Parameter]:
+    return [p for p in module.parameters() if p.requires_grad]
+
+
+def _gradients(
+    loss: Tensor, params: list[nn.Parameter], *, retain_graph: bool = False
+) -> dict[nn.Parameter, Tensor]:
+    """One backward traversal: the gradients of the parameters that the loss depends on."""
+    found = torch.autograd.grad(loss, params, retain_graph=retain_graph, allow_unused=True)
+    gradients, storages = {}, set()
+    for param, gradient in zip(params, found, strict=True):
+        if gradient is None:
+            continue
+        # Autograd may hand out one tensor, or an expanded one, for several parameters; ours are
+        # overwritten in place.
+        storage = gradient.untyped_storage()
+        size = gradient.numel() * gradient.element_size()
+        if storage.data_ptr() in storages or storage.nbytes() < size:
+            gradient = gradient.clone(memory_format=torch.contiguous_format)
+        storages.add(storage.data_ptr())
+        gradients[param] = gradient
+    return gradients
+
+
+def _add(total: dict[nn.Parameter, Tensor], more: dict[nn.Parameter, Tensor]) -> None:
+    for param, gradient in more.items():
+        total[param] = total[param].add_(gradient) if param in total else gradient
+
+
+def _zero_filled(gradients: dict[nn.Parameter, Tensor], params: list[nn.Parameter]) -> list[Tensor]:
+    return [gradients[p] if p in gradients else torch.zeros_like(p) for p in params]
+
+
+@torch.no_grad()
+def _write(params: list[nn.Parameter], gradients: list[Tensor]) -> None:
+    """Add to `.grad`, as a backward pass does."""
+    for param, gradient in zip(params, gradients, strict=True):
+        param.grad = gradient if param.grad is None else param.grad.add_(gradient)
+
+
+def _check_encoders(model: nn.Module, encoders: Mapping[str, nn.Module]) -> None:
+    if not encoders:
+        raise ValueError("no encoders: give {name: module}, one for each modality")
+    if any(isinstance(m, nn.parallel.DistributedDataParallel) for m in model.modules()):
+        raise ValueError(
+            "the model is wrapped in DistributedDataParallel, whose all-reduce would be bypassed: "
+            "give the bare model (model.module)"
+        )
+    owner: dict[nn.Parameter, str] = {}
+    members = set(model.parameters())
+    for name, module in encoders.items():
+        for param in module.parameters():
+            if param not in members:
+                raise ValueError(f"encoder {name!r} is not a part of the model")
+            if owner.setdefault(param, name) != name:
+                raise ValueError(
+                    f"encoders {owner[param]!r} and {name!r} share a parameter: "
+                    "each encoder needs parameters of its own"
+                )
+
+
+def _verify_late(encoders: Mapping[str, nn.Module], losses: Mapping[str, Tensor]) -> bool:
+    """Whether the graph could be read; raises if one encoder's loss reaches another's parameters."""
+    owner = {p: name for name, module in encoders.items() for p in module.parameters()}
+    for name, loss in losses.items():
+        seen, stack = set(), [loss.grad_fn]
+        while stack:
+            node = stack.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if "Compiled" in type(node).__name__:
+                return False  # one node for the whole model: it seems to mix everything
+            other = owner.get(getattr(node, "variable", None), name)
+            if other != name:
+                raise ValueError(
+                    f"late=True, but the unimodal loss of {name!r} reaches the encoder {other!r}: "
+                    "pass late=False if modalities mix before their heads, "
+                    "or check which loss goes under which name"
+                )
+            stack.extend(parent for parent, _ in node.next_functions)
+    return True

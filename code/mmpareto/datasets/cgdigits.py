@@ -1,0 +1,39 @@
+"""cgdigits: scikit-learn's 1,797 handwritten digits, in gray and in colour; needs no download."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from ..data import Data
+from .colored import SEED, colored
+
+
+class CGDigits:
+    """60 % train, 15 % validation and 25 % test, stratified; digits resized to 32x32."""
+
+    defaults = {"epochs": 6, "learning_rate": 0.01}
+
+    @staticmethod
+    def load(options) -> Data:
+        digits = load_digits()
+        images = torch.from_numpy(digits.images).float()[:, None] / 16
+        images = F.interpolate(images, size=(32, 32), mode="bilinear", align_corners=False)[:, 0]
+        labels = torch.from_numpy(digits.target)
+        rest, test = _part(np.arange(len(labels)), labels, 0.25)
+        train, val = _part(rest, labels, 0.2)
+        return colored(
+            "cgdigits",
+            {
+                name: (images[i], labels[i])
+                for name, i in (("train", train), ("val", val), ("test", test))
+            },
+            {"source": "scikit-learn digits", "resize": "bilinear 32x32", "split": "60/15/25"},
+        )
+
+
+def _part(indices: np.ndarray, labels: torch.Tensor, share: float) -> tuple[np.ndarray, np.ndarray]:
+    return train_test_split(
+        indices, test_size=share, stratify=labels[indices].numpy(), random_state=SEED
+    )

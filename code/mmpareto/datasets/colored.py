@@ -1,0 +1,60 @@
+"""Digits seen twice: as they are, and in a colour that gives the label away in training only."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data import Data, Modality, TensorSplit
+
+# The colour of each digit in training: the ten categorical colours known as tab10, as RGB.
+PALETTE = (
+    (31, 119, 180),
+    (255, 127, 14),
+    (44, 160, 44),
+    (214, 39, 40),
+    (148, 103, 189),
+    (140, 86, 75),
+    (227, 119, 194),
+    (127, 127, 127),
+    (188, 189, 34),
+    (23, 190, 207),
+)
+NOISE = 0.1  # standard deviation of a tint around its palette colour, on the scale of [0, 1]
+SEED = 0  # of the data, the same in every run
+
+
+class ColoredSplit(TensorSplit):
+    """Digits (B, 1, H, W) in [0, 1] under "gray"; times one tint (3,) per digit under "color"."""
+
+    def __getitems__(self, indices: list[int]) -> tuple[dict[str, Tensor], Tensor]:
+        values, targets = super().__getitems__(indices)
+        gray, tints = values["gray"], values["tint"]
+        return {"gray": gray, "color": gray * tints[:, :, None, None]}, targets
+
+
+def colored(name: str, splits: dict[str, tuple[Tensor, Tensor]], recipe: dict) -> Data:
+    """The dataset of {split: (digits (N, H, W) in [0, 1], labels (N,))}.
+
+    A tint is palette[k] + N(0, NOISE^2) per channel, clipped to [0, 1]; k is the label in the
+    training split and uniformly random in the others, where colour therefore misleads.
+    """
+    palette = np.array(PALETTE) / 255
+    parts = {}
+    for offset, (split, (digits, labels)) in enumerate(splits.items()):
+        # RandomState's streams are frozen, so the data is the same with any numpy.
+        random = np.random.RandomState([SEED, offset])
+        colors = labels.numpy() if split == "train" else random.randint(10, size=len(labels))
+        tints = np.clip(palette[colors] + random.normal(0, NOISE, (len(labels), 3)), 0, 1)
+        inputs = {"gray": digits[:, None].float(), "tint": torch.from_numpy(tints).float()}
+        parts[split] = ColoredSplit(inputs, labels.long())
+    height, width = digits.shape[1:]
+    return Data(
+        name=name,
+        classes=[str(digit) for digit in range(10)],
+        modalities={
+            "gray": Modality("image", (1, height, width)),
+            "color": Modality("image", (3, height, width)),
+        },
+        splits=parts,
+        recipe={**recipe, "palette": PALETTE, "noise": NOISE, "seed": SEED},
+    )

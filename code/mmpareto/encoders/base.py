@@ -1,0 +1,34 @@
+"""What the convolutional encoders share: stages, pooling, and the mean over frames."""
+
+from torch import Tensor, nn
+
+from ..data import Modality
+from ..errors import UserError
+
+
+class ConvEncoder(nn.Module):
+    """Stages of feature maps, then the mean over space and, for frames, over time.
+
+    Takes images or spectrograms (B, C, H, W) and frames (B, T, C, H, W); returns (B, out_dim).
+    """
+
+    out_dim: int
+    stages: nn.Sequential
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if inputs.dim() == 4:
+            return self.stages(inputs).mean((2, 3))
+        clips, frames = inputs.shape[:2]
+        features = self.stages(inputs.flatten(0, 1)).mean((2, 3))
+        return features.unflatten(0, (clips, frames)).mean(1)
+
+
+def channels(modality: Modality, encoder: str) -> int:
+    """The number of input channels; UserError where the modality is no picture."""
+    if len(modality.shape) not in (3, 4):
+        raise UserError(
+            f"encoder {encoder} takes pictures (channels, height, width) or frames (time, channels, "
+            f"height, width), not {modality.kind} of shape {tuple(modality.shape)}: "
+            "choose another with --encoder MODALITY=NAME"
+        )
+    return modality.shape[-3]

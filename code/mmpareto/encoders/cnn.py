@@ -1,0 +1,31 @@
+"""A small convolutional encoder, for quick trials and small pictures."""
+
+from itertools import pairwise
+
+from torch import nn
+
+from ..data import Modality
+from ..errors import UserError
+from .base import ConvEncoder, channels
+
+
+class CNN(ConvEncoder):
+    """Four stages of 3x3 convolution (stride 2), BatchNorm and ReLU; 98 thousand parameters."""
+
+    out_dim = 128
+
+    def __init__(self, modality: Modality, pretrained: str | None = None):
+        super().__init__()
+        if pretrained:
+            raise UserError("--pretrained: encoder cnn has no pretrained weights, use resnet18")
+        widths = [channels(modality, "cnn"), 16, 32, 64, self.out_dim]
+        self.stages = nn.Sequential(
+            *(
+                nn.Sequential(
+                    nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1, bias=False),
+                    nn.BatchNorm2d(after),
+                    nn.ReLU(inplace=True),
+                )
+                for before, after in pairwise(widths)
+            )
+        )

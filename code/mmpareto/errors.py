@@ -1,0 +1,23 @@
+"""How a command ends: 0 good, 1 our bug (stack trace), 2 bad input or environment, 130 interrupted."""
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Bad input or environment: one line that says what was found, expected, and what to do next."""
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Run a command's main with the arguments of the process, and exit with its code."""
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(_fail(2, f"error: {error}"))
+    except KeyboardInterrupt as interrupt:
+        sys.exit(_fail(130, str(interrupt) or "interrupted"))
+
+
+def _fail(code: int, message: str) -> int:
+    print(message, file=sys.stderr)
+    return code

@@ -1,0 +1,34 @@
+"""Types for argparse flags that check ranges where the text is read."""
+
+from argparse import ArgumentTypeError
+from collections.abc import Callable
+from math import isfinite
+
+
+def positive(kind: type) -> Callable[[str], float]:
+    return _number(kind, lambda value: value > 0, f"a positive {_name(kind)}")
+
+
+def non_negative(kind: type) -> Callable[[str], float]:
+    return _number(kind, lambda value: value >= 0, f"{_name(kind)} zero or above")
+
+
+def fraction(text: str) -> float:
+    return _number(float, lambda value: 0 <= value < 1, "a number in [0, 1)")(text)
+
+
+def _number(kind: type, accepts: Callable[[float], bool], wanted: str) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float("nan")
+        if not isfinite(value) or not accepts(value):
+            raise ArgumentTypeError(f"{text!r} is not {wanted}")
+        return value
+
+    return parse
+
+
+def _name(kind: type) -> str:
+    return "whole number" if kind is int else "number"

@@ -1,0 +1,12 @@
+"""Fusions: whole models, built from encoders and the number of classes."""
+
+from ..registry import Registry
+
+FUSIONS = Registry(
+    "fusion",
+    __name__,
+    {
+        "concat": "concat:Concat",
+        "sum": "sum:Sum",
+    },
+)

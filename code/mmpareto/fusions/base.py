@@ -1,0 +1,45 @@
+"""The face of every model: encoders, a joint prediction, and one unimodal head per modality."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+
+class Output(NamedTuple):
+    """What a model says of a batch of B samples; C classes."""
+
+    joint: Tensor  # logits (B, C)
+    unimodal: dict[str, Tensor]  # logits (B, C) of each modality's own head
+    features: dict[str, Tensor]  # (B, out_dim) of each encoder
+
+
+class Fusion(nn.Module):
+    """Encoders whose features meet in `joint`; a subclass defines that method and its layers.
+
+    encoders: {modality: encoder}. late: whether modalities meet only in `joint`, after the
+    encoders; a subclass that lets them exchange earlier says False and replaces `encode`.
+    """
+
+    late = True
+
+    def __init__(self, encoders: dict[str, nn.Module], classes: int):
+        super().__init__()
+        self.encoders = nn.ModuleDict(encoders)
+        self.unimodal_heads = nn.ModuleDict(
+            {name: nn.Linear(encoder.out_dim, classes) for name, encoder in encoders.items()}
+        )
+
+    def joint(self, features: dict[str, Tensor]) -> Tensor:
+        """Joint logits (B, C)."""
+        raise NotImplementedError
+
+    def encode(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
+
+    def read(self, features: dict[str, Tensor]) -> Output:
+        """All predictions from given features; from detached ones it trains probes only."""
+        unimodal = {name: head(features[name]) for name, head in self.unimodal_heads.items()}
+        return Output(self.joint(features), unimodal, features)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Output:
+        return self.read(self.encode(inputs))

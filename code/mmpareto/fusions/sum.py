@@ -1,0 +1,18 @@
+"""Late fusion by summation: one linear layer per modality, their logits added."""
+
+from torch import Tensor, nn
+
+from .base import Fusion
+
+
+class Sum(Fusion):
+    """o = sum_k (W_k z_k + b_k)."""
+
+    def __init__(self, encoders: dict[str, nn.Module], classes: int):
+        super().__init__(encoders, classes)
+        self.joint_heads = nn.ModuleDict(
+            {name: nn.Linear(encoder.out_dim, classes) for name, encoder in encoders.items()}
+        )
+
+    def joint(self, features: dict[str, Tensor]) -> Tensor:
+        return sum(head(features[name]) for name, head in self.joint_heads.items())

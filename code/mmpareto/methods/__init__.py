@@ -1,0 +1,15 @@
+"""Methods: how a batch becomes gradients."""
+
+from ..registry import Registry
+
+METHODS = Registry(
+    "method",
+    __name__,
+    {
+        "joint": "joint:Joint",
+        "unimodal": "unimodal:Unimodal",
+        "uniform": "uniform:Uniform",
+        "pareto": "pareto:Pareto",
+        "mmpareto": "mmpareto:MMPareto",
+    },
+)

@@ -1,0 +1,111 @@
+"""What a method is to the training loop, and what the five basic ones share."""
+
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..core import Integrator
+from ..fusions.base import Fusion, Output
+from ..integrate import Stats
+
+
+class Record(NamedTuple):
+    """What one backward reports, as tensors: reading them is left to the loop."""
+
+    loss: Tensor  # what is minimised
+    losses: dict[str, Tensor]  # "joint" and each modality's
+    encoders: dict[str, Stats] = {}
+
+
+class Method:
+    """Turns a batch into gradients; a subclass defines `backward`.
+
+    model: the fusion whose `.grad` is filled. forward: calls it (compiled, in mixed precision) on
+    {modality: inputs} and returns its `Output`. options: the parsed flags, its own among them.
+    """
+
+    default_fusion = "concat"
+
+    @staticmethod
+    def add_flags(parser) -> None:
+        """Add the method's own flags to an argparse parser."""
+
+    @staticmethod
+    def runs_with(fusion: type[Fusion]) -> bool:
+        return True
+
+    def __init__(self, model: Fusion, forward: Callable[[dict], Output], options: Namespace):
+        self.model, self.forward, self.options = model, forward, options
+
+    def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
+        """One forward pass, and its gradients times share added to `.grad`.
+
+        last: whether the optimizer steps next; with gradient accumulation several micro-batches,
+        each with its share, precede it.
+        """
+        raise NotImplementedError
+
+    def clip_groups(self) -> list[list[nn.Parameter]]:
+        """Parameters whose gradients are clipped together; those in no group are left alone."""
+        return [list(self.model.parameters())]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+class ProbedMethod(Method):
+    """A method that leaves some heads untrained: unless --no_probes, they train as probes.
+
+    A probe is a head trained on detached features: it measures what an encoder knows and changes
+    nothing else, to the last bit.
+    """
+
+    @staticmethod
+    def add_flags(parser) -> None:
+        parser.add_argument(
+            "--no_probes",
+            action="store_true",
+            help="leave the heads that the method does not train at their initialisation, as the "
+            "released scripts do: their accuracy is then chance",
+        )
+
+    def probe(self, output: Output) -> Output | None:
+        """Predictions from detached features, None with --no_probes."""
+        if self.options.no_probes:
+            return None
+        return self.model.read({name: z.detach() for name, z in output.features.items()})
+
+
+class IntegratingMethod(Method):
+    """A method that integrates each encoder's joint and unimodal gradient."""
+
+    def integrator(self) -> Integrator:
+        raise NotImplementedError
+
+    def __init__(self, model: Fusion, forward: Callable[[dict], Output], options: Namespace):
+        super().__init__(model, forward, options)
+        self.integrate = self.integrator()
+
+    def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
+        output = self.forward(inputs)
+        joint, unimodal = joint_loss(output, targets), unimodal_losses(output, targets)
+        encoders = self.integrate.backward(
+            joint * share,
+            {name: loss * share for name, loss in unimodal.items()},
+            accumulate=not last,
+        )
+        return Record(joint + sum(unimodal.values()), {"joint": joint, **unimodal}, encoders)
+
+
+def joint_loss(output: Output, targets: Tensor) -> Tensor:
+    return F.cross_entropy(output.joint, targets)
+
+
+def unimodal_losses(output: Output, targets: Tensor) -> dict[str, Tensor]:
+    return {name: F.cross_entropy(logits, targets) for name, logits in output.unimodal.items()}

@@ -1,0 +1,28 @@
+"""Conventional Pareto (MGDA; Sener and Koltun 2018) on each encoder's two gradients."""
+
+from functools import partial
+
+from .. import integrate
+from ..core import Integrator
+from .base import IntegratingMethod
+
+
+class Pareto(IntegratingMethod):
+    """Each encoder takes scale times the shortest convex combination of its two gradients.
+
+    The paper compares with this method but released no code of it.
+    """
+
+    @staticmethod
+    def add_flags(parser) -> None:
+        parser.add_argument(
+            "--scale",
+            type=int,
+            choices=(1, 2),
+            default=1,
+            help="what the two weights sum to: 1 is the textbook, 2 what uniform's sum to",
+        )
+
+    def integrator(self) -> Integrator:
+        rule = partial(integrate.pareto, scale=self.options.scale)
+        return Integrator(self.model, self.model.encoders, rule, late=self.model.late)

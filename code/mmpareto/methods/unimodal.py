@@ -1,0 +1,31 @@
+"""Unimodal only: every modality trains alone (the "single loss" models of the paper's Figure 1c)."""
+
+from torch import Tensor, nn
+
+from ..fusions.base import Fusion
+from .base import ProbedMethod, Record, joint_loss, unimodal_losses
+
+
+class Unimodal(ProbedMethod):
+    """L = sum_k L_k; the joint head is a probe.
+
+    Encoders that do not exchange anything share no parameter, so the sum trains them exactly as
+    separate runs would, each clipped on its own.
+    """
+
+    @staticmethod
+    def runs_with(fusion: type[Fusion]) -> bool:
+        return fusion.late
+
+    def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
+        output = self.forward(inputs)
+        unimodal = unimodal_losses(output, targets)
+        loss = sum(unimodal.values())
+        probe = self.probe(output)
+        joint = {"joint": joint_loss(probe, targets)} if probe else {}
+        ((loss + sum(joint.values())) * share).backward()
+        return Record(loss, {**joint, **unimodal})
+
+    def clip_groups(self) -> list[list[nn.Parameter]]:
+        parts = self.model.encoders, self.model.unimodal_heads
+        return [[p for part in parts for p in part[name].parameters()] for name in parts[0]]

@@ -1,0 +1,313 @@
+"""The command line of training: general flags here, a part's own flags with the part."""
+
+import os
+from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
+from datetime import datetime
+from pathlib import Path
+
+from .datasets import DATASETS
+from .encoders import ENCODERS
+from .errors import UserError
+from .flags import fraction, non_negative, positive
+from .fusions import FUSIONS
+from .methods import METHODS
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+# Defaults that no dataset and no optimizer changes. A dataset's `defaults` and then the
+# optimizer's below take precedence, a flag given on the command line over all.
+DEFAULTS = {"epochs": 50, "batch_size": 64, "learning_rate": 0.002, "weight_decay": 1e-4}
+OPTIMIZER_DEFAULTS = {
+    "sgd": {"momentum": 0.9},
+    "adam": {"learning_rate": 1e-3, "weight_decay": 0.0},
+    "adamw": {"learning_rate": 1e-3, "weight_decay": 0.01},
+}
+
+# Flags of the original scripts that have no meaning here.
+REPLACED = {
+    "--train": "training is what train.py does; code/evaluate.py evaluates a checkpoint",
+    "--model": "choose --method, --fusion and --encoder",
+    "--n_classes": "the number of classes comes from the dataset",
+}
+
+# Flags that may differ when a run is resumed: they do not change what it computes.
+FREE_ON_RESUME = {
+    "resume", "epochs", "device", "gpu_ids", "workers", "max_skipped", "data_root", "out",
+    "use_tensorboard", "tensorboard_path", "select",
+}  # fmt: skip
+
+
+class Parser(ArgumentParser):
+    """Whose errors are one line, and whose help shows the flags of every part."""
+
+    def error(self, message: str):
+        raise UserError(f"{message} (--help lists all flags)")
+
+    def format_help(self) -> str:
+        return "\n".join([super().format_help(), *(_part_help(*part) for part in _parts())])
+
+
+def parse(arguments: list[str]) -> Namespace:
+    """All flags with their values; UserError for anything that cannot be trained."""
+    for flag in arguments:
+        if (name := flag.split("=")[0]) in REPLACED:
+            raise UserError(f"{name} is a flag of the original scripts: {REPLACED[name]}")
+    options, rest = _parser().parse_known_args(arguments)
+    options.dataset = DATASETS.find(options.dataset)
+    options.method = METHODS.find(options.method)
+    method = METHODS[options.method]
+    options.fusion = FUSIONS.find(options.fusion or method.default_fusion)
+    _check_pair(options.method, options.fusion)
+
+    own = Parser(add_help=False, allow_abbrev=False)
+    for registry, name in _chosen(options):
+        _add_flags(registry[name], own)
+    options, unknown = own.parse_known_args(rest, options)
+    if unknown:
+        raise UserError(_explain_unknown(unknown[0].split("=")[0]))
+
+    _fill_defaults(options)
+    options.data_root = options.data_root or REPOSITORY / "data" / options.dataset
+    if options.out is None:
+        name = f"{options.dataset}-{options.method}-s{options.random_seed}"
+        options.out = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    if options.tensorboard_path and not options.use_tensorboard:
+        raise UserError("--tensorboard_path acts only with --use_tensorboard: give both")
+    return options
+
+
+def as_config(options: Namespace) -> dict:
+    """The options as plain values, for files."""
+    return {k: str(v) if isinstance(v, os.PathLike) else v for k, v in vars(options).items()}
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="train.py",
+        description="Train a multimodal classifier and print its accuracies.",
+        allow_abbrev=False,
+    )
+
+    def number(default) -> str:
+        return f"(default: {default})"
+
+    what = parser.add_argument_group("what to train")
+    what.add_argument(
+        "--dataset",
+        default="cgdigits",
+        metavar="NAME",
+        help=f"{', '.join(DATASETS)} (default: cgdigits)",
+    )
+    what.add_argument(
+        "--data_root",
+        type=Path,
+        metavar="DIR",
+        help="the prepared data; for cgmnist torchvision's root (default: data/DATASET)",
+    )
+    what.add_argument(
+        "--train_size",
+        type=positive(int),
+        metavar="N",
+        help="train on a stratified subset of N samples, drawn by the seed (default: all)",
+    )
+    what.add_argument(
+        "--method",
+        default="mmpareto",
+        metavar="NAME",
+        help=f"{', '.join(METHODS)} (default: mmpareto)",
+    )
+    what.add_argument(
+        "--fusion",
+        metavar="NAME",
+        help=f"{', '.join(FUSIONS)} (default: the method's, mostly concat)",
+    )
+    what.add_argument(
+        "--encoder",
+        nargs="+",
+        default=[],
+        metavar="[MODALITY=]NAME",
+        help=f"{', '.join(ENCODERS)}, for one modality or for all (default: resnet18)",
+    )
+    what.add_argument(
+        "--pretrained",
+        nargs="?",
+        const="imagenet",
+        metavar="FILE",
+        help="start resnet18 from a state dict; without FILE from ImageNet's, downloaded",
+    )
+
+    how = parser.add_argument_group("how to train; datasets may have defaults of their own")
+    how.add_argument("--epochs", type=positive(int), help=number(DEFAULTS["epochs"]))
+    how.add_argument(
+        "--batch_size",
+        type=positive(int),
+        help=f"samples per batch; the last incomplete one is dropped {number(64)}",
+    )
+    how.add_argument(
+        "--accumulate",
+        type=positive(int),
+        default=1,
+        metavar="N",
+        help="batches per optimizer step (default: 1)",
+    )
+    how.add_argument("--optimizer", choices=OPTIMIZER_DEFAULTS, default="sgd", help=number("sgd"))
+    how.add_argument(
+        "--learning_rate",
+        type=positive(float),
+        help=f"{number(DEFAULTS['learning_rate'])}; adam, adamw 0.001",
+    )
+    how.add_argument("--momentum", type=fraction, help="of sgd, in [0, 1) (default: 0.9)")
+    how.add_argument(
+        "--weight_decay",
+        type=non_negative(float),
+        help=f"{number(DEFAULTS['weight_decay'])}; adam 0, adamw 0.01",
+    )
+    how.add_argument(
+        "--lr_decay_step",
+        type=positive(int),
+        metavar="EPOCHS",
+        help="multiply the learning rate by --lr_decay_ratio every so many epochs (default: never)",
+    )
+    how.add_argument(
+        "--lr_decay_ratio",
+        type=positive(float),
+        metavar="RATIO",
+        help="(default: 0.1, with --lr_decay_step)",
+    )
+    how.add_argument(
+        "--clip_grad",
+        nargs="?",
+        type=positive(float),
+        const=1.0,
+        metavar="NORM",
+        help="clip the gradient's norm; without NORM to 1.0 (default: no clipping)",
+    )
+    how.add_argument(
+        "--random_seed",
+        type=non_negative(int),
+        default=0,
+        metavar="SEED",
+        help="of initialisation, order and subset (default: 0)",
+    )
+
+    where = parser.add_argument_group("where to run")
+    where.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda", "mps"),
+        default="auto",
+        help="(default: auto, a GPU if there is a usable one)",
+    )
+    where.add_argument("--gpu_ids", metavar="ID", help="which GPU (default: the current one)")
+    where.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="bf16: forward passes under autocast (default: fp32)",
+    )
+    where.add_argument(
+        "--compile", action="store_true", help="compile the model with torch.compile"
+    )
+    where.add_argument(
+        "--workers",
+        type=non_negative(int),
+        default=0,
+        metavar="N",
+        help="processes that load data; they do not change the samples (default: 0)",
+    )
+    where.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="only deterministic algorithms; slower on a GPU",
+    )
+
+    run = parser.add_argument_group("what a run writes")
+    run.add_argument(
+        "--out",
+        "--ckpt_path",
+        type=Path,
+        metavar="DIR",
+        help="the run's folder (default: runs/DATASET-METHOD-sSEED-TIME)",
+    )
+    run.add_argument(
+        "--resume", action="store_true", help="go on after the last whole epoch in --out"
+    )
+    run.add_argument(
+        "--select",
+        choices=("best-val", "last", "best-test"),
+        default="best-val",
+        help="epoch whose test accuracy is the run's result; best-test picks it on the "
+        "test split, as the original did (default: best-val)",
+    )
+    run.add_argument(
+        "--limit_batches",
+        type=positive(int),
+        metavar="N",
+        help="use only the first N batches, in training and in evaluation",
+    )
+    run.add_argument(
+        "--max_skipped",
+        type=non_negative(int),
+        default=10,
+        metavar="N",
+        help="stop after more than N non-finite steps in a row (default: 10)",
+    )
+    run.add_argument(
+        "--use_tensorboard", action="store_true", help="write TensorBoard's event files"
+    )
+    run.add_argument(
+        "--tensorboard_path",
+        type=Path,
+        metavar="DIR",
+        help="(default: tensorboard in the run's folder)",
+    )
+    return parser
+
+
+def _fill_defaults(options: Namespace) -> None:
+    chosen = OPTIMIZER_DEFAULTS[options.optimizer]
+    if options.momentum is not None and "momentum" not in chosen:
+        raise UserError(f"--momentum acts only with --optimizer sgd, not {options.optimizer}")
+    if options.lr_decay_ratio and not options.lr_decay_step:
+        raise UserError("--lr_decay_ratio acts only with --lr_decay_step: give both")
+    for defaults in (chosen, DATASETS[options.dataset].defaults, DEFAULTS, {"lr_decay_ratio": 0.1}):
+        for name, value in defaults.items():
+            if getattr(options, name) is None:
+                setattr(options, name, value)
+
+
+def _check_pair(method: str, fusion: str) -> None:
+    runs_with = METHODS[method].runs_with
+    if not runs_with(FUSIONS[fusion]):
+        valid = [name for name in FUSIONS if runs_with(FUSIONS[name])]
+        raise UserError(
+            f"--method {method} does not run with --fusion {fusion}: choose {' or '.join(valid)}"
+        )
+
+
+def _parts():
+    return [(registry, name) for registry in (METHODS, FUSIONS, DATASETS) for name in registry]
+
+
+def _chosen(options: Namespace):
+    return [(METHODS, options.method), (FUSIONS, options.fusion), (DATASETS, options.dataset)]
+
+
+def _add_flags(part: type, parser: ArgumentParser) -> None:
+    getattr(part, "add_flags", lambda parser: None)(parser)
+
+
+def _part_help(registry, name: str) -> str:
+    parser = ArgumentParser(
+        usage=SUPPRESS, add_help=False, formatter_class=ArgumentDefaultsHelpFormatter
+    )
+    _add_flags(registry[name], parser.add_argument_group(f"with --{registry.kind} {name}"))
+    return parser.format_help()
+
+
+def _explain_unknown(flag: str) -> str:
+    owners = [
+        f"--{part[0].kind} {part[1]}" for part in _parts() if flag in _part_help(*part).split()
+    ]
+    if owners:
+        return f"{flag} acts only with {' or '.join(owners)}"
+    return f"unknown flag {flag} (--help lists all flags)"

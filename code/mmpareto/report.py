@@ -1,0 +1,75 @@
+"""From tensors to numbers, and from numbers to the words that the console shows."""
+
+from collections.abc import Iterable
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from .methods.base import Record
+
+
+def measured(records: list[Record], grad_norm: Tensor) -> dict:
+    """The numbers of one optimizer step, its micro-batches' losses averaged. One host sync."""
+    tensors: dict[tuple, Tensor] = {("grad_norm",): grad_norm}
+    tensors["loss",] = torch.stack([r.loss.detach() for r in records]).mean()
+    for name in records[0].losses:
+        tensors["losses", name] = torch.stack([r.losses[name].detach() for r in records]).mean()
+    for name, stats in records[-1].encoders.items():
+        tensors |= {("encoders", name, field): value for field, value in stats._asdict().items()}
+    values = torch.stack([tensor.double() for tensor in tensors.values()]).tolist()  # sync
+
+    step: dict = {"losses": {}}
+    for path, value in zip(tensors, values, strict=True):
+        place = step
+        for key in path[:-1]:
+            place = place.setdefault(key, {})
+        place[path[-1]] = bool(value) if path[-1] in ("conflict", "stationary") else value
+    step["skipped"] = not (isfinite(step["loss"]) and isfinite(step["grad_norm"]))
+    return step
+
+
+def summary(steps: list[dict]) -> dict:
+    """One epoch's steps in a few numbers; conflict is a share of all (step, encoder) pairs."""
+    good = [step for step in steps if not step["skipped"]]
+    encoders = [stats for step in good for stats in step.get("encoders", {}).values()]
+    return {
+        "loss": mean(step["loss"] for step in good),
+        "conflict": mean(stats["conflict"] for stats in encoders),
+        "stationary": sum(stats["stationary"] for stats in encoders),
+        "skipped": len(steps) - len(good),
+    }
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of the values that are known; None without any."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def row(epoch: dict, epochs: int, best: dict) -> str:
+    """The console's row of an epoch."""
+    loss = "none" if epoch["loss"] is None else f"{epoch['loss']:.4f}"
+    words = [
+        f"Epoch {epoch['epoch']}/{epochs}",
+        f"Loss {loss}",
+        f"{epoch['split']} {accuracies(epoch)}",
+        f"Best Acc {best['Acc']:.4f} ({best['epoch']})",
+    ]
+    if epoch["conflict"] is not None:
+        words.append(f"conflict {epoch['conflict']:.0%}")
+    words += [f"{name} {epoch[name]}" for name in ("stationary", "skipped") if epoch[name]]
+    return "  ".join([*words, f"{epoch['seconds']:.1f}s"])
+
+
+def accuracies(scores: dict) -> str:
+    return "  ".join(f"{k} {v:.4f}" for k, v in scores.items() if k.split("_")[0] == "Acc")
+
+
+def result_lines(results: dict[str, dict]) -> list[str]:
+    """One line per selection rule: {rule: {"epoch": ..., scores}}."""
+    lines = []
+    for rule, scores in results.items():
+        epoch = "" if rule == "last" else f", epoch {scores['epoch']}"
+        lines.append(f"Result ({rule}{epoch}): test {accuracies(scores)}")
+    return lines

@@ -1,0 +1,179 @@
+"""Train a multimodal classifier and print its accuracies.
+
+python code/train.py --method mmpareto
+python code/train.py --method uniform --dataset cgmnist --data_root DIR --epochs 6
+"""
+
+import time
+from argparse import Namespace
+from math import isfinite
+
+import torch
+from tqdm import tqdm
+
+from mmpareto import build, checkpoint, errors, options, report
+from mmpareto.data import ShuffledBatches, loader
+from mmpareto.errors import UserError
+from mmpareto.evaluation import evaluate, to_device
+from mmpareto.methods import METHODS
+from mmpareto.runs import Run
+
+
+def main(arguments: list[str]) -> None:
+    flags = options.parse(arguments)
+    run = Run(flags.out, options.as_config(flags), flags.resume)
+    if run.finished(flags.epochs):
+        print(f"{run.folder} is finished", *report.result_lines(run.result()["results"]), sep="\n")
+        return
+    trainer = Trainer(flags, run)
+    try:
+        trainer.train()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted after epoch {trainer.epoch}; go on with the same flags and "
+            f"--out {run.folder} --resume"
+        ) from None
+
+
+class Trainer:
+    """One run: everything is built, and all input checked, before anything is written."""
+
+    def __init__(self, flags: Namespace, run: Run):
+        self.flags, self.run = flags, run
+        build.seed_everything(flags.random_seed, flags.deterministic)
+        self.device = build.pick_device(flags.device, flags.gpu_ids)
+        self.data = build.load_data(flags)
+        self.model = build.build_model(flags, self.data).to(self.device)
+        self.forward = build.build_forward(
+            self.model, self.device, precision=flags.precision, compiled=flags.compile
+        )
+        self.method = METHODS[flags.method](self.model, self.forward, flags)
+        self.optimizer, self.scheduler = build.build_optimizer(flags, self.model, self.device)
+
+        splits = self.data.splits
+        self.order = ShuffledBatches(len(splits["train"]), flags.batch_size, flags.random_seed)
+        loading = {"workers": flags.workers, "pin_memory": self.device.type == "cuda"}
+        self.loaders = {
+            name: loader(split, flags.batch_size, **loading) for name, split in splits.items()
+        }
+        self.loaders["train"] = loader(splits["train"], self.order, **loading)
+        self.steps = (
+            min(len(self.order), flags.limit_batches or len(self.order)) // flags.accumulate
+        )
+        self.shown = "test" if flags.select == "best-test" or "val" not in splits else "val"
+
+        self.epoch, self.best, self.skipped_in_a_row = 0, {"epoch": 0, "Acc": -1.0}, 0
+        if run.state:
+            self.restore(run.state)
+
+    def train(self) -> None:
+        """The epochs that are left, then the test scores."""
+        self.run.start(build.header(self.flags, self.data, self.model, self.device, self.steps))
+        while self.epoch < self.flags.epochs:
+            began = time.perf_counter()
+            steps = self.train_epoch()
+            self.scheduler.step()
+            scores = self.scores(self.shown)
+            self.epoch += 1
+            better = scores["Acc"] > self.best["Acc"]
+            if better:
+                self.best = {"epoch": self.epoch, "Acc": scores["Acc"]}
+            epoch = {"epoch": self.epoch, **report.summary(steps), "split": self.shown, **scores}
+            epoch["seconds"] = time.perf_counter() - began
+            self.run.record(steps, epoch, report.row(epoch, self.flags.epochs, self.best))
+            if better:
+                self.run.save("best.pt", {"model": self.model.state_dict(), "epoch": self.epoch})
+            self.run.save("last.pt", self.state())
+        self.finish()
+
+    def train_epoch(self) -> list[dict]:
+        """One pass over the training split; returns the record of every optimizer step."""
+        self.model.train()
+        self.order.epoch = self.epoch + 1
+        batches, parts = iter(self.loaders["train"]), self.flags.accumulate
+        steps = []
+        for step in tqdm(range(self.steps), f"epoch {self.epoch + 1}", leave=False, disable=None):
+            buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+            records = []
+            for part in range(1, parts + 1):
+                inputs, targets = next(batches)
+                inputs, targets = to_device(inputs, self.device), targets.to(self.device)
+                records.append(
+                    self.method.backward(inputs, targets, share=1 / parts, last=part == parts)
+                )
+            measured = report.measured(records, self.clip())  # sync
+            steps.append({"epoch": self.epoch + 1, "step": step + 1, **measured})
+            if measured["skipped"]:
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+                self.count_skipped(steps[-1])
+            else:
+                self.optimizer.step()
+                self.skipped_in_a_row = 0
+            self.optimizer.zero_grad()
+        return steps
+
+    def clip(self) -> torch.Tensor:
+        """Clip as --clip_grad asks; returns the norm that all gradients together had before."""
+        norm = torch.nn.utils.get_total_norm(
+            [p.grad for p in self.model.parameters() if p.grad is not None]
+        )
+        if self.flags.clip_grad:
+            for group in self.method.clip_groups():
+                torch.nn.utils.clip_grad_norm_(group, self.flags.clip_grad)
+        return norm
+
+    def count_skipped(self, step: dict) -> None:
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row > self.flags.max_skipped:
+            guilty = ", ".join(name for name, loss in step["losses"].items() if not isfinite(loss))
+            raise UserError(
+                f"epoch {step['epoch']}, step {step['step']}: {self.skipped_in_a_row} steps in a row "
+                f"had a non-finite loss or gradient (losses: {guilty or 'all finite'}): check that "
+                f"data, or lower --learning_rate, now {self.flags.learning_rate}"
+            )
+
+    def scores(self, split: str) -> dict[str, float]:
+        limit = self.flags.limit_batches
+        return evaluate(self.model, self.forward, self.loaders[split], self.device, limit)
+
+    def finish(self) -> None:
+        """Score the last and the best epoch on the test split."""
+        last = best = {"epoch": self.epoch, **self.scores("test")}
+        if self.best["epoch"] != self.epoch:
+            state = checkpoint.read(self.run.folder / "best.pt")
+            self.model.load_state_dict(state["model"])
+            best = {"epoch": state["epoch"], **self.scores("test")}
+        if self.shown == "test" and self.flags.select != "best-test":
+            self.run.finish("last", {"last": last})  # nothing but the test split could choose
+        else:
+            rule = f"best-{self.shown}"
+            selected = "last" if self.flags.select == "last" else rule
+            self.run.finish(selected, {rule: best, "last": last})
+
+    def state(self) -> dict:
+        cuda = self.device.type == "cuda"
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "method": self.method.state_dict(),
+            "rng": [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if cuda else [])],
+            "epoch": self.epoch,
+            "best": self.best,
+        }
+
+    def restore(self, state: dict) -> None:
+        """Go on after the last whole epoch."""
+        build.load_weights(self.model, state["model"], self.run.folder / "last.pt")
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.method.load_state_dict(state["method"])
+        torch.set_rng_state(state["rng"][0])
+        if self.device.type == "cuda" and len(state["rng"]) > 1:
+            torch.cuda.set_rng_state_all(state["rng"][1:])
+        self.epoch, self.best = state["epoch"], state["best"]
+
+
+if __name__ == "__main__":
+    errors.run(main)
