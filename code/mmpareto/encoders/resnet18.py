@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torchvision.models import ResNet, ResNet18_Weights, resnet18
 
 from ..checkpoint import read
@@ -37,8 +38,24 @@ class ResNet18(ConvEncoder):
                 net.conv1.weight.data.copy_(weight.expand_as(net.conv1.weight))
             else:
                 nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+        for block in net.layer4:
+            block.conv2.__class__ = OnePixelConv
+        net.layer4[1].conv1.__class__ = OnePixelConv
         stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
         self.stages = nn.Sequential(stem, net.layer1, net.layer2, net.layer3, net.layer4)
+
+
+class OnePixelConv(nn.Conv2d):
+    """A 3x3 convolution with padding 1 that knows how little it has to do on a 1x1 map.
+
+    There eight of its nine taps meet padding, and oneDNN computes them all: on pictures of up to
+    32x32 that is a third of ResNet-18's training step on a CPU.
+    """
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if inputs.shape[2:] == (1, 1):
+            return F.conv2d(inputs, self.weight[:, :, 1:2, 1:2])
+        return super().forward(inputs)
 
 
 def _load(net: ResNet, pretrained: str) -> None:
