@@ -23,7 +23,8 @@ def main(arguments: list[str]) -> None:
     flags = options.parse(arguments)
     run = Run(flags.out, options.as_config(flags), flags.resume)
     if run.finished(flags.epochs):
-        print(f"{run.folder} is finished", *report.result_lines(run.result()["results"]), sep="\n")
+        print(f"{run.folder} is finished")
+        print(*report.result_lines(run.read_json("result.json")["results"]), sep="\n")
         return
     trainer = Trainer(flags, run)
     try:
@@ -128,9 +129,9 @@ class Trainer:
         if self.skipped_in_a_row > self.flags.max_skipped:
             guilty = ", ".join(name for name, loss in step["losses"].items() if not isfinite(loss))
             raise UserError(
-                f"epoch {step['epoch']}, step {step['step']}: {self.skipped_in_a_row} steps in a row "
-                f"had a non-finite loss or gradient (losses: {guilty or 'all finite'}): check that "
-                f"data, or lower --learning_rate, now {self.flags.learning_rate}"
+                f"epoch {step['epoch']}, step {step['step']}: {self.skipped_in_a_row} steps in a "
+                f"row had a loss or gradient not finite (losses: {guilty or 'all finite'}): "
+                f"check that data, or lower --learning_rate, now {self.flags.learning_rate}"
             )
 
     def scores(self, split: str) -> dict[str, float]:

@@ -2,6 +2,6 @@
 
 from .core import Integrator, MMPareto
 from .integrate import Stats
-from .version import VERSION as __version__
 
 __all__ = ["Integrator", "MMPareto", "Stats", "__version__"]
+__version__ = "0.1.0"

@@ -29,12 +29,12 @@ def pick_device(name: str, gpu_ids: str | None) -> torch.device:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         usable = torch.cuda.is_available()
-    reason = "; ".join(str(w.message).splitlines()[0] for w in caught)
+    reason = "".join(f" ({str(w.message).splitlines()[0]})" for w in caught)
     if ids or name == "cuda" or (name == "auto" and usable):
         if not usable:
             raise UserError(
-                f"--{'gpu_ids' if ids else 'device cuda'}: torch {torch.__version__} finds no usable "
-                f"GPU{f' ({reason})' if reason else ''}: use --device cpu, or mend the driver"
+                f"--{'gpu_ids' if ids else 'device cuda'}: torch {torch.__version__} finds no "
+                f"usable GPU{reason}: use --device cpu, or mend the driver"
             )
         if name not in ("auto", "cuda"):
             raise UserError(
@@ -51,8 +51,8 @@ def pick_device(name: str, gpu_ids: str | None) -> torch.device:
         raise UserError("--device mps: no Apple GPU is usable here: use --device cpu")
     if name == "auto" and any(Path("/dev").glob("nvidia[0-9]*")):
         print(
-            f"WARNING: this machine has an NVIDIA GPU that torch {torch.__version__} cannot use"
-            f"{f' ({reason})' if reason else ''}. TRAINING ON THE CPU.",
+            f"WARNING: this machine has an NVIDIA GPU that torch {torch.__version__} cannot "
+            f"use{reason}. TRAINING ON THE CPU.",
             flush=True,
         )
     return torch.device("mps" if name == "mps" or (name == "auto" and mps) else "cpu")

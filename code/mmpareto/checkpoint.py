@@ -46,3 +46,15 @@ def read(path: Path, what: str = "checkpoint") -> Any:
             f"{what} {path}: damaged, cut off or no checkpoint ({path.stat().st_size} bytes; "
             f"{reason}): restore it from a copy or train again"
         ) from None
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Load a run's best.pt or last.pt."""
+    state = read(path)
+    missing = {"model", "config", "epoch"} - (state.keys() if isinstance(state, dict) else set())
+    if missing:
+        raise UserError(
+            f"checkpoint {path}: not one of train.py (without {', '.join(sorted(missing))}): "
+            "give a run's best.pt or last.pt"
+        )
+    return state

@@ -205,7 +205,7 @@ def _check_encoders(model: nn.Module, encoders: Mapping[str, nn.Module]) -> None
 
 
 def _verify_late(encoders: Mapping[str, nn.Module], losses: Mapping[str, Tensor]) -> bool:
-    """Whether the graph could be read; raises if one encoder's loss reaches another's parameters."""
+    """Whether the graph could be read; raises if a loss reaches another encoder's parameters."""
     owner = {p: name for name, module in encoders.items() for p in module.parameters()}
     for name, loss in losses.items():
         seen, stack = set(), [loss.grad_fn]

@@ -1,11 +1,11 @@
-"""How a command ends: 0 good, 1 our bug (stack trace), 2 bad input or environment, 130 interrupted."""
+"""How a command ends: 0 good, 1 our bug (stack trace), 2 bad input, 130 interrupted."""
 
 import sys
 from collections.abc import Callable
 
 
 class UserError(Exception):
-    """Bad input or environment: one line that says what was found, expected, and what to do next."""
+    """Bad input or environment, in one line: what was found, what was expected, what to do."""
 
 
 def run(main: Callable[[list[str]], None]) -> None:

@@ -1,6 +1,7 @@
 """Accuracy and macro-F1 of the joint prediction and of every modality's own."""
 
 from collections.abc import Callable, Iterable
+from itertools import islice
 
 import torch
 from sklearn.metrics import accuracy_score, f1_score
@@ -30,13 +31,11 @@ def evaluate(
 
 def predict(model, forward, batches, device, limit=None) -> tuple[dict[str, list], list]:
     """Predicted classes of the joint head ("") and of each modality ("_NAME"), and the targets."""
-    rows = []
+    rows, total = [], min(len(batches), limit or len(batches))
     model.eval()
     with torch.inference_mode():
-        total = min(len(batches), limit or len(batches))
-        for _, (inputs, targets) in zip(
-            range(total), tqdm(batches, "evaluate", total, leave=False, disable=None)
-        ):
+        bar = tqdm(batches, "evaluate", total, leave=False, disable=None)
+        for inputs, targets in islice(bar, total):
             output = forward(to_device(inputs, device))
             logits = {"": output.joint} | {f"_{name}": u for name, u in output.unimodal.items()}
             rows.append({name: u.argmax(1) for name, u in logits.items()} | {"targets": targets})

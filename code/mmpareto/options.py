@@ -14,9 +14,15 @@ from .methods import METHODS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# Defaults that no dataset and no optimizer changes. A dataset's `defaults` and then the
-# optimizer's below take precedence, a flag given on the command line over all.
-DEFAULTS = {"epochs": 50, "batch_size": 64, "learning_rate": 0.002, "weight_decay": 1e-4}
+# A flag given on the command line comes first, then the optimizer's default, the dataset's
+# `defaults`, and last these, which are the released scripts'.
+DEFAULTS = {
+    "epochs": 50,
+    "batch_size": 64,
+    "learning_rate": 0.002,
+    "weight_decay": 1e-4,
+    "lr_decay_ratio": 0.1,
+}
 OPTIMIZER_DEFAULTS = {
     "sgd": {"momentum": 0.9},
     "adam": {"learning_rate": 1e-3, "weight_decay": 0.0},
@@ -33,7 +39,7 @@ REPLACED = {
 # Flags that may differ when a run is resumed: they do not change what it computes.
 FREE_ON_RESUME = {
     "resume", "epochs", "device", "gpu_ids", "workers", "max_skipped", "data_root", "out",
-    "use_tensorboard", "tensorboard_path", "select",
+    "use_tensorboard", "tensorboard_path",
 }  # fmt: skip
 
 
@@ -44,7 +50,8 @@ class Parser(ArgumentParser):
         raise UserError(f"{message} (--help lists all flags)")
 
     def format_help(self) -> str:
-        return "\n".join([super().format_help(), *(_part_help(*part) for part in _parts())])
+        sections = [super().format_help(), *(_part_help(*part) for part in _parts())]
+        return "\n".join(section for section in sections if section)
 
 
 def parse(arguments: list[str]) -> Namespace:
@@ -67,7 +74,7 @@ def parse(arguments: list[str]) -> Namespace:
         raise UserError(_explain_unknown(unknown[0].split("=")[0]))
 
     _fill_defaults(options)
-    options.data_root = options.data_root or REPOSITORY / "data" / options.dataset
+    options.data_root = (options.data_root or REPOSITORY / "data" / options.dataset).absolute()
     if options.out is None:
         name = f"{options.dataset}-{options.method}-s{options.random_seed}"
         options.out = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -81,186 +88,96 @@ def as_config(options: Namespace) -> dict:
     return {k: str(v) if isinstance(v, os.PathLike) else v for k, v in vars(options).items()}
 
 
+def changes(old: dict, new: dict) -> list[str]:
+    """Flags in which two configs would compute different runs, as "name was this, is that"."""
+    rows = []
+    for name in sorted((old.keys() | new.keys()) - FREE_ON_RESUME):
+        pair = old.get(name), new.get(name)
+        either = {"best-val", "last"}  # every run holds both results
+        if pair[0] != pair[1] and not (name == "select" and either.issuperset(pair)):
+            rows.append(f"{name} was {pair[0]}, is {pair[1]}")
+    return rows
+
+
 def _parser() -> Parser:
     parser = Parser(
         prog="train.py",
         description="Train a multimodal classifier and print its accuracies.",
         allow_abbrev=False,
     )
+    # fmt: off
+    add = parser.add_argument_group("what to train").add_argument
+    add("--dataset", default="cgdigits", metavar="NAME",
+        help=f"{', '.join(DATASETS)} (default: %(default)s)")
+    add("--data_root", type=Path, metavar="DIR",
+        help="the prepared data; for cgmnist torchvision's root (default: data/DATASET)")
+    add("--train_size", type=positive(int), metavar="N",
+        help="train on a stratified subset of N samples, drawn by the seed (default: all)")
+    add("--method", default="mmpareto", metavar="NAME",
+        help=f"{', '.join(METHODS)} (default: %(default)s)")
+    add("--fusion", metavar="NAME",
+        help=f"{', '.join(FUSIONS)} (default: the method's, mostly concat)")
+    add("--encoder", nargs="+", default=[], metavar="[MODALITY=]NAME",
+        help=f"{', '.join(ENCODERS)}, for one modality or for all (default: resnet18)")
+    add("--pretrained", nargs="?", const="imagenet", metavar="FILE",
+        help="start resnet18 from a state dict; without FILE from ImageNet's, downloaded")
 
-    def number(default) -> str:
-        return f"(default: {default})"
+    add = parser.add_argument_group("how to train").add_argument
+    add("--epochs", type=positive(int),
+        help=f"(default: {DEFAULTS['epochs']}, or the dataset's)")
+    add("--batch_size", type=positive(int),
+        help="samples per batch; the last incomplete batch is dropped (default: 64)")
+    add("--accumulate", type=positive(int), default=1, metavar="N",
+        help="batches per optimizer step (default: %(default)s)")
+    add("--optimizer", choices=OPTIMIZER_DEFAULTS, default="sgd", help="(default: %(default)s)")
+    add("--learning_rate", type=positive(float),
+        help=f"(default: {DEFAULTS['learning_rate']}, or the dataset's; adam and adamw 0.001)")
+    add("--momentum", type=fraction, help="of sgd, in [0, 1) (default: 0.9)")
+    add("--weight_decay", type=non_negative(float), help="(default: sgd 1e-4, adam 0, adamw 0.01)")
+    add("--lr_decay_step", type=positive(int), metavar="EPOCHS",
+        help="multiply the learning rate by --lr_decay_ratio every so many epochs (default: never)")
+    add("--lr_decay_ratio", type=positive(float), metavar="RATIO",
+        help="(default: 0.1, with --lr_decay_step)")
+    add("--clip_grad", nargs="?", type=positive(float), const=1.0, metavar="NORM",
+        help="clip the gradient's norm; without NORM to 1.0 (default: no clipping)")
+    add("--random_seed", type=non_negative(int), default=0, metavar="SEED",
+        help="of initialisation, order and subset (default: %(default)s)")
 
-    what = parser.add_argument_group("what to train")
-    what.add_argument(
-        "--dataset",
-        default="cgdigits",
-        metavar="NAME",
-        help=f"{', '.join(DATASETS)} (default: cgdigits)",
-    )
-    what.add_argument(
-        "--data_root",
-        type=Path,
-        metavar="DIR",
-        help="the prepared data; for cgmnist torchvision's root (default: data/DATASET)",
-    )
-    what.add_argument(
-        "--train_size",
-        type=positive(int),
-        metavar="N",
-        help="train on a stratified subset of N samples, drawn by the seed (default: all)",
-    )
-    what.add_argument(
-        "--method",
-        default="mmpareto",
-        metavar="NAME",
-        help=f"{', '.join(METHODS)} (default: mmpareto)",
-    )
-    what.add_argument(
-        "--fusion",
-        metavar="NAME",
-        help=f"{', '.join(FUSIONS)} (default: the method's, mostly concat)",
-    )
-    what.add_argument(
-        "--encoder",
-        nargs="+",
-        default=[],
-        metavar="[MODALITY=]NAME",
-        help=f"{', '.join(ENCODERS)}, for one modality or for all (default: resnet18)",
-    )
-    what.add_argument(
-        "--pretrained",
-        nargs="?",
-        const="imagenet",
-        metavar="FILE",
-        help="start resnet18 from a state dict; without FILE from ImageNet's, downloaded",
-    )
+    group = parser.add_argument_group("where to run")
+    add_device_flags(group)
+    add = group.add_argument
+    add("--precision", choices=("fp32", "bf16"), default="fp32",
+        help="bf16: forward passes under autocast (default: %(default)s)")
+    add("--compile", action="store_true", help="compile the model with torch.compile")
+    add("--workers", type=non_negative(int), default=0, metavar="N",
+        help="processes that load data; they do not change the samples (default: %(default)s)")
+    add("--deterministic", action="store_true",
+        help="only deterministic algorithms; slower on a GPU")
 
-    how = parser.add_argument_group("how to train; datasets may have defaults of their own")
-    how.add_argument("--epochs", type=positive(int), help=number(DEFAULTS["epochs"]))
-    how.add_argument(
-        "--batch_size",
-        type=positive(int),
-        help=f"samples per batch; the last incomplete one is dropped {number(64)}",
-    )
-    how.add_argument(
-        "--accumulate",
-        type=positive(int),
-        default=1,
-        metavar="N",
-        help="batches per optimizer step (default: 1)",
-    )
-    how.add_argument("--optimizer", choices=OPTIMIZER_DEFAULTS, default="sgd", help=number("sgd"))
-    how.add_argument(
-        "--learning_rate",
-        type=positive(float),
-        help=f"{number(DEFAULTS['learning_rate'])}; adam, adamw 0.001",
-    )
-    how.add_argument("--momentum", type=fraction, help="of sgd, in [0, 1) (default: 0.9)")
-    how.add_argument(
-        "--weight_decay",
-        type=non_negative(float),
-        help=f"{number(DEFAULTS['weight_decay'])}; adam 0, adamw 0.01",
-    )
-    how.add_argument(
-        "--lr_decay_step",
-        type=positive(int),
-        metavar="EPOCHS",
-        help="multiply the learning rate by --lr_decay_ratio every so many epochs (default: never)",
-    )
-    how.add_argument(
-        "--lr_decay_ratio",
-        type=positive(float),
-        metavar="RATIO",
-        help="(default: 0.1, with --lr_decay_step)",
-    )
-    how.add_argument(
-        "--clip_grad",
-        nargs="?",
-        type=positive(float),
-        const=1.0,
-        metavar="NORM",
-        help="clip the gradient's norm; without NORM to 1.0 (default: no clipping)",
-    )
-    how.add_argument(
-        "--random_seed",
-        type=non_negative(int),
-        default=0,
-        metavar="SEED",
-        help="of initialisation, order and subset (default: 0)",
-    )
-
-    where = parser.add_argument_group("where to run")
-    where.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda", "mps"),
-        default="auto",
-        help="(default: auto, a GPU if there is a usable one)",
-    )
-    where.add_argument("--gpu_ids", metavar="ID", help="which GPU (default: the current one)")
-    where.add_argument(
-        "--precision",
-        choices=("fp32", "bf16"),
-        default="fp32",
-        help="bf16: forward passes under autocast (default: fp32)",
-    )
-    where.add_argument(
-        "--compile", action="store_true", help="compile the model with torch.compile"
-    )
-    where.add_argument(
-        "--workers",
-        type=non_negative(int),
-        default=0,
-        metavar="N",
-        help="processes that load data; they do not change the samples (default: 0)",
-    )
-    where.add_argument(
-        "--deterministic",
-        action="store_true",
-        help="only deterministic algorithms; slower on a GPU",
-    )
-
-    run = parser.add_argument_group("what a run writes")
-    run.add_argument(
-        "--out",
-        "--ckpt_path",
-        type=Path,
-        metavar="DIR",
-        help="the run's folder (default: runs/DATASET-METHOD-sSEED-TIME)",
-    )
-    run.add_argument(
-        "--resume", action="store_true", help="go on after the last whole epoch in --out"
-    )
-    run.add_argument(
-        "--select",
-        choices=("best-val", "last", "best-test"),
-        default="best-val",
-        help="epoch whose test accuracy is the run's result; best-test picks it on the "
-        "test split, as the original did (default: best-val)",
-    )
-    run.add_argument(
-        "--limit_batches",
-        type=positive(int),
-        metavar="N",
-        help="use only the first N batches, in training and in evaluation",
-    )
-    run.add_argument(
-        "--max_skipped",
-        type=non_negative(int),
-        default=10,
-        metavar="N",
-        help="stop after more than N non-finite steps in a row (default: 10)",
-    )
-    run.add_argument(
-        "--use_tensorboard", action="store_true", help="write TensorBoard's event files"
-    )
-    run.add_argument(
-        "--tensorboard_path",
-        type=Path,
-        metavar="DIR",
-        help="(default: tensorboard in the run's folder)",
-    )
+    add = parser.add_argument_group("what a run writes").add_argument
+    add("--out", "--ckpt_path", type=Path, metavar="DIR",
+        help="the run's folder (default: runs/DATASET-METHOD-sSEED-TIME)")
+    add("--resume", action="store_true", help="go on after the last whole epoch in --out")
+    add("--select", choices=("best-val", "last", "best-test"), default="best-val",
+        help="epoch whose test accuracy is the run's result; best-test picks it on the test split, "
+             "as the original did (default: %(default)s)")
+    add("--limit_batches", type=positive(int), metavar="N",
+        help="use only the first N batches, in training and in evaluation")
+    add("--max_skipped", type=non_negative(int), default=10, metavar="N",
+        help="stop after more than N non-finite steps in a row (default: %(default)s)")
+    add("--use_tensorboard", action="store_true", help="write TensorBoard's event files")
+    add("--tensorboard_path", type=Path, metavar="DIR",
+        help="(default: tensorboard in the run's folder)")
+    # fmt: on
     return parser
+
+
+def add_device_flags(parser) -> None:
+    # fmt: off
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto",
+        help="(default: %(default)s, a GPU if there is a usable one)")
+    parser.add_argument("--gpu_ids", metavar="ID", help="which GPU (default: the current one)")
+    # fmt: on
 
 
 def _fill_defaults(options: Namespace) -> None:
@@ -269,7 +186,7 @@ def _fill_defaults(options: Namespace) -> None:
         raise UserError(f"--momentum acts only with --optimizer sgd, not {options.optimizer}")
     if options.lr_decay_ratio and not options.lr_decay_step:
         raise UserError("--lr_decay_ratio acts only with --lr_decay_step: give both")
-    for defaults in (chosen, DATASETS[options.dataset].defaults, DEFAULTS, {"lr_decay_ratio": 0.1}):
+    for defaults in (chosen, DATASETS[options.dataset].defaults, DEFAULTS):
         for name, value in defaults.items():
             if getattr(options, name) is None:
                 setattr(options, name, value)
@@ -300,7 +217,9 @@ def _part_help(registry, name: str) -> str:
     parser = ArgumentParser(
         usage=SUPPRESS, add_help=False, formatter_class=ArgumentDefaultsHelpFormatter
     )
-    _add_flags(registry[name], parser.add_argument_group(f"with --{registry.kind} {name}"))
+    part, title = registry[name], f"with --{registry.kind} {name}"
+    defaults = [f"--{flag} {value}" for flag, value in getattr(part, "defaults", {}).items()]
+    _add_flags(part, parser.add_argument_group(title, " ".join(defaults) or None))
     return parser.format_help()
 
 

@@ -16,9 +16,9 @@ import torch
 import torchvision
 from tqdm import tqdm
 
-from . import __version__, checkpoint, report
+from . import __version__, checkpoint, options, report
 from .errors import UserError
-from .options import FREE_ON_RESUME, REPOSITORY
+from .options import REPOSITORY
 
 LOGS = ("train.log", "epochs.jsonl", "steps.jsonl")
 
@@ -51,14 +51,11 @@ class Run:
         path = self.folder / "last.pt"
         if not path.exists():
             return
-        self.state = checkpoint.read(path)
-        old = self.state["config"]
-        keys = (old.keys() | self.config.keys()) - FREE_ON_RESUME
-        changed = sorted(key for key in keys if old.get(key) != self.config.get(key))
-        if changed:
-            what = ", ".join(f"{k} was {old.get(k)}, is {self.config.get(k)}" for k in changed)
+        self.state = checkpoint.read_state(path)
+        changes = options.changes(self.state["config"], self.config)
+        if changes:
             raise UserError(
-                f"--resume: {self.folder} was trained with other flags ({what}): "
+                f"--resume: {self.folder} was trained with other flags ({'; '.join(changes)}): "
                 "repeat its flags (config.json has its command), or give another --out"
             )
 
@@ -134,8 +131,8 @@ class Run:
         done = self.state and self.state["epoch"] >= epochs
         return bool(done) and (self.folder / "result.json").exists()
 
-    def result(self) -> dict[str, Any]:
-        return json.loads((self.folder / "result.json").read_text(encoding="utf-8"))
+    def read_json(self, name: str) -> dict[str, Any]:
+        return json.loads((self.folder / name).read_text(encoding="utf-8"))
 
     def _append(self, name: str, text: str) -> None:
         try:
@@ -167,7 +164,7 @@ def environment() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit of this repository, "+changes" where files differ from it; "unknown" without git."""
+    """This repository's commit, "+changes" where files differ from it; "unknown" without git."""
     git = shutil.which("git")
     if not git or not (REPOSITORY / ".git").exists():
         return "unknown"

@@ -27,8 +27,8 @@ def channels(modality: Modality, encoder: str) -> int:
     """The number of input channels; UserError where the modality is no picture."""
     if len(modality.shape) not in (3, 4):
         raise UserError(
-            f"encoder {encoder} takes pictures (channels, height, width) or frames (time, channels, "
-            f"height, width), not {modality.kind} of shape {tuple(modality.shape)}: "
+            f"encoder {encoder} takes pictures (channels, height, width) or frames (time, "
+            f"channels, height, width), not {modality.kind} of shape {tuple(modality.shape)}: "
             "choose another with --encoder MODALITY=NAME"
         )
     return modality.shape[-3]

@@ -1,4 +1,4 @@
-"""Unimodal only: every modality trains alone (the "single loss" models of the paper's Figure 1c)."""
+"""Unimodal only: every modality trains alone (Figure 1c of the paper calls it single loss)."""
 
 from torch import Tensor, nn
 

@@ -1,0 +1,150 @@
+"""Train several methods with several seeds, and print one table of their test accuracies.
+
+    python code/compare.py --methods joint,uniform,mmpareto --seeds 0,1,2
+    python code/compare.py --methods pareto,pareto:scale=2,mmpareto:granularity=tensor --epochs 3
+
+Any flag of train.py may follow. A run that is finished is not computed again, so the same command
+goes on where an interrupted one stopped.
+"""
+
+import csv
+import io
+import statistics
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import NamedTuple
+
+from mmpareto import errors, options
+from mmpareto.checkpoint import write_atomically
+from mmpareto.errors import UserError
+from mmpareto.runs import Run
+
+TRAIN = Path(__file__).with_name("train.py")
+
+
+def main(arguments: list[str]) -> None:
+    parser = options.Parser(
+        prog="compare.py",
+        description=__doc__.splitlines()[0] + " Any flag of train.py may follow.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--methods", default="joint,unimodal,uniform,pareto,mmpareto",
+                        help="comma-separated; a method's flags after colons, as in pareto:scale=2 "
+                             "(default: %(default)s)")  # fmt: skip
+    parser.add_argument("--seeds", default="0,1,2", help="comma-separated (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, help="folder of the runs (default: runs/compare-DATASET)"
+    )
+    flags, rest = parser.parse_known_args(arguments)
+
+    plans = plan(flags, rest)
+    failed = []
+    for name, seed, argv, run, epochs in plans:
+        if run.finished(epochs):
+            print(f"== {name}, seed {seed}: finished already", flush=True)
+            continue
+        print(f"== {name}, seed {seed}", flush=True)
+        code = subprocess.run([sys.executable, str(TRAIN), *argv], check=False).returncode
+        if code == 130:
+            raise KeyboardInterrupt("interrupted; the same command goes on from here")
+        if code:
+            failed.append(f"{name} seed {seed} (exit {code})")
+
+    rows = [row for name, seed, _, run, _ in plans for row in read(name, seed, run)]
+    if rows:
+        path = plans[0].run.folder.parent / "comparison.csv"
+        write_csv(path, rows)
+        print_table(rows, plans[0].run.config["select"])
+        print(f"\nEvery run, seed and rule: {path}")
+    if failed:
+        raise UserError(f"{len(failed)} of {len(plans)} runs failed: {', '.join(failed)}")
+
+
+class Plan(NamedTuple):
+    """One run to be made."""
+
+    name: str  # the method with its flags, as given
+    seed: int
+    arguments: list[str]  # of train.py
+    run: Run
+    epochs: int
+
+
+def plan(flags: Namespace, rest: list[str]) -> list[Plan]:
+    """Every run, its flags and folder checked before the first one starts."""
+    for flag in ("--method", "--random_seed", "--resume"):
+        if any(word.split("=")[0] == flag for word in rest):
+            raise UserError(f"{flag}: compare.py sets it itself, give --methods and --seeds")
+    names = [name.strip() for name in flags.methods.split(",")]
+    seeds = [seed.strip() for seed in flags.seeds.split(",")]
+    if len(set(names)) < len(names) or len(set(seeds)) < len(seeds):
+        raise UserError(f"--methods {flags.methods} --seeds {flags.seeds}: one is given twice")
+    plans = []
+    for seed in seeds:
+        for name in names:
+            method, *own = name.split(":")
+            words = [f"--{setting}" for setting in own]
+            argv = [*rest, "--method", method, *words, "--random_seed", seed, "--resume"]
+            out = flags.out or Path("runs") / f"compare-{options.parse(argv).dataset}"
+            argv += ["--out", str(out / f"{name.replace(':', '-')}-s{seed}")]
+            trained = options.parse(argv)
+            run = Run(trained.out, options.as_config(trained), resume=True)
+            plans.append(Plan(name, trained.random_seed, argv, run, trained.epochs))
+    return plans
+
+
+def read(name: str, seed: int, run: Run) -> list[dict]:
+    """A finished run as rows, one for each rule that chose an epoch."""
+    if not (run.folder / "result.json").exists():
+        return []
+    result, config = run.read_json("result.json"), run.read_json("config.json")
+    kept = {key: result[key] for key in ("conflict", "seconds_per_epoch")}
+    kept |= {"commit": config["commit"], "threads": config["threads"], **config["versions"]}
+    return [
+        {"method": name, "seed": seed, "rule": rule, **scores, **kept}
+        for rule, scores in result["results"].items()
+    ]
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    text = io.StringIO()
+    table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    for row in rows:
+        table.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+
+
+def print_table(rows: list[dict], rule: str) -> None:
+    """Mean and standard deviation over seeds of the test accuracies (%), for one rule."""
+    rows = [row for row in rows if row["rule"] == rule] or [r for r in rows if r["rule"] == "last"]
+    if not rows:
+        return
+    accuracies = [column for column in rows[0] if column.split("_")[0] == "Acc"]
+    width = max(len(row["method"]) for row in rows) + 2
+    print(f"\nTest accuracy (%), {rows[0]['rule']} epoch, mean and standard deviation over seeds")
+    print(
+        f"{'method':{width}}seeds" + "".join(f"{c:>15}" for c in accuracies) + "  conflict  s/epoch"
+    )
+    for method in dict.fromkeys(row["method"] for row in rows):
+        mine = [row for row in rows if row["method"] == method]
+        cells = [spread([100 * row[column] for row in mine]) for column in accuracies]
+        conflict = [row["conflict"] for row in mine if row["conflict"] is not None]
+        share = f"{statistics.mean(conflict):.1%}" if conflict else "-"
+        seconds = statistics.mean(row["seconds_per_epoch"] for row in mine)
+        print(
+            f"{method:{width}}{len(mine):5}" + "".join(f"{cell:>15}" for cell in cells)
+            + f"{share:>10}{seconds:9.1f}"
+        )  # fmt: skip
+
+
+def spread(values: list[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    return f"{statistics.mean(values):.1f} +- {statistics.stdev(values):.1f}"
+
+
+if __name__ == "__main__":
+    errors.run(main)

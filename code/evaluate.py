@@ -1,0 +1,56 @@
+"""Score a checkpoint: accuracy and macro-F1 of the joint prediction and of every modality's own.
+
+python code/evaluate.py runs/RUN/best.pt
+python code/evaluate.py runs/RUN/best.pt --split val --data_root DIR
+"""
+
+from argparse import Namespace
+from pathlib import Path
+
+from mmpareto import build, checkpoint, errors
+from mmpareto.data import loader
+from mmpareto.errors import UserError
+from mmpareto.evaluation import evaluate
+from mmpareto.flags import non_negative, positive
+from mmpareto.options import Parser, add_device_flags
+
+
+def main(arguments: list[str]) -> None:
+    parser = Parser(prog="evaluate.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("checkpoint", type=Path, help="a run's best.pt or last.pt")
+    parser.add_argument("--split", default="test", help="train, val or test (default: test)")
+    parser.add_argument("--data_root", type=Path, help="(default: where the run found its data)")
+    parser.add_argument("--batch_size", type=positive(int), help="(default: the run's)")
+    parser.add_argument("--workers", type=non_negative(int), default=0, help="(default: 0)")
+    parser.add_argument("--limit_batches", type=positive(int), help="use only the first N batches")
+    add_device_flags(parser)
+    flags = parser.parse_args(arguments)
+
+    state = checkpoint.read_state(flags.checkpoint)
+    trained = Namespace(**state["config"])
+    trained.data_root = flags.data_root or Path(trained.data_root)
+    trained.pretrained = None  # the checkpoint holds the weights
+    device = build.pick_device(flags.device, flags.gpu_ids)
+    data = build.load_data(trained)
+    if flags.split not in data.splits:
+        raise UserError(f"--split {flags.split}: {data.name} has {', '.join(data.splits)}")
+    model = build.build_model(trained, data)
+    build.load_weights(model, state["model"], flags.checkpoint)
+    forward = build.build_forward(model.to(device), device, precision=trained.precision)
+    batches = loader(
+        data.splits[flags.split], flags.batch_size or trained.batch_size, workers=flags.workers
+    )
+    scores = evaluate(model, forward, batches, device, flags.limit_batches)
+
+    print(
+        f"{trained.dataset} {flags.split}, {len(data.splits[flags.split])} samples; "
+        f"{trained.method}, seed {trained.random_seed}, epoch {state['epoch']}"
+    )
+    print(f"{'':12}{'Acc':>8}{'macro-F1':>10}")
+    for name in ("joint", *data.modalities):
+        suffix = "" if name == "joint" else f"_{name}"
+        print(f"{name:12}{scores['Acc' + suffix]:8.4f}{scores['F1' + suffix]:10.4f}")
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,12 @@
+#!/bin/sh
+# Run the fast tests, or with --all every test; any flag of pytest may follow.
+more_requirements=tests/requirements.txt
+. "$(dirname "$0")/setup.sh"
+
+selection="not slow"
+if [ "${1:-}" = --all ]; then
+    selection="slow or not slow"
+    shift
+fi
+cd "$root"
+exec "$python" -m pytest -m "$selection" "$@"
