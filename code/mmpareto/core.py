@@ -101,9 +101,9 @@ class Integrator:
             pairs = [_zero_filled(gradients, params) for gradients in (j, g)]
             h, stats[name] = self.integrate(*pairs)
             _write(params, h)
-        _add(j, g)
-        reached = [p for p in outside if p in j]
-        _write(reached, [j[p] for p in reached])
+        for gradients in (j, g):
+            reached = [p for p in outside if p in gradients]
+            _write(reached, [gradients[p] for p in reached])
         return stats
 
     def _check_losses(self, unimodal_losses: Mapping[str, Tensor]) -> None:

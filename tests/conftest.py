@@ -1,0 +1,68 @@
+"""Small models and data for the tests: CPU, no network, no files from outside."""
+
+import pytest
+import torch
+
+from mmpareto.data import Data, Modality, TensorSplit
+from mmpareto.datasets import DATASETS
+
+CLASSES = 4
+
+
+def toy_split(modalities: int, size: int, seed: int) -> TensorSplit:
+    """Noisy pictures of one template per class, the same for every modality."""
+    generator = torch.Generator().manual_seed(0)
+    templates = torch.randn(CLASSES, 1, 8, 8, generator=generator)
+    generator.manual_seed(seed)
+    targets = torch.arange(size) % CLASSES
+    noisy = [
+        templates[targets] + torch.randn(size, 1, 8, 8, generator=generator)
+        for _ in range(modalities)
+    ]
+    return TensorSplit(dict(zip("abcde", noisy, strict=False)), targets)
+
+
+class Toy:
+    """Two modalities, a and b; `Toy3` has three."""
+
+    modalities = 2
+    defaults = {"epochs": 2, "batch_size": 16, "learning_rate": 0.05}
+
+    @classmethod
+    def load(cls, options) -> Data:
+        sizes = {"train": 104, "val": 40, "test": 48}
+        splits = {name: toy_split(cls.modalities, n, n) for name, n in sizes.items()}
+        return Data(
+            name="toy",
+            classes=[f"class {i}" for i in range(CLASSES)],
+            modalities={name: Modality("image", (1, 8, 8)) for name in "abcde"[: cls.modalities]},
+            splits=splits,
+            recipe={"source": "toy"},
+        )
+
+
+class Toy3(Toy):
+    modalities = 3
+
+
+class ToyWithoutVal(Toy):
+    @classmethod
+    def load(cls, options) -> Data:
+        data = super().load(options)
+        return data._replace(splits={k: v for k, v in data.splits.items() if k != "val"})
+
+
+@pytest.fixture(autouse=True)
+def toys(monkeypatch):
+    parts = {"toy": Toy, "toy3": Toy3, "toy_without_val": ToyWithoutVal}
+    monkeypatch.setattr(DATASETS, "parts", DATASETS.parts | parts)
+
+
+@pytest.fixture(autouse=True)
+def same_start():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)

@@ -1,0 +1,47 @@
+"""Small models for tests of the core, in float64 so that parity is a matter of 1e-10."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmpareto.fusions.base import Fusion, Output
+from mmpareto.fusions.concat import Concat
+
+CLASSES, SIZE = 3, 6
+
+
+class Encoder(nn.Sequential):
+    out_dim = 5
+
+    def __init__(self):
+        super().__init__(nn.Linear(SIZE, 7), nn.BatchNorm1d(7), nn.Tanh(), nn.Linear(7, 5))
+
+
+class Mixing(Concat):
+    """Every feature also sees the mean of all: modalities meet before their heads."""
+
+    late = False
+
+    def __init__(self, encoders: dict[str, nn.Module], classes: int):
+        super().__init__(encoders, classes)
+        self.exchange = nn.Linear(5, 5)
+
+    def encode(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        features = super().encode(inputs)
+        shared = self.exchange(sum(features.values()) / len(features))
+        return {name: torch.tanh(z + shared) for name, z in features.items()}
+
+
+def build(fusion: type[Fusion] = Concat, modalities: int = 2) -> Fusion:
+    return fusion({name: Encoder() for name in "abcde"[:modalities]}, CLASSES).double()
+
+
+def batch(model: Fusion, size: int = 12) -> tuple[dict[str, Tensor], Tensor]:
+    """Inputs without any relation to the targets: conflict is then common."""
+    inputs = {name: torch.randn(size, SIZE, dtype=torch.float64) for name in model.encoders}
+    return inputs, torch.randint(CLASSES, (size,))
+
+
+def losses(output: Output, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    unimodal = {name: F.cross_entropy(logits, targets) for name, logits in output.unimodal.items()}
+    return F.cross_entropy(output.joint, targets), unimodal
