@@ -16,7 +16,7 @@ def toy_split(modalities: int, size: int, seed: int) -> TensorSplit:
     generator.manual_seed(seed)
     targets = torch.arange(size) % CLASSES
     noisy = [
-        templates[targets] + torch.randn(size, 1, 8, 8, generator=generator)
+        templates[targets] + 2 * torch.randn(size, 1, 8, 8, generator=generator)
         for _ in range(modalities)
     ]
     return TensorSplit(dict(zip("abcde", noisy, strict=False)), targets)

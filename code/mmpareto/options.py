@@ -13,6 +13,7 @@ from .fusions import FUSIONS
 from .methods import METHODS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+REGISTRIES = (METHODS, FUSIONS, DATASETS, ENCODERS)
 
 # A flag given on the command line comes first, then the optimizer's default, the dataset's
 # `defaults`, and last these, which are the released scripts'.
@@ -202,7 +203,7 @@ def _check_pair(method: str, fusion: str) -> None:
 
 
 def _parts():
-    return [(registry, name) for registry in (METHODS, FUSIONS, DATASETS) for name in registry]
+    return [(registry, name) for registry in REGISTRIES for name in registry]
 
 
 def _chosen(options: Namespace):

@@ -1,0 +1,207 @@
+"""Every method: what it trains, what it leaves alone, and that it does what its name says."""
+
+from argparse import Namespace
+
+import models
+import pytest
+import reference
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mmpareto import MMPareto, integrate, options
+from mmpareto.core import Integrator
+from mmpareto.errors import UserError
+from mmpareto.fusions import FUSIONS
+from mmpareto.fusions.sum import Sum
+from mmpareto.methods import METHODS
+from mmpareto.runs import Run
+from train import Trainer
+
+PAIRS = [
+    (method, fusion) for method in METHODS for fusion in FUSIONS
+    if METHODS[method].runs_with(FUSIONS[fusion])
+]  # fmt: skip
+OPTIONS = {
+    "no_probes": False, "scale": 1, "gamma": 1.5, "granularity": "encoder",
+}  # fmt: skip
+
+
+def method_of(name, model, **settings):
+    return METHODS[name](model, model, Namespace(**(OPTIONS | settings)))
+
+
+def gradients(module):
+    return [p.grad for p in module.parameters()]
+
+
+def trainer_of(tmp_path, *flags):
+    flags = options.parse([*flags, "--encoder", "cnn", "--out", str(tmp_path / "run")])
+    return Trainer(flags, Run(flags.out, options.as_config(flags), resume=False))
+
+
+@pytest.mark.parametrize("dataset", ["toy", "toy3"])
+@pytest.mark.parametrize(("method", "fusion"), PAIRS)
+def test_three_steps(tmp_path, method, fusion, dataset):
+    """Finite, and every encoder and head moves (probes train the heads nobody else does)."""
+    trainer = trainer_of(
+        tmp_path, "--dataset", dataset, "--method", method, "--fusion", fusion,
+        "--limit_batches", "3",
+    )  # fmt: skip
+    before = {name: p.clone() for name, p in trainer.model.named_parameters()}
+    steps = trainer.train_epoch()
+    assert len(steps) == 3 and not any(step["skipped"] for step in steps)
+    for name, param in trainer.model.named_parameters():
+        assert param.isfinite().all()
+        assert not torch.equal(param, before[name]), name
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_the_loss_falls(tmp_path, method):
+    trainer = trainer_of(tmp_path, "--dataset", "toy", "--method", method)
+    losses = []
+    for _ in range(4):
+        losses += [step["loss"] for step in trainer.train_epoch()]
+        trainer.epoch += 1
+    assert sum(losses[-6:]) < 0.5 * sum(losses[:6])
+
+
+def test_an_invalid_pair_is_one_clear_error(monkeypatch):
+    monkeypatch.setattr(FUSIONS, "parts", FUSIONS.parts | {"mixing": models.Mixing})
+    with pytest.raises(
+        UserError, match="unimodal does not run with --fusion mixing: choose concat or sum"
+    ):
+        options.parse(["--method", "unimodal", "--fusion", "mixing"])
+    assert options.parse(["--method", "mmpareto", "--fusion", "mixing"]).fusion == "mixing"
+
+
+class TestScalars:
+    """z = theta x with theta 1, x 2; heads 1 and -1; loss (out - y)^2 / 2 with y 1."""
+
+    def losses(self):
+        model = nn.ModuleDict({k: nn.Linear(1, 1, bias=False) for k in ("encoder", "joint", "own")})
+        for name, value in (("encoder", 1.0), ("joint", 1.0), ("own", -1.0)):
+            nn.init.constant_(model[name].weight, value)
+        z = model["encoder"](torch.tensor([[2.0]]))
+        joint, own = (0.5 * (model[head](z) - 1).square().sum() for head in ("joint", "own"))
+        return model, joint, own
+
+    def test_uniform(self):
+        model, joint, own = self.losses()
+        Integrator(model, {"x": model["encoder"]}, integrate.uniform).backward(joint, {"x": own})
+        assert [p.grad.item() for p in model.parameters()] == [8, 2, -6]
+
+    def test_mmpareto_multiplies_encoders_only(self):
+        model, joint, own = self.losses()
+        MMPareto(model, {"x": model["encoder"]}).backward(joint, {"x": own})
+        assert [p.grad.item() for p in model.parameters()] == [12, 2, -6]
+
+
+class TestJoint:
+    def test_without_probes_unimodal_heads_stay(self):
+        model = models.build()
+        method = method_of("joint", model, no_probes=True)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
+        heads = [p.clone() for p in model.unimodal_heads.parameters()]
+        record = method.backward(*models.batch(model))
+        optimizer.step()
+        assert all(g is None for g in gradients(model.unimodal_heads))
+        assert all(
+            torch.equal(a, b) for a, b in zip(heads, model.unimodal_heads.parameters(), strict=True)
+        )
+        assert list(record.losses) == ["joint"]
+
+    @pytest.mark.parametrize("clip", [[], ["--clip_grad", "0.1"]])
+    def test_probes_change_nothing_else(self, tmp_path, clip):
+        """To the last bit, over an epoch, also where gradients are clipped."""
+        trained = []
+        for extra in ([], ["--no_probes"]):
+            trainer = trainer_of(tmp_path, "--dataset", "toy", "--method", "joint", *clip, *extra)
+            trainer.train_epoch()
+            trained.append(trainer.model)
+        for part in ("encoders", "joint_head"):
+            pairs = zip(*(getattr(m, part).state_dict().values() for m in trained), strict=True)
+            assert all(torch.equal(a, b) for a, b in pairs)
+        heads = [m.unimodal_heads["a"].weight for m in trained]
+        assert not torch.equal(*heads)
+
+    def test_is_plain_backward_of_the_joint_loss(self):
+        model = models.build(Sum, 3)
+        inputs, targets = models.batch(model)
+        expected = torch.autograd.grad(
+            F.cross_entropy(model(inputs).joint, targets), list(model.encoders.parameters())
+        )
+        method_of("joint", model).backward(inputs, targets)
+        assert all(map(torch.equal, gradients(model.encoders), expected))
+
+
+class TestUnimodal:
+    @pytest.mark.parametrize("clip", [[], ["--clip_grad", "0.1"]])
+    def test_equals_separate_trainings(self, tmp_path, clip):
+        flags = ["--dataset", "toy", "--method", "unimodal", *clip]
+        together = trainer_of(tmp_path, *flags)
+        alone = trainer_of(tmp_path, *flags)
+        original = alone.method.backward
+
+        def backward(inputs, targets, **settings):
+            """The same step, but b's own gradients are thrown away."""
+            record = original(inputs, targets, **settings)
+            for part in (alone.model.encoders["b"], alone.model.unimodal_heads["b"]):
+                part.zero_grad()
+            return record
+
+        alone.method.backward = backward
+        together.train_epoch()
+        alone.train_epoch()
+        for part in ("encoders", "unimodal_heads"):
+            pairs = zip(
+                getattr(together.model, part)["a"].parameters(),
+                getattr(alone.model, part)["a"].parameters(),
+                strict=True,
+            )
+            assert all(torch.equal(a, b) for a, b in pairs)
+
+    def test_encoders_see_their_own_loss_only(self):
+        model = models.build()
+        inputs, targets = models.batch(model)
+        loss = F.cross_entropy(model(inputs).unimodal["a"], targets)
+        expected = torch.autograd.grad(loss, list(model.encoders["a"].parameters()))
+        method_of("unimodal", model).backward(inputs, targets)
+        assert all(map(torch.equal, gradients(model.encoders["a"]), expected))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "rule"),
+    [
+        ("uniform", {}, lambda j, g: [x + y for x, y in zip(j, g, strict=True)]),
+        ("pareto", {"scale": 1}, lambda j, g: reference.pareto(j, g, 1)),
+        ("pareto", {"scale": 2}, lambda j, g: reference.pareto(j, g, 2)),
+        ("mmpareto", {"gamma": 2.5}, lambda j, g: reference.mmpareto(j, g, 2.5, "encoder")),
+        (
+            "mmpareto",
+            {"granularity": "tensor"},
+            lambda j, g: reference.mmpareto(j, g, 1.5, "tensor"),
+        ),
+    ],
+)
+@pytest.mark.parametrize("parts", [1, 3])
+def test_thirty_steps_equal_the_reference(name, settings, rule, parts):
+    """Also with gradients accumulated over three micro-batches."""
+    ours, theirs = models.build(modalities=3).eval(), models.build(modalities=3).eval()
+    theirs.load_state_dict(ours.state_dict())
+    method = method_of(name, ours, **settings)
+    steppers = [torch.optim.SGD(m.parameters(), lr=0.05, momentum=0.9) for m in (ours, theirs)]
+    for _ in range(30):
+        inputs, targets = models.batch(ours)
+        for stepper in steppers:
+            stepper.zero_grad()
+        for part in range(parts):
+            rows = slice(part * 12 // parts, (part + 1) * 12 // parts)
+            chunk = {modality: x[rows] for modality, x in inputs.items()}
+            method.backward(chunk, targets[rows], share=1 / parts, last=part == parts - 1)
+        joint, unimodal = models.losses(theirs(inputs), targets)
+        reference.backward(theirs, dict(theirs.encoders), joint, unimodal, rule)
+        for stepper in steppers:
+            stepper.step()
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-8, atol=1e-8)

@@ -1,0 +1,202 @@
+"""The shipped scripts, run as a person runs them."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mmpareto import checkpoint
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICK = ["--encoder", "cnn", "--epochs", "1", "--limit_batches", "2"]
+
+pytestmark = pytest.mark.slow
+
+
+def sh(*words, cwd, **environment):
+    """Runs sh with this test's Python; fails with what the script printed."""
+    return subprocess.run(
+        ["sh", *map(str, words)], cwd=cwd, capture_output=True, text=True,
+        env={**os.environ, "PYTHON": sys.executable, **environment},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("script", "method"),
+    [("mmpareto", "mmpareto"), ("uniform_baseline", "uniform"), ("one_joint_loss", "joint")],
+)
+def test_training_scripts(tmp_path, script, method):
+    """From another folder; a relative path in a flag is the caller's."""
+    done = sh(ROOT / "script" / f"{script}.sh", *QUICK, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run/config.json").read_text())["flags"]["method"] == method
+    assert "Result (last): test Acc" in done.stdout
+
+
+def test_word_for_word_as_in_the_original(tmp_path):
+    done = sh("script/mmpareto.sh", *QUICK, "--ckpt_path", tmp_path / "run", cwd=ROOT / "code")
+    assert done.returncode == 0, done.stderr
+
+
+def test_default_folder(tmp_path):
+    done = sh(ROOT / "script/uniform_baseline.sh", *QUICK, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [re.sub(r"\d{8}-\d{6}", "TIME", p.name) for p in (tmp_path / "runs").iterdir()] == [
+        "cgdigits-uniform-s0-TIME"
+    ]
+
+
+def test_compare_killed_half_way(tmp_path):
+    """A second call computes only what is missing and prints the table of an undisturbed one."""
+    words = [ROOT / "script/compare.sh", "--encoder", "cnn", "--epochs", "1", "--seeds", "0",
+             "--methods", "joint,uniform,mmpareto"]  # fmt: skip
+    whole = sh(*words, "--out", "whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    first = subprocess.Popen(
+        ["sh", *map(str, words), "--out", "broken"], cwd=tmp_path, start_new_session=True,
+        env={**os.environ, "PYTHON": sys.executable}, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for(lambda: (tmp_path / "broken/joint-s0/result.json").exists())
+    time.sleep(1)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    done_before = (tmp_path / "broken/joint-s0/result.json").stat().st_mtime_ns
+    second = sh(*words, "--out", "broken", cwd=tmp_path)
+    assert second.returncode == 0, second.stderr
+    assert "joint, seed 0: finished already" in second.stdout
+    assert (tmp_path / "broken/joint-s0/result.json").stat().st_mtime_ns == done_before
+    tables = [
+        [re.sub(r"\s+[\d.]+$", "", row) for row in out.stdout.split("method ")[-1].splitlines()[:4]]
+        for out in (whole, second)
+    ]
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize("method", ["uniform", "mmpareto"])
+def test_kill_in_epoch_three_then_resume(tmp_path, method):
+    """SIGKILL in the middle of epoch 3; the resumed run ends bit for bit as the undisturbed one."""
+    command = [sys.executable, str(ROOT / "code/train.py"), "--encoder", "cnn", "--epochs", "4",
+               "--method", method]  # fmt: skip
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run([*command, "--out", whole], check=True, capture_output=True)
+    process = subprocess.Popen([*command, "--out", broken], stdout=subprocess.DEVNULL)
+    wait_for(lambda: (broken / "last.pt").exists() and epochs(broken) >= 2)
+    time.sleep(0.2)
+    process.kill()
+    process.wait()
+    assert 2 <= epochs(broken) < 4
+    subprocess.run([*command, "--out", broken, "--resume"], check=True, capture_output=True)
+    one, other = (checkpoint.read(folder / "last.pt")["model"] for folder in (whole, broken))
+    assert all((one[name] == other[name]).all() for name in one)
+    assert rows(whole) == rows(broken)
+
+
+def test_interrupt(tmp_path):
+    """Ctrl-C: exit 130, one line that says how to go on, and going on works."""
+    command = [sys.executable, str(ROOT / "code/train.py"), "--encoder", "cnn", "--epochs", "3",
+               "--out", str(tmp_path / "run")]  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: (tmp_path / "run/last.pt").exists())
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate()
+    assert process.returncode == 130
+    assert re.search(
+        r"interrupted after epoch \d; go on with the same flags and --out .* --resume", stderr
+    )
+    assert "Traceback" not in stderr
+    subprocess.run([*command, "--resume"], check=True, capture_output=True)
+
+
+def epochs(folder):
+    path = folder / "epochs.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def rows(folder):
+    lines = (folder / "train.log").read_text().splitlines()
+    kept = [line for line in lines if line.startswith(("Epoch", "Result"))]
+    return [re.sub(r"  [\d.]+s$", "", line) for line in kept]
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+class TestSetup:
+    """setup.sh with a stand-in for pip, in a copy of the scripts whose path has a space."""
+
+    @pytest.fixture
+    def copy(self, tmp_path):
+        folder = tmp_path / "a copy"
+        shutil.copytree(ROOT / "script", folder / "script")
+        (folder / "requirements.txt").write_text("")
+        return folder
+
+    def run(self, copy, **environment):
+        """As on a machine without an active environment."""
+        kept = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
+        return subprocess.run(
+            ["sh", str(copy / "script/setup.sh")], capture_output=True, text=True, cwd="/",
+            env={**kept, "PYTHON": "", **environment},
+        )  # fmt: skip
+
+    def test_second_time_is_nothing(self, copy):
+        first = self.run(copy)
+        assert first.returncode == 0 and "setting up" in first.stderr
+        began = time.perf_counter()
+        second = self.run(copy)
+        assert second.returncode == 0 and second.stderr == ""
+        assert time.perf_counter() - began < 2
+        assert not (copy / ".venv.lock").is_symlink()
+
+    def test_two_at_once(self, copy):
+        command = ["sh", str(copy / "script/setup.sh")]
+        alone = {**os.environ, "PYTHON": "", "VIRTUAL_ENV": "", "CONDA_PREFIX": ""}
+        quiet = {"stderr": subprocess.PIPE, "text": True, "env": alone}
+        both = [subprocess.Popen(command, **quiet) for _ in range(2)]
+        messages = [process.communicate()[1] for process in both]
+        assert [process.returncode for process in both] == [0, 0]
+        assert sum("setting up" in message for message in messages) == 1
+
+    def test_lock_of_a_killed_process(self, copy):
+        (copy / ".venv.lock").symlink_to("999999999")
+        assert self.run(copy).returncode == 0
+
+    def test_failing_pip_is_one_line_and_is_tried_again(self, copy):
+        (copy / "requirements.txt").write_text("no-such-package-of-this-name==9\n")
+        environment = {"PIP_NO_INDEX": "1"}
+        for _ in range(2):
+            done = self.run(copy, **environment)
+            assert done.returncode == 2
+            assert "error: pip could not install requirements.txt" in done.stderr
+            assert not (copy / ".venv.lock").is_symlink()
+
+    def test_active_environment_that_lacks_something(self, copy, tmp_path):
+        (copy / "requirements.txt").write_text("pytest<1\n")
+        environment = {
+            "VIRTUAL_ENV": str(Path(sys.executable).parents[1]),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PIP_NO_INDEX": "1",
+        }
+        done = self.run(copy, **environment)
+        assert "the active environment lacks pytest<1 (found " in done.stderr
+        (copy / "requirements.txt").write_text("pytest>1\n")
+        done = self.run(copy, **environment)
+        assert done.returncode == 0 and done.stderr == ""
+
+    def test_python_that_is_not_there(self, copy):
+        done = self.run(copy, PYTHON="python-of-nobody")
+        assert done.returncode == 2
+        assert done.stderr == "error: PYTHON=python-of-nobody: no such program\n"

@@ -1,0 +1,518 @@
+"""The training loop: its folder, its rows, resuming, skipped steps, and every flag that acts."""
+
+import json
+import math
+import re
+
+import pytest
+import torch
+
+import train
+from mmpareto import checkpoint, errors
+from mmpareto.errors import UserError
+from mmpareto.evaluation import evaluate
+from mmpareto.methods.base import Method
+from train import Trainer
+
+ROW = re.compile(
+    r"Epoch \d+/\d+  Loss \d+\.\d{4}  (val|test) Acc [01]\.\d{4}  Acc_a [01]\.\d{4}  "
+    r"Acc_b [01]\.\d{4}  Best Acc [01]\.\d{4} \(\d+\)(  conflict \d+%)?(  \w+ \d+)*  \d+\.\ds"
+)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Trains on the toy data in a folder; returns the folder."""
+
+    def main(*flags, name="run", method="mmpareto"):
+        folder = tmp_path / name
+        train.main(["--dataset", "toy", "--encoder", "cnn", "--method", method,
+                    "--out", str(folder), *map(str, flags)])  # fmt: skip
+        return folder
+
+    return main
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def rows(folder):
+    """The epochs' rows and results of a log, without seconds and the number of epochs."""
+    lines = (folder / "train.log").read_text().splitlines()
+    kept = [line for line in lines if line.startswith(("Epoch", "Result"))]
+    return [re.sub(r"(/\d+)|(  [\d.]+s$)", "", line) for line in kept]
+
+
+def weights(folder, file="last.pt"):
+    return checkpoint.read(folder / file)["model"]
+
+
+def assert_same_run(one, other):
+    for file in ("last.pt", "best.pt"):
+        a, b = weights(one, file), weights(other, file)
+        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    assert rows(one) == rows(other)
+    for log in ("steps.jsonl", "epochs.jsonl"):
+        drop = {"seconds": None}
+        assert [x | drop for x in read(one / log)] == [x | drop for x in read(other / log)]
+
+
+class TestFolder:
+    def test_files(self, run, capsys):
+        folder = run()
+        assert {path.name for path in folder.iterdir()} == {
+            "config.json", "train.log", "epochs.jsonl", "steps.jsonl", "last.pt", "best.pt",
+            "result.json",
+        }  # fmt: skip
+        log = (folder / "train.log").read_text()
+        assert capsys.readouterr().out == log
+        assert "recipe" in log and "Command  python" in log and "seed 0" in log
+        epochs = [line for line in log.splitlines() if line.startswith("Epoch")]
+        assert len(epochs) == 2 and all(ROW.fullmatch(row) for row in epochs)
+        results = [line for line in log.splitlines() if line.startswith("Result")]
+        assert re.fullmatch(r"Result \(best-val, epoch \d\): test Acc .*", results[0])
+        assert results[1].startswith("Result (last): test Acc ")
+
+    def test_steps(self, run):
+        steps = read(run() / "steps.jsonl")
+        assert [(s["epoch"], s["step"]) for s in steps] == [
+            (e, i) for e in (1, 2) for i in range(1, 7)
+        ]
+        for step in steps:
+            assert step["loss"] == pytest.approx(sum(step["losses"].values()), rel=1e-5)
+            for stats in step["encoders"].values():
+                assert stats["conflict"] == (stats["cos"] <= 0)
+                assert stats["joint_weight"] + stats["unimodal_weight"] == pytest.approx(2)
+                assert stats["scale"] >= 1.5 - 1e-9
+
+    def test_result(self, run):
+        folder = run()
+        result = json.loads((folder / "result.json").read_text())
+        assert result["selected"] == "best-val"
+        assert set(result["results"]) == {"best-val", "last"}
+        assert result["results"]["last"]["epoch"] == 2
+        steps = [
+            s["conflict"]
+            for step in read(folder / "steps.jsonl")
+            for s in step["encoders"].values()
+        ]
+        assert result["conflict"] == pytest.approx(sum(steps) / len(steps))
+
+    def test_accuracy_is_of_the_whole_test_split(self, run):
+        """Recomputed by hand, 48 samples in batches of 16."""
+        folder = run("--batch_size", 20)
+        result = json.loads((folder / "result.json").read_text())["results"]["last"]
+        flags = train.options.parse(
+            [
+                "--dataset",
+                "toy",
+                "--encoder",
+                "cnn",
+                "--out",
+                str(folder / "x"),
+                "--batch_size",
+                "20",
+            ]
+        )
+        trainer = Trainer(flags, train.Run(flags.out, {}, resume=False))
+        trainer.model.load_state_dict(weights(folder))
+        trainer.model.eval()
+        split = trainer.data.splits["test"]
+        output = trainer.model(split.inputs)
+        assert len(split) == 48
+        right = (output.joint.argmax(1) == split.targets).float().mean()
+        assert result["Acc"] == pytest.approx(float(right))
+        assert result["Acc_b"] == pytest.approx(
+            float((output.unimodal["b"].argmax(1) == split.targets).float().mean())
+        )
+
+    def test_checkpoints_hold_what_a_run_needs(self, run):
+        state = checkpoint.read(run() / "last.pt")
+        expected = {"model", "optimizer", "scheduler", "method", "rng", "epoch", "config"}
+        assert expected <= set(state)
+        assert state["epoch"] == 2 and state["config"]["method"] == "mmpareto"
+
+    def test_used_folder(self, run):
+        folder = run()
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        with pytest.raises(UserError, match="not empty: give another one, or --resume"):
+            run()
+        assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def test_tensorboard(self, run):
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        folder = run("--use_tensorboard")
+        events = EventAccumulator(str(folder / "tensorboard"))
+        events.Reload()
+        epochs = read(folder / "epochs.jsonl")
+        for tag, name in (("val/Acc", "Acc"), ("train/loss", "loss"), ("val/F1_a", "F1_a")):
+            values = [event.value for event in events.Scalars(tag)]
+            assert values == pytest.approx([epoch[name] for epoch in epochs], rel=1e-5)
+
+
+class TestResume:
+    @pytest.fixture
+    def interrupted(self, run, monkeypatch):
+        """Stops training in the middle of an epoch."""
+
+        def stop(epoch, *flags, **settings):
+            original = Trainer.clip
+
+            def clip(self):
+                if self.epoch == epoch - 1 and self.order.epoch == epoch:
+                    self.count = getattr(self, "count", 0) + 1
+                    if self.count == 3:
+                        raise KeyboardInterrupt
+                return original(self)
+
+            monkeypatch.setattr(Trainer, "clip", clip)
+            with pytest.raises(KeyboardInterrupt, match=f"after epoch {epoch - 1}; go on"):
+                run(*flags, **settings)
+            monkeypatch.setattr(Trainer, "clip", original)
+
+        return stop
+
+    @pytest.mark.parametrize("method", ["joint", "unimodal", "uniform", "pareto", "mmpareto"])
+    def test_same_as_undisturbed(self, run, interrupted, method):
+        flags = ["--epochs", 4, "--lr_decay_step", 2, "--optimizer", "adam"]
+        whole = run(*flags, name="whole", method=method)
+        interrupted(3, *flags, name="broken", method=method)
+        assert_same_run(whole, run(*flags, "--resume", name="broken", method=method))
+
+    def test_before_the_first_checkpoint(self, run, interrupted):
+        whole = run(name="whole")
+        interrupted(1, name="broken")
+        assert_same_run(whole, run("--resume", name="broken"))
+
+    def test_new_folder(self, run):
+        assert_same_run(run(name="plain"), run("--resume", name="resumed"))
+
+    def test_leftovers_of_a_killed_run(self, run):
+        flags = ["--epochs", 3]
+        folder = run(*flags)
+        (folder / "last.pt.tmp").write_bytes(b"half")
+        log = folder / "train.log"
+        log.write_text(log.read_text() + "Epoch 4/9 half a li")
+        (folder / "result.json").unlink()
+        run(*flags, "--resume")
+        assert "half" not in log.read_text()
+        assert log.read_text().count("Resumed after epoch 3") == 1
+        assert not list(folder.glob("*.tmp"))
+
+    def test_finished(self, run, capsys):
+        folder = run()
+        before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+        capsys.readouterr()
+        run("--resume")
+        assert before == {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+        out = capsys.readouterr().out
+        assert "is finished" in out and "Result (last)" in out
+
+    def test_more_epochs(self, run):
+        run()
+        assert_same_run(run("--epochs", 3, name="three"), run("--epochs", 3, "--resume"))
+
+    def test_other_flags(self, run):
+        folder = run()
+        before = (folder / "last.pt").read_bytes()
+        with pytest.raises(UserError, match=r"other flags \(gamma was 1.5, is 2.0\): repeat"):
+            run("--resume", "--gamma", 2)
+        assert (folder / "last.pt").read_bytes() == before
+
+    def test_another_architecture(self, run):
+        folder = run()
+        state = checkpoint.read(folder / "last.pt")
+        state["model"] = {"encoders.a.weight": torch.ones(3)}
+        checkpoint.write(folder / "last.pt", state)
+        (folder / "result.json").unlink()
+        log = (folder / "train.log").read_text()
+        with pytest.raises(UserError, match="another architecture"):
+            run("--resume")
+        assert (folder / "train.log").read_text() == log
+
+    def test_cut_off(self, run):
+        folder = run()
+        content = (folder / "last.pt").read_bytes()
+        (folder / "last.pt").write_bytes(content[: len(content) // 2])
+        with pytest.raises(UserError, match="damaged, cut off or no checkpoint"):
+            run("--resume")
+
+    def test_pickle(self, run):
+        folder = run()
+        torch.save({"model": {}, "evil": Method}, folder / "last.pt")
+        with pytest.raises(UserError, match="only pickle can load"):
+            run("--resume")
+
+    def test_foreign_checkpoint(self, run):
+        folder = run()
+        torch.save({"weights": torch.ones(2)}, folder / "last.pt")
+        with pytest.raises(UserError, match=r"not one of train\.py"):
+            run("--resume")
+
+    def test_writing_fails(self, tmp_path, monkeypatch):
+        """The old file stays, and no half of the new one."""
+        checkpoint.write(tmp_path / "x.pt", {"a": 1})
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("os.fsync", full)
+        with pytest.raises(UserError, match=r"x.pt: cannot be written \(No space left"):
+            checkpoint.write(tmp_path / "x.pt", {"a": 2})
+        assert checkpoint.read(tmp_path / "x.pt") == {"a": 1}
+        assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
+
+
+class TestNotFinite:
+    @pytest.fixture
+    def poisoned(self, monkeypatch):
+        """Makes chosen batches of a modality NaN while training."""
+
+        def poison(bad):
+            original, count = Trainer.train_epoch, []
+
+            def train_epoch(self):
+                forward = self.method.forward
+
+                def spoiled(inputs):
+                    count.append(1)
+                    if len(count) in bad:
+                        inputs = inputs | {"b": inputs["b"] * math.nan}
+                    return forward(inputs)
+
+                self.method.forward = spoiled
+                steps = original(self)
+                self.method.forward = forward
+                return steps
+
+            monkeypatch.setattr(Trainer, "train_epoch", train_epoch)
+
+        return poison
+
+    @pytest.mark.parametrize("method", ["joint", "unimodal", "uniform", "pareto", "mmpareto"])
+    def test_skipped_as_if_it_had_not_been(self, run, poisoned, method, monkeypatch):
+        """Parameters, BatchNorm and momentum are those of a run that never saw the batch."""
+        poisoned({6})
+        folder = run("--epochs", 1, method=method)
+        without = run("--epochs", 1, "--limit_batches", 5, name="without", method=method)
+        a, b = weights(folder), weights(without)
+        assert all(torch.equal(a[k], b[k]) for k in a)
+        steps = read(folder / "steps.jsonl")
+        assert [step["skipped"] for step in steps] == [False] * 5 + [True]
+        assert steps[-1]["losses"].get("b") is None
+        assert "  skipped 1  " in (folder / "train.log").read_text()
+
+    def test_too_many_stop_the_run(self, run, poisoned):
+        poisoned(set(range(8, 100)))
+        with pytest.raises(UserError, match=r"epoch 2, step 5: 4 steps in a row .*joint, b\)"):
+            run("--max_skipped", 3)
+
+    def test_count_is_of_steps_in_a_row(self, run, poisoned):
+        poisoned({2, 4, 6, 8})
+        assert [e["skipped"] for e in read(run("--max_skipped", 1) / "epochs.jsonl")] == [3, 1]
+
+
+class TestFlags:
+    """Every flag acts."""
+
+    def first_steps(self, run, *flags, method="mmpareto", name="flags"):
+        return read(run("--epochs", 1, *flags, name=name, method=method) / "steps.jsonl")
+
+    def test_same_seed_same_run_with_any_number_of_workers(self, run):
+        one = run("--workers", 0, name="one")
+        assert_same_run(one, run("--workers", 2, name="two"))
+        assert_same_run(one, run("--deterministic", name="three"))
+        torch.use_deterministic_algorithms(False)
+
+    def test_seed(self, run):
+        a = self.first_steps(run, name="a")
+        b = self.first_steps(run, "--random_seed", 1, name="b")
+        assert a[0]["loss"] != b[0]["loss"]
+
+    def test_lr_decay(self, run):
+        folder = run("--epochs", 4, "--lr_decay_step", 2, "--lr_decay_ratio", 0.5)
+        state = checkpoint.read(folder / "last.pt")["optimizer"]
+        assert state["param_groups"][0]["lr"] == 0.05 / 4
+        constant = run("--epochs", 3, name="constant")
+        state = checkpoint.read(constant / "last.pt")["optimizer"]
+        assert state["param_groups"][0]["lr"] == 0.05
+
+    @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+    def test_optimizer(self, run, optimizer):
+        folder = run("--optimizer", optimizer, "--weight_decay", 0.3, "--epochs", 1)
+        state = checkpoint.read(folder / "last.pt")["optimizer"]["param_groups"][0]
+        assert state["weight_decay"] == 0.3
+        assert ("momentum" in state) == (optimizer == "sgd")
+        assert state["lr"] == (0.05 if optimizer == "sgd" else 0.001)
+
+    def test_clip(self, run):
+        """The first step is the clipped gradient times the learning rate, in length."""
+        one_step = ["--limit_batches", 1, "--epochs", 1, "--weight_decay", 0]
+        start = weights(run(*one_step, "--learning_rate", 1e-30, name="start"))
+        lengths = {}
+        for norm in (1e6, 1e-2):
+            after = weights(run(*one_step, "--clip_grad", norm, name=f"clip{norm}"))
+            moved = [after[k] - start[k] for k in start if k.endswith(("weight", "bias"))]
+            lengths[norm] = float(torch.cat([x.flatten() for x in moved]).norm())
+        assert lengths[1e-2] == pytest.approx(0.05 * 1e-2, rel=1e-3)
+        assert lengths[1e6] > 10 * lengths[1e-2]
+
+    def test_accumulate(self, run):
+        steps = self.first_steps(run, "--accumulate", 2)
+        assert len(steps) == 3
+
+    def test_accumulate_needs_enough_samples(self, run):
+        with pytest.raises(UserError, match=r"--batch_size 16 --accumulate 7: .*112 samples"):
+            run("--accumulate", 7)
+
+    def test_train_size(self, run):
+        assert len(self.first_steps(run, "--train_size", 40)) == 2
+
+    def test_limit_batches(self, run):
+        folder = run("--limit_batches", 2, "--epochs", 1)
+        assert len(read(folder / "steps.jsonl")) == 2
+        accuracy = read(folder / "epochs.jsonl")[0]["Acc"] * 32
+        assert accuracy == pytest.approx(round(accuracy))
+
+    def test_bf16(self, run):
+        plain = self.first_steps(run, name="plain")
+        half = self.first_steps(run, "--precision", "bf16", name="half")
+        assert plain[0]["loss"] != half[0]["loss"]
+        assert plain[0]["loss"] == pytest.approx(half[0]["loss"], rel=0.05)
+
+    @pytest.mark.filterwarnings("ignore")
+    @pytest.mark.parametrize("method", ["uniform", "mmpareto"])
+    def test_compile(self, run, method, monkeypatch):
+        compiled = torch.compile
+        monkeypatch.setattr(torch, "compile", lambda model: compiled(model, backend="aot_eager"))
+        plain = self.first_steps(run, "--limit_batches", 2, name="plain", method=method)
+        fast = self.first_steps(
+            run, "--limit_batches", 2, "--compile", name="compiled", method=method
+        )
+        for a, b in zip(plain, fast, strict=True):
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+
+    def test_select_best_test(self, run):
+        folder = run("--select", "best-test", "--epochs", 3)
+        result = json.loads((folder / "result.json").read_text())
+        epochs = read(folder / "epochs.jsonl")
+        best = max(epochs, key=lambda epoch: epoch["Acc"])
+        assert result["selected"] == "best-test"
+        assert result["results"]["best-test"]["Acc"] == best["Acc"]
+        assert result["results"]["best-test"]["epoch"] == best["epoch"]
+        assert all(" test Acc" in row for row in rows(folder))
+
+    def test_select_last(self, run):
+        folder = run("--select", "last")
+        assert json.loads((folder / "result.json").read_text())["selected"] == "last"
+
+    def test_best_is_of_the_best_epoch(self, run):
+        folder = run("--epochs", 6, "--learning_rate", 0.5)  # jumps about
+        epochs = read(folder / "epochs.jsonl")
+        best = max(epochs, key=lambda epoch: epoch["Acc"])
+        assert checkpoint.read(folder / "best.pt")["epoch"] == best["epoch"]
+
+    def test_without_validation_split(self, run):
+        folder = run("--dataset", "toy_without_val")
+        result = json.loads((folder / "result.json").read_text())
+        assert result["selected"] == "last" and set(result["results"]) == {"last"}
+        assert all(" test Acc" in row for row in rows(folder))
+
+    def test_names_match_without_case(self):
+        flags = train.options.parse(["--dataset", "CGDigits", "--method", "MMPareto"])
+        assert (flags.dataset, flags.method, flags.fusion) == ("cgdigits", "mmpareto", "concat")
+
+    def test_encoder_for_one_modality(self):
+        flags = train.options.parse(["--dataset", "toy", "--encoder", "cnn", "a=resnet18"])
+        trainer = Trainer(flags, train.Run(flags.out, {}, resume=False))
+        assert [type(e).__name__ for e in trainer.model.encoders.values()] == ["ResNet18", "CNN"]
+
+    def test_released_settings_where_a_dataset_says_nothing(self, monkeypatch):
+        from conftest import Toy
+
+        monkeypatch.setattr(Toy, "defaults", {})
+        flags = train.options.parse(["--dataset", "toy"])
+        assert (flags.epochs, flags.batch_size, flags.learning_rate) == (50, 64, 0.002)
+        assert (flags.momentum, flags.weight_decay, flags.lr_decay_step) == (0.9, 1e-4, None)
+        assert (flags.method, flags.gamma, flags.granularity) == ("mmpareto", 1.5, "encoder")
+
+
+def test_evaluation_changes_nothing(tmp_path):
+    flags = train.options.parse(["--dataset", "toy", "--encoder", "cnn"])
+    trainer = Trainer(flags, train.Run(tmp_path / "run", {}, resume=False))
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    first, second = (
+        evaluate(trainer.model, trainer.forward, trainer.loaders["test"], trainer.device)
+        for _ in range(2)
+    )
+    assert first == second
+    assert all(torch.equal(before[k], v) for k, v in trainer.model.state_dict().items())
+
+
+BAD_INPUT = [
+    ("--method mmparetto", "unknown method 'mmparetto' (did you mean mmpareto?): choose one of"),
+    ("--dataset mnist", "unknown dataset 'mnist'"),
+    ("--fusion cat", "unknown fusion 'cat'"),
+    ("--encoder vgg", "unknown encoder 'vgg'"),
+    ("--encoder sound=cnn", "--encoder sound=cnn: toy has no modality 'sound', only a, b"),
+    ("--nonsense 3", "unknown flag --nonsense"),
+    ("stray", "unknown flag stray"),
+    ("--method joint --gamma 2", "--gamma acts only with --method mmpareto"),
+    ("--no_probes", "--no_probes acts only with --method joint or --method unimodal"),
+    ("--train", "--train is a flag of the original scripts"),
+    ("--model x", "choose --method, --fusion and --encoder"),
+    ("--n_classes=6", "the number of classes comes from the dataset"),
+    ("--epochs -3", "--epochs: '-3' is not a positive whole number"),
+    ("--epochs 2.5", "'2.5' is not a positive whole number"),
+    ("--learning_rate nan", "'nan' is not a positive number"),
+    ("--momentum 1", "'1' is not a number in [0, 1)"),
+    ("--gamma 0", "'0' is not a positive number"),
+    ("--granularity layer", "--granularity: invalid choice: 'layer'"),
+    ("--momentum 0.5 --optimizer adam", "--momentum acts only with --optimizer sgd, not adam"),
+    ("--lr_decay_ratio 0.5", "--lr_decay_ratio acts only with --lr_decay_step"),
+    ("--tensorboard_path x", "--tensorboard_path acts only with --use_tensorboard"),
+    ("--batch_size 105", "one step needs 105 samples, the training split has 104"),
+    ("--train_size 3", "--train_size 3: the training split has 104 samples of 4 classes"),
+    ("--dataset cgmnist --data_root nowhere", "nowhere: MNIST's files were not found"),
+    ("--gpu_ids 0,1", "--gpu_ids 0,1: one process trains on one GPU"),
+    ("--pretrained nothing.pt", "--pretrained nothing.pt: no such file"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("flags", "message"), BAD_INPUT)
+def test_bad_input_is_one_line(flags, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train.py", "--dataset", "toy", *flags.split()])
+    with pytest.raises(SystemExit) as exit:
+        errors.run(train.main)
+    assert exit.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ") and message in captured.err
+    assert captured.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("flags", [["--device", "cuda"], ["--gpu_ids", "0"]])
+def test_no_gpu(flags):
+    with pytest.raises(UserError, match=r"finds no usable GPU.*use --device cpu"):
+        train.main(["--dataset", "toy", *flags])
+
+
+def test_out_under_a_file(tmp_path):
+    (tmp_path / "file").write_text("content")
+    with pytest.raises(UserError, match="file is a file: give a folder"):
+        train.main(["--dataset", "toy", "--out", str(tmp_path / "file" / "run")])
+    assert (tmp_path / "file").read_text() == "content"
+
+
+def test_help_shows_every_part(capsys):
+    with pytest.raises(SystemExit) as exit:
+        train.main(["--help"])
+    assert exit.value.code == 0
+    out = capsys.readouterr().out
+    for word in ("--gamma", "--granularity", "--scale", "--no_probes", "with --dataset cgdigits"):
+        assert word in out
