@@ -116,6 +116,22 @@ def test_interrupt(tmp_path):
     subprocess.run([*command, "--resume"], check=True, capture_output=True)
 
 
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on the CPU")
+@pytest.mark.parametrize("method", ["uniform", "mmpareto"])
+def test_compile(tmp_path, method):
+    """With torch's default compiler: the losses of the first steps are those without it."""
+    losses = []
+    for flags in ([], ["--compile"]):
+        subprocess.run(
+            [sys.executable, str(ROOT / "code/train.py"), "--method", method, *QUICK, *flags,
+             "--out", f"run{len(flags)}"],
+            cwd=tmp_path, check=True, capture_output=True,
+        )  # fmt: skip
+        steps = (tmp_path / f"run{len(flags)}/steps.jsonl").read_text().splitlines()
+        losses.append([json.loads(step)["loss"] for step in steps])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
 def epochs(folder):
     path = folder / "epochs.jsonl"
     return len(path.read_text().splitlines()) if path.exists() else 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import train
-from mmpareto import checkpoint, errors
+from mmpareto import build, checkpoint, errors
 from mmpareto.errors import UserError
 from mmpareto.evaluation import evaluate
 from mmpareto.methods.base import Method
@@ -500,6 +500,15 @@ def test_bad_input_is_one_line(flags, message, tmp_path, monkeypatch, capsys):
 def test_no_gpu(flags):
     with pytest.raises(UserError, match=r"finds no usable GPU.*use --device cpu"):
         train.main(["--dataset", "toy", *flags])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a usable GPU")
+def test_a_gpu_that_cannot_be_used_is_named_aloud(monkeypatch, capsys):
+    assert build.pick_device("auto", None).type == "cpu"
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(build, "_nvidia_devices", lambda: ["nvidia0"])
+    assert build.pick_device("auto", None).type == "cpu"
+    assert "TRAINING ON THE CPU" in capsys.readouterr().out
 
 
 def test_out_under_a_file(tmp_path):

@@ -49,13 +49,17 @@ def pick_device(name: str, gpu_ids: str | None) -> torch.device:
     mps = torch.backends.mps.is_available()
     if name == "mps" and not mps:
         raise UserError("--device mps: no Apple GPU is usable here: use --device cpu")
-    if name == "auto" and any(Path("/dev").glob("nvidia[0-9]*")):
+    if name == "auto" and _nvidia_devices():
         print(
             f"WARNING: this machine has an NVIDIA GPU that torch {torch.__version__} cannot "
             f"use{reason}. TRAINING ON THE CPU.",
             flush=True,
         )
     return torch.device("mps" if name == "mps" or (name == "auto" and mps) else "cpu")
+
+
+def _nvidia_devices() -> list[Path]:
+    return list(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def seed_everything(seed: int, deterministic: bool) -> None:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from . import integrate
 from .integrate import Stats
 
+Rule = Callable[[list[Tensor], list[Tensor]], tuple[list[Tensor], Stats]]
+
 
 class Integrator:
     """Writes to `.grad` what a backward pass would, with each encoder's two gradients integrated.
@@ -25,8 +27,7 @@ class Integrator:
     encoders: {name: module}, parts of the model that share no parameter. Each has two objectives:
         the joint loss and its own. For multi-task learning, one shared encoder whose objectives
         are the two tasks' losses.
-    integrate: (j, g) -> (h, Stats) on lists of tensors, as in `mmpareto.integrate`; it may
-        overwrite j.
+    rule: (j, g) -> (h, Stats) on lists of tensors, as in `mmpareto.integrate`; may overwrite j.
     late: whether modalities meet only after the encoders, so that the loss of one encoder does not
         reach the parameters of another. Then any number of encoders takes two backward traversals;
         otherwise it takes one more for each. The first step of a model that is not compiled
@@ -39,17 +40,12 @@ class Integrator:
         self,
         model: nn.Module,
         encoders: Mapping[str, nn.Module],
-        integrate: Callable[[list[Tensor], list[Tensor]], tuple[list[Tensor], Stats]],
+        rule: Rule,
         *,
         late: bool = True,
     ):
         _check_encoders(model, encoders)
-        self.model, self.encoders, self.integrate, self.late = (
-            model,
-            dict(encoders),
-            integrate,
-            late,
-        )
+        self.model, self.encoders, self.rule, self.late = model, dict(encoders), rule, late
         self._verified = False
         self._held: list[dict[nn.Parameter, Tensor]] | None = None
         # A compiled backward otherwise overwrites the buffers that the second traversal needs.
@@ -99,7 +95,7 @@ class Integrator:
         for name, params in encoders.items():
             params = [p for p in params if p in j or p in g]
             pairs = [_zero_filled(gradients, params) for gradients in (j, g)]
-            h, stats[name] = self.integrate(*pairs)
+            h, stats[name] = self.rule(*pairs)
             _write(params, h)
         for gradients in (j, g):
             reached = [p for p in outside if p in gradients]

@@ -50,7 +50,7 @@ def gramian(j: list[Tensor], g: list[Tensor]) -> Tensor:
         chunk = 1 << 16 if x.device.type == "cpu" else max(x.numel(), 1)
         row = 0
         for a, b in zip(x.flatten().split(chunk), y.flatten().split(chunk), strict=True):
-            a, b = _widest(a), _widest(b)
+            a, b = widest(a), widest(b)
             row = row + torch.stack([torch.dot(a, a), torch.dot(a, b), torch.dot(b, b)])
         rows.append(row)
     return torch.stack(rows, dim=1)
@@ -158,5 +158,6 @@ def _norm(gram: Tensor, joint_weight, unimodal_weight) -> Tensor:
     return (square + unimodal_weight**2 * gg).clamp(min=0).sqrt()
 
 
-def _widest(x: Tensor) -> Tensor:
-    return x.float() if x.device.type == "mps" else x.double()  # MPS has no float64
+def widest(x: Tensor) -> Tensor:
+    """x in float64, in float32 on Apple's GPUs, which have nothing wider."""
+    return x.float() if x.device.type == "mps" else x.double()

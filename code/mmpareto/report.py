@@ -6,6 +6,7 @@ from math import isfinite
 import torch
 from torch import Tensor
 
+from .integrate import widest
 from .methods.base import Record
 
 
@@ -17,7 +18,7 @@ def measured(records: list[Record], grad_norm: Tensor) -> dict:
         tensors["losses", name] = torch.stack([r.losses[name].detach() for r in records]).mean()
     for name, stats in records[-1].encoders.items():
         tensors |= {("encoders", name, field): value for field, value in stats._asdict().items()}
-    values = torch.stack([tensor.double() for tensor in tensors.values()]).tolist()  # sync
+    values = torch.stack([widest(tensor) for tensor in tensors.values()]).tolist()  # sync
 
     step: dict = {"losses": {}}
     for path, value in zip(tensors, values, strict=True):

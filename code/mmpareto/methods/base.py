@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import Integrator
+from ..core import Integrator, Rule
 from ..fusions.base import Fusion, Output
 from ..integrate import Stats
 
@@ -83,19 +83,19 @@ class ProbedMethod(Method):
 
 
 class IntegratingMethod(Method):
-    """A method that integrates each encoder's joint and unimodal gradient."""
+    """A method that integrates each encoder's joint and unimodal gradient by its `rule`."""
 
-    def integrator(self) -> Integrator:
+    def rule(self) -> Rule:
         raise NotImplementedError
 
     def __init__(self, model: Fusion, forward: Callable[[dict], Output], options: Namespace):
         super().__init__(model, forward, options)
-        self.integrate = self.integrator()
+        self.integrator = Integrator(model, model.encoders, self.rule(), late=model.late)
 
     def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
         output = self.forward(inputs)
         joint, unimodal = joint_loss(output, targets), unimodal_losses(output, targets)
-        encoders = self.integrate.backward(
+        encoders = self.integrator.backward(
             joint * share,
             {name: loss * share for name, loss in unimodal.items()},
             accumulate=not last,

@@ -1,9 +1,10 @@
 """MMPareto (Wei and Hu, ICML 2024)."""
 
-from .. import core
-from ..core import Integrator
+from functools import partial
+
+from .. import integrate
+from ..core import Rule
 from ..flags import positive
-from ..integrate import GRANULARITIES
 from .base import IntegratingMethod
 
 
@@ -20,17 +21,12 @@ class MMPareto(IntegratingMethod):
         )
         parser.add_argument(
             "--granularity",
-            choices=GRANULARITIES,
+            choices=integrate.GRANULARITIES,
             default="encoder",
             help="what is rescaled as one: encoder never ascends a loss; tensor is the released "
             "script's rule, which can",
         )
 
-    def integrator(self) -> Integrator:
-        return core.MMPareto(
-            self.model,
-            self.model.encoders,
-            gamma=self.options.gamma,
-            granularity=self.options.granularity,
-            late=self.model.late,
-        )
+    def rule(self) -> Rule:
+        settings = {"gamma": self.options.gamma, "granularity": self.options.granularity}
+        return partial(integrate.mmpareto, **settings)

@@ -3,7 +3,7 @@
 from functools import partial
 
 from .. import integrate
-from ..core import Integrator
+from ..core import Rule
 from .base import IntegratingMethod
 
 
@@ -23,6 +23,5 @@ class Pareto(IntegratingMethod):
             help="what the two weights sum to: 1 is the textbook, 2 what uniform's sum to",
         )
 
-    def integrator(self) -> Integrator:
-        rule = partial(integrate.pareto, scale=self.options.scale)
-        return Integrator(self.model, self.model.encoders, rule, late=self.model.late)
+    def rule(self) -> Rule:
+        return partial(integrate.pareto, scale=self.options.scale)

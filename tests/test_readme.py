@@ -1,0 +1,119 @@
+"""The README is true: its commands and code run as written, its links lead somewhere."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import train
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def commands():
+    return [line for block in blocks("sh") for line in block.splitlines() if line]
+
+
+def test_links():
+    for page in [ROOT / "README.md", *ROOT.glob("data/*/README.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_every_flag_is_listed():
+    """And every flag that is listed exists."""
+    table = README.split("### Flags of code/train.py")[1].split("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| `--")]
+    listed = {flag for row in rows for flag in re.findall(r"--\w+", row.split("|")[1])}
+    help = train.options._parser().format_help()
+    known = set(re.findall(r"^  .*?(--\w+)", help, re.MULTILINE)) | {"--ckpt_path"}
+    assert listed == known - {"--help"}
+
+
+def test_words_of_the_rows_are_explained():
+    glossary = README.split("## What it prints")[1].split("\n## ")[0]
+    sample, table = glossary.split("| word | meaning |")
+    words = set(re.findall(r"  ([A-Za-z_]+(?: Acc)?) [\d(]", sample))
+    for word in words - {"val Acc"}:
+        assert re.search(rf"^\| .*\b{word}", table, re.MULTILINE), word
+
+
+def example():
+    return next(block for block in blocks("python") if "class Model" in block)
+
+
+def test_library_example():
+    done = run_python(example(), PYTHONPATH=str(ROOT / "code"))
+    accuracy = float(re.search(r"accuracy (\S+)", done.stdout)[1])
+    assert accuracy > 0.9
+    assert done.stdout.count("conflict") == 3
+
+
+def run_python(code, cwd="/", **environment):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=cwd, capture_output=True, text=True,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.slow
+def test_library_example_after_pip_install(tmp_path):
+    """In another folder; dependencies come from this environment, so no network is needed."""
+    source = tmp_path / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".venv", ".git", "runs"))
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index",
+         "--target", str(tmp_path / "site"), str(source)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    run_python(example(), cwd=tmp_path, PYTHONPATH=str(tmp_path / "site"))
+
+
+@pytest.mark.slow
+def test_adding_your_own(tmp_path):
+    """All four recipes in a copy, then the command that uses them."""
+    shutil.copytree(ROOT / "code", tmp_path / "code", ignore=shutil.ignore_patterns("script"))
+    for block in blocks("python"):
+        if match := re.match(r"# (code/\S+)\n", block):
+            (tmp_path / match[1]).write_text(block)
+    lines = re.findall(r"`(code/mmpareto/\w+/__init__\.py)`:\s*`(\"\w+\": \"\w+:\w+\",)`", README)
+    assert len(lines) == 4
+    for path, line in lines:
+        text = (tmp_path / path).read_text()
+        assert text.count("    },\n)") == 1
+        (tmp_path / path).write_text(text.replace("    },\n)", f"        {line}\n    }},\n)"))
+    command = re.search(r"Then `python (code/train\.py [^`]*)`", README)[1].split()
+    done = subprocess.run(
+        [sys.executable, *command, "--unimodal_weight", "0.3"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    accuracy = float(re.search(r"Result \(last\): test Acc (\S+)", done.stdout)[1])
+    assert accuracy > 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [c for c in commands() if "test.sh" not in c])
+def test_commands_run_as_written(command, tmp_path):
+    """In a clone, with this environment; long ones get fewer batches and a small encoder."""
+    clone = tmp_path / "clone"
+    shutil.copytree(ROOT, clone, symlinks=True,
+                    ignore=shutil.ignore_patterns(".venv", ".git", "runs"))  # fmt: skip
+    quick = "" if command == "sh script/mmpareto.sh" else " --limit_batches 2 --encoder cnn"
+    done = subprocess.run(
+        command + quick, shell=True, cwd=clone, capture_output=True, text=True,
+        env={**os.environ, "PYTHON": sys.executable},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "est Acc" in done.stdout or "Test accuracy" in done.stdout
