@@ -19,7 +19,7 @@ from typing import NamedTuple
 from mmpareto import errors, options
 from mmpareto.checkpoint import write_atomically
 from mmpareto.errors import UserError
-from mmpareto.runs import Run
+from mmpareto.runs import finished, read_json
 
 TRAIN = Path(__file__).with_name("train.py")
 
@@ -39,10 +39,10 @@ def main(arguments: list[str]) -> None:
     )
     flags, rest = parser.parse_known_args(arguments)
 
-    plans = plan(flags, rest)
+    plans = plan_runs(flags, rest)
     failed = []
-    for name, seed, argv, run, epochs in plans:
-        if run.finished(epochs):
+    for name, seed, argv, trained in plans:
+        if finished(trained.out, options.as_config(trained)):
             print(f"== {name}, seed {seed}: finished already", flush=True)
             continue
         print(f"== {name}, seed {seed}", flush=True)
@@ -52,11 +52,11 @@ def main(arguments: list[str]) -> None:
         if code:
             failed.append(f"{name} seed {seed} (exit {code})")
 
-    rows = [row for name, seed, _, run, _ in plans for row in read(name, seed, run)]
+    rows = [row for plan in plans for row in read(plan)]
     if rows:
-        path = plans[0].run.folder.parent / "comparison.csv"
+        path = plans[0].flags.out.parent / "comparison.csv"
         write_csv(path, rows)
-        print_table(rows, plans[0].run.config["select"])
+        print_table(rows, plans[0].flags.select)
         print(f"\nEvery run, seed and rule: {path}")
     if failed:
         raise UserError(f"{len(failed)} of {len(plans)} runs failed: {', '.join(failed)}")
@@ -68,12 +68,11 @@ class Plan(NamedTuple):
     name: str  # the method with its flags, as given
     seed: int
     arguments: list[str]  # of train.py
-    run: Run
-    epochs: int
+    flags: Namespace
 
 
-def plan(flags: Namespace, rest: list[str]) -> list[Plan]:
-    """Every run, its flags and folder checked before the first one starts."""
+def plan_runs(flags: Namespace, rest: list[str]) -> list[Plan]:
+    """Every run; its flags, and those of a finished run in its folder, are checked here."""
     for flag in ("--method", "--random_seed", "--resume"):
         if any(word.split("=")[0] == flag for word in rest):
             raise UserError(f"{flag}: compare.py sets it itself, give --methods and --seeds")
@@ -90,20 +89,21 @@ def plan(flags: Namespace, rest: list[str]) -> list[Plan]:
             out = flags.out or Path("runs") / f"compare-{options.parse(argv).dataset}"
             argv += ["--out", str(out / f"{name.replace(':', '-')}-s{seed}")]
             trained = options.parse(argv)
-            run = Run(trained.out, options.as_config(trained), resume=True)
-            plans.append(Plan(name, trained.random_seed, argv, run, trained.epochs))
+            finished(trained.out, options.as_config(trained))
+            plans.append(Plan(name, trained.random_seed, argv, trained))
     return plans
 
 
-def read(name: str, seed: int, run: Run) -> list[dict]:
+def read(plan: Plan) -> list[dict]:
     """A finished run as rows, one for each rule that chose an epoch."""
-    if not (run.folder / "result.json").exists():
+    if not (plan.flags.out / "result.json").exists():
         return []
-    result, config = run.read_json("result.json"), run.read_json("config.json")
+    result = read_json(plan.flags.out / "result.json")
+    config = read_json(plan.flags.out / "config.json")
     kept = {key: result[key] for key in ("conflict", "seconds_per_epoch")}
     kept |= {"commit": config["commit"], "threads": config["threads"], **config["versions"]}
     return [
-        {"method": name, "seed": seed, "rule": rule, **scores, **kept}
+        {"method": plan.name, "seed": plan.seed, "rule": rule, **scores, **kept}
         for rule, scores in result["results"].items()
     ]
 

@@ -16,16 +16,16 @@ from mmpareto.data import ShuffledBatches, loader
 from mmpareto.errors import UserError
 from mmpareto.evaluation import evaluate, to_device
 from mmpareto.methods import METHODS
-from mmpareto.runs import Run
+from mmpareto.runs import Run, finished
 
 
 def main(arguments: list[str]) -> None:
     flags = options.parse(arguments)
-    run = Run(flags.out, options.as_config(flags), flags.resume)
-    if run.finished(flags.epochs):
-        print(f"{run.folder} is finished")
-        print(*report.result_lines(run.read_json("result.json")["results"]), sep="\n")
+    config = options.as_config(flags)
+    if flags.resume and (result := finished(flags.out, config)):
+        print(f"{flags.out} is finished", *report.result_lines(result["results"]), sep="\n")
         return
+    run = Run(flags.out, config, flags.resume)
     trainer = Trainer(flags, run)
     try:
         trainer.train()
@@ -58,9 +58,8 @@ class Trainer:
             name: loader(split, flags.batch_size, **loading) for name, split in splits.items()
         }
         self.loaders["train"] = loader(splits["train"], self.order, **loading)
-        self.steps = (
-            min(len(self.order), flags.limit_batches or len(self.order)) // flags.accumulate
-        )
+        batches = min(len(self.order), flags.limit_batches or len(self.order))
+        self.steps = batches // flags.accumulate
         self.shown = "test" if flags.select == "best-test" or "val" not in splits else "val"
 
         self.epoch, self.best, self.skipped_in_a_row = 0, {"epoch": 0, "Acc": -1.0}, 0
@@ -162,6 +161,7 @@ class Trainer:
             "rng": [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if cuda else [])],
             "epoch": self.epoch,
             "best": self.best,
+            "skipped_in_a_row": self.skipped_in_a_row,
         }
 
     def restore(self, state: dict) -> None:
@@ -174,6 +174,7 @@ class Trainer:
         if self.device.type == "cuda" and len(state["rng"]) > 1:
             torch.cuda.set_rng_state_all(state["rng"][1:])
         self.epoch, self.best = state["epoch"], state["best"]
+        self.skipped_in_a_row = state["skipped_in_a_row"]
 
 
 if __name__ == "__main__":

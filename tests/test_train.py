@@ -214,6 +214,13 @@ class TestResume:
         run()
         assert_same_run(run("--epochs", 3, name="three"), run("--epochs", 3, "--resume"))
 
+    def test_a_folder_of_something_else(self, run, tmp_path):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "train.log").write_text("of somebody else")
+        with pytest.raises(UserError, match="it holds no run to resume"):
+            run("--resume")
+        assert (tmp_path / "run" / "train.log").read_text() == "of somebody else"
+
     def test_other_flags(self, run):
         folder = run()
         before = (folder / "last.pt").read_bytes()
@@ -237,19 +244,19 @@ class TestResume:
         content = (folder / "last.pt").read_bytes()
         (folder / "last.pt").write_bytes(content[: len(content) // 2])
         with pytest.raises(UserError, match="damaged, cut off or no checkpoint"):
-            run("--resume")
+            run("--resume", "--epochs", 3)
 
     def test_pickle(self, run):
         folder = run()
         torch.save({"model": {}, "evil": Method}, folder / "last.pt")
         with pytest.raises(UserError, match="only pickle can load"):
-            run("--resume")
+            run("--resume", "--epochs", 3)
 
     def test_foreign_checkpoint(self, run):
         folder = run()
         torch.save({"weights": torch.ones(2)}, folder / "last.pt")
         with pytest.raises(UserError, match=r"not one of train\.py"):
-            run("--resume")
+            run("--resume", "--epochs", 3)
 
     def test_writing_fails(self, tmp_path, monkeypatch):
         """The old file stays, and no half of the new one."""
@@ -476,6 +483,7 @@ BAD_INPUT = [
     ("--batch_size 105", "one step needs 105 samples, the training split has 104"),
     ("--train_size 3", "--train_size 3: the training split has 104 samples of 4 classes"),
     ("--dataset cgmnist --data_root nowhere", "nowhere: MNIST's files were not found"),
+    ("--limit_batches 1 --accumulate 2", "one step needs --accumulate 2 batches"),
     ("--gpu_ids 0,1", "--gpu_ids 0,1: one process trains on one GPU"),
     ("--pretrained nothing.pt", "--pretrained nothing.pt: no such file"),
 ]  # fmt: skip

@@ -79,6 +79,11 @@ def parse(arguments: list[str]) -> Namespace:
     if options.out is None:
         name = f"{options.dataset}-{options.method}-s{options.random_seed}"
         options.out = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    if options.limit_batches and options.limit_batches < options.accumulate:
+        raise UserError(
+            f"--limit_batches {options.limit_batches}: one step needs --accumulate "
+            f"{options.accumulate} batches"
+        )
     if options.tensorboard_path and not options.use_tensorboard:
         raise UserError("--tensorboard_path acts only with --use_tensorboard: give both")
     return options

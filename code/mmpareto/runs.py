@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,24 +41,19 @@ class Run:
         blocker = next((p for p in (folder, *folder.parents) if p.exists()), None)
         if blocker is not None and not blocker.is_dir():
             raise UserError(f"--out {folder}: {blocker} is a file: give a folder")
-        if resume:
-            self._read_state()
-        elif folder.exists() and any(folder.iterdir()):
-            raise UserError(
-                f"--out {folder}: the folder is not empty: give another one, or --resume to go on"
-            )
-
-    def _read_state(self) -> None:
-        path = self.folder / "last.pt"
-        if not path.exists():
-            return
-        self.state = checkpoint.read_state(path)
-        changes = options.changes(self.state["config"], self.config)
-        if changes:
-            raise UserError(
-                f"--resume: {self.folder} was trained with other flags ({'; '.join(changes)}): "
-                "repeat its flags (config.json has its command), or give another --out"
-            )
+        if config.get("use_tensorboard") and not find_spec("tensorboard"):
+            raise UserError("--use_tensorboard needs a package: run pip install tensorboard")
+        if resume and (folder / "last.pt").exists():
+            self.state = checkpoint.read_state(folder / "last.pt")
+            check_flags(folder, self.state["config"], config)
+        elif folder.exists() and any(path.suffix != ".tmp" for path in folder.iterdir()):
+            if not resume:
+                advice = "give another one, or --resume to go on"
+            elif (folder / "config.json").exists():
+                return  # stopped before its first checkpoint
+            else:
+                advice = "it holds no run to resume: give another one"
+            raise UserError(f"--out {folder}: the folder is not empty: {advice}")
 
     def start(self, header: list[str]) -> None:
         """Create the folder, or cut its logs back to the last whole epoch; then log the header."""
@@ -80,15 +76,11 @@ class Run:
         for line in header:
             self.log(line)
         if self.config["use_tensorboard"]:
-            self.board = self._open_board()
-
-    def _open_board(self):
-        try:
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise UserError("--use_tensorboard: run pip install tensorboard") from None
-        path = self.config["tensorboard_path"] or self.folder / "tensorboard"
-        return SummaryWriter(path, purge_step=self.state["epoch"] + 1 if self.state else None)
+
+            path = self.config["tensorboard_path"] or self.folder / "tensorboard"
+            first = self.state["epoch"] + 1 if self.state else None
+            self.board = SummaryWriter(path, purge_step=first)
 
     def log(self, line: str) -> None:
         """Show a line on the console and keep it in train.log."""
@@ -126,14 +118,6 @@ class Run:
             },
         )
 
-    def finished(self, epochs: int) -> bool:
-        """Whether the run holds a result of (at least) so many epochs."""
-        done = self.state and self.state["epoch"] >= epochs
-        return bool(done) and (self.folder / "result.json").exists()
-
-    def read_json(self, name: str) -> dict[str, Any]:
-        return json.loads((self.folder / name).read_text(encoding="utf-8"))
-
     def _append(self, name: str, text: str) -> None:
         try:
             with open(self.folder / name, "a", encoding="utf-8") as file:
@@ -147,6 +131,30 @@ class Run:
     def _write_json(self, name: str, content: dict) -> None:
         text = json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
         checkpoint.write_atomically(self.folder / name, lambda file: file.write(text.encode()))
+
+
+def finished(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+    """The result of the finished run in folder, None without one; UserError if its flags differ."""
+    if not (folder / "result.json").exists():
+        return None
+    check_flags(folder, read_json(folder / "config.json")["flags"], config)
+    result = read_json(folder / "result.json")
+    return result if result["results"]["last"]["epoch"] >= config["epochs"] else None
+
+
+def check_flags(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    if changes := options.changes(old, new):
+        raise UserError(
+            f"--resume: {folder} was trained with other flags ({'; '.join(changes)}): repeat its "
+            "flags (config.json has its command), or give another --out"
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}): is this the folder of a run?") from None
 
 
 def environment() -> dict[str, Any]:
