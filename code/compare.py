@@ -30,13 +30,15 @@ def main(arguments: list[str]) -> None:
         description=__doc__.splitlines()[0] + " Any flag of train.py may follow.",
         allow_abbrev=False,
     )
-    parser.add_argument("--methods", default="joint,unimodal,uniform,pareto,mmpareto",
-                        help="comma-separated; a method's flags after colons, as in pareto:scale=2 "
-                             "(default: %(default)s)")  # fmt: skip
-    parser.add_argument("--seeds", default="0,1,2", help="comma-separated (default: %(default)s)")
-    parser.add_argument(
-        "--out", type=Path, help="folder of the runs (default: runs/compare-DATASET)"
-    )
+    add = parser.add_argument
+    # fmt: off
+    add("--methods", default="joint,unimodal,uniform,pareto,mmpareto", metavar="NAMES",
+        help="comma-separated; a method's own flags after colons, as in pareto:scale=2 "
+             "(default: %(default)s)")
+    add("--seeds", default="0,1,2", help="comma-separated (default: %(default)s)")
+    add("--out", type=Path, metavar="DIR",
+        help="the folder of all runs and of comparison.csv (default: runs/compare-DATASET)")
+    # fmt: on
     flags, rest = parser.parse_known_args(arguments)
 
     plans = plan_runs(flags, rest)

@@ -45,10 +45,14 @@ FREE_ON_RESUME = {
 
 
 class Parser(ArgumentParser):
-    """Whose errors are one line, and whose help shows the flags of every part."""
+    """Whose errors are one line."""
 
     def error(self, message: str):
         raise UserError(f"{message} (--help lists all flags)")
+
+
+class TrainParser(Parser):
+    """Whose help also shows the flags of every part."""
 
     def format_help(self) -> str:
         sections = [super().format_help(), *(_part_help(*part) for part in _parts())]
@@ -106,7 +110,7 @@ def changes(old: dict, new: dict) -> list[str]:
 
 
 def _parser() -> Parser:
-    parser = Parser(
+    parser = TrainParser(
         prog="train.py",
         description="Train a multimodal classifier and print its accuracies.",
         allow_abbrev=False,
