@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
         help="comma-separated; a method's own flags after colons, as in pareto:scale=2 "
              "(default: %(default)s)")
     add("--seeds", default="0,1,2", help="comma-separated (default: %(default)s)")
-    add("--out", type=Path, metavar="DIR",
+    add("--out", "--ckpt_path", type=Path, metavar="DIR",
         help="the folder of all runs and of comparison.csv (default: runs/compare-DATASET)")
     # fmt: on
     flags, rest = parser.parse_known_args(arguments)
@@ -98,9 +98,9 @@ def plan_runs(flags: Namespace, rest: list[str]) -> list[Plan]:
 
 def read(plan: Plan) -> list[dict]:
     """A finished run as rows, one for each rule that chose an epoch."""
-    if not (plan.flags.out / "result.json").exists():
+    result = finished(plan.flags.out, options.as_config(plan.flags))
+    if result is None:
         return []
-    result = read_json(plan.flags.out / "result.json")
     config = read_json(plan.flags.out / "config.json")
     kept = {key: result[key] for key in ("conflict", "seconds_per_epoch")}
     kept |= {"commit": config["commit"], "threads": config["threads"], **config["versions"]}

@@ -12,7 +12,7 @@ from mmpareto.data import loader
 from mmpareto.errors import UserError
 from mmpareto.evaluation import evaluate
 from mmpareto.flags import non_negative, positive
-from mmpareto.options import Parser, add_device_flags
+from mmpareto.options import Parser, add_device_flags, check_data_root
 
 
 def main(arguments: list[str]) -> None:
@@ -28,6 +28,7 @@ def main(arguments: list[str]) -> None:
 
     state = checkpoint.read_state(flags.checkpoint)
     trained = Namespace(**state["config"])
+    check_data_root(trained.dataset, flags.data_root)
     trained.data_root = flags.data_root or Path(trained.data_root)
     trained.pretrained = None  # the checkpoint holds the weights
     device = build.pick_device(flags.device, flags.gpu_ids)
@@ -37,13 +38,14 @@ def main(arguments: list[str]) -> None:
     model = build.build_model(trained, data)
     build.load_weights(model, state["model"], flags.checkpoint)
     forward = build.build_forward(model.to(device), device, precision=trained.precision)
-    batches = loader(
-        data.splits[flags.split], flags.batch_size or trained.batch_size, workers=flags.workers
-    )
+    batch_size = flags.batch_size or trained.batch_size
+    batches = loader(data.splits[flags.split], batch_size, workers=flags.workers)
     scores = evaluate(model, forward, batches, device, flags.limit_batches)
 
+    size = len(data.splits[flags.split])
+    scored = min(size, flags.limit_batches * batch_size) if flags.limit_batches else size
     print(
-        f"{trained.dataset} {flags.split}, {len(data.splits[flags.split])} samples; "
+        f"{trained.dataset} {flags.split}, {scored} of {size} samples; "
         f"{trained.method}, seed {trained.random_seed}, epoch {state['epoch']}"
     )
     print(f"{'':12}{'Acc':>8}{'macro-F1':>10}")

@@ -12,9 +12,9 @@ import torch
 from tqdm import tqdm
 
 from mmpareto import build, checkpoint, errors, options, report
-from mmpareto.data import ShuffledBatches, loader
+from mmpareto.data import ShuffledBatches, loader, to_device
 from mmpareto.errors import UserError
-from mmpareto.evaluation import evaluate, to_device
+from mmpareto.evaluation import evaluate
 from mmpareto.methods import METHODS
 from mmpareto.runs import Run, finished
 
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
 
 
 class Trainer:
-    """One run: everything is built, and all input checked, before anything is written."""
+    """One run; its parts are built, and its input checked, before anything is written."""
 
     def __init__(self, flags: Namespace, run: Run):
         self.flags, self.run = flags, run
@@ -61,6 +61,9 @@ class Trainer:
         batches = min(len(self.order), flags.limit_batches or len(self.order))
         self.steps = batches // flags.accumulate
         self.shown = "test" if flags.select == "best-test" or "val" not in splits else "val"
+
+        if flags.batch_size == 1:
+            build.check_single_samples(self.model, splits["train"], self.device)
 
         self.epoch, self.best, self.skipped_in_a_row = 0, {"epoch": 0, "Acc": -1.0}, 0
         if run.state:

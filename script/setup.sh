@@ -7,6 +7,7 @@
 # relative to the repository, in more_requirements.
 
 set -eu
+unset CDPATH
 root=$(cd -P "$(dirname "$0")/.." && pwd)
 requirements="requirements.txt ${more_requirements:-}"
 
@@ -38,6 +39,11 @@ PYTHON
     ) && [ -z "$lacking" ]
 }
 
+# Whether another process has the number $1, somebody else's too.
+is_running() {
+    [ "$1" != $$ ] && { kill -0 "$1" 2>/dev/null || ps -p "$1" >/dev/null 2>&1; }
+}
+
 # Make .venv, or add what it lacks; a stamp for each set of requirements says that it is whole.
 make_venv() {
     stamp="$root/.venv/whole-$(cd "$root" && cat $requirements | cksum | tr ' ' -)"
@@ -45,8 +51,10 @@ make_venv() {
     lock="$root/.venv.lock" # a link to the number of the process that holds it
     until ln -s $$ "$lock" 2>/dev/null; do
         owner=$(readlink "$lock" || true)
-        if [ -n "$owner" ] && ! kill -0 "$owner" 2>/dev/null; then
-            rm -f "$lock" # its owner was killed
+        [ -n "$owner" ] || [ -w "$root" ] || fail "$root cannot be written: set PYTHON instead"
+        if [ -n "$owner" ] && ! is_running "$owner"; then
+            # its owner was killed; mv lets only one of several waiters take it away
+            mv "$lock" "$lock.$$" 2>/dev/null && rm -f "$lock.$$"
         else
             echo "waiting for the set-up by process ${owner:-that has just ended}" >&2
             sleep 5
@@ -71,6 +79,7 @@ make_venv() {
 
 if [ -n "${PYTHON:-}" ]; then
     python=$(command -v "$PYTHON") || fail "PYTHON=$PYTHON: no such program"
+    case $python in /*) ;; *) python=$PWD/$python ;; esac
 elif [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && satisfies "$(command -v python)"; then
     python=$(command -v python)
 else

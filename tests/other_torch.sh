@@ -2,6 +2,7 @@
 # Run the fast tests with another torch and torchvision, in an environment of their own:
 #   sh tests/other_torch.sh 2.11.0 0.26.0 [any flag of pytest]
 set -eu
+unset CDPATH
 root=$(cd -P "$(dirname "$0")/.." && pwd)
 torch=$1 torchvision=$2
 shift 2

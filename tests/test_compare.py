@@ -79,6 +79,15 @@ def test_last_epoch_of_finished_runs(tmp_path, calls, capsys):
     assert "last epoch, mean" in capsys.readouterr().out
 
 
+def test_another_number_of_epochs(tmp_path, calls):
+    """Runs of different lengths never meet in one table."""
+    compared(tmp_path, "--methods", "joint", "--seeds", "0", "--epochs", "2")
+    with pytest.raises(UserError, match="holds 2 epochs, --epochs says 1"):
+        compared(tmp_path, "--methods", "joint,uniform", "--seeds", "0", "--epochs", "1")
+    longer = compared(tmp_path, "--methods", "joint", "--seeds", "0", "--epochs", "3")
+    assert {row["epoch"] for row in longer if row["rule"] == "last"} == {"3"}
+
+
 def test_other_flags_in_the_same_folder(tmp_path, calls):
     compared(tmp_path, "--methods", "joint", "--seeds", "0")
     with pytest.raises(UserError, match=r"learning_rate was 0.05, is 0.5"):
@@ -105,7 +114,7 @@ def test_failures_are_reported_at_the_end(tmp_path, calls, monkeypatch, capsys):
         (["--methods", "joint,nonsense"], "unknown method 'nonsense'"),
         (["--methods", "joint:gamma=2"], "--gamma acts only with --method mmpareto"),
         (["--methods", "joint,joint"], "one is given twice"),
-        (["--seeds", "one"], "'one' is not whole number zero or above"),
+        (["--seeds", "one"], "'one' is not a whole number from 0 to 4294967295"),
         (["--method", "joint"], "--method: compare.py sets it itself"),
     ],
 )
@@ -127,13 +136,13 @@ class TestEvaluate:
         capsys.readouterr()
         evaluate.main([str(folder / "last.pt"), "--batch_size", "7"])
         out = capsys.readouterr().out
-        assert "toy test, 48 samples; mmpareto, seed 0, epoch 1" in out
+        assert "toy test, 48 of 48 samples; mmpareto, seed 0, epoch 1" in out
         scores = re.findall(r"^(joint|a|b) +(\S+) +(\S+)$", out, re.MULTILINE)
         assert [accuracy for _, accuracy, _ in scores] == list(trained.groups())
 
     def test_validation_split(self, folder, capsys):
         evaluate.main([str(folder / "best.pt"), "--split", "val"])
-        assert "toy val, 40 samples" in capsys.readouterr().out
+        assert "toy val, 40 of 40 samples" in capsys.readouterr().out
 
     def test_unknown_split(self, folder):
         with pytest.raises(UserError, match="--split dev: toy has train, val, test"):

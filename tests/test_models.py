@@ -7,6 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
+from mmpareto import build, options
 from mmpareto.data import Modality
 from mmpareto.encoders import ENCODERS
 from mmpareto.encoders.resnet18 import OnePixelConv, ResNet18
@@ -109,9 +110,29 @@ class TestPretrained:
         with pytest.raises(UserError, match="no state dict of torchvision's resnet18"):
             ResNet18(IMAGE, pretrained=str(tmp_path / "other.pt"))
 
-    def test_cnn_has_none(self):
-        with pytest.raises(UserError, match="cnn has no pretrained weights"):
-            ENCODERS["cnn"](IMAGE, pretrained="imagenet")
+    def build(self, file, *encoders):
+        flags = options.parse(
+            ["--dataset", "toy", "--pretrained", str(file), "--encoder", *encoders]
+        )
+        return build.build_model(flags, build.load_data(flags))
+
+    def test_only_encoders_that_can(self, file):
+        model = self.build(file, "cnn", "b=resnet18")
+        state = torch.load(file, weights_only=True)
+        loaded = model.encoders["b"].stages[4][1].conv2.weight
+        assert torch.equal(loaded, state["layer4.1.conv2.weight"])
+
+    def test_no_encoder_can(self, file):
+        with pytest.raises(UserError, match="encoder cnn has no pretrained weights: use resnet18"):
+            self.build(file, "cnn")
+
+
+@pytest.mark.parametrize("name", ["joint", "audio.left", "type", "values", "", "a b"])
+def test_names_that_no_modality_can_have(name, monkeypatch):
+    flags = options.parse(["--dataset", "toy", "--encoder", "cnn"])
+    data = build.load_data(flags)._replace(modalities={name: IMAGE})
+    with pytest.raises(UserError, match="a modality cannot be called"):
+        build.build_model(flags, data)
 
 
 class Given(nn.Identity):

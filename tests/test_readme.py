@@ -29,6 +29,10 @@ def test_links():
             assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
+def test_nothing_is_left_to_fill_in():
+    assert not re.findall(r"^[A-Z]{5,}$|: TIMING|TESTTIME|torch VERSIONS", README, re.MULTILINE)
+
+
 def test_every_flag_is_listed():
     """And every flag that is listed exists."""
     table = README.split("### Flags of code/train.py")[1].split("\n## ")[0]
@@ -43,6 +47,7 @@ def test_words_of_the_rows_are_explained():
     glossary = README.split("## What it prints")[1].split("\n## ")[0]
     sample, table = glossary.split("| word | meaning |")
     words = set(re.findall(r"  ([A-Za-z_]+(?: Acc)?) [\d(]", sample))
+    assert {"Loss", "Best Acc", "conflict", "Acc_gray"} <= words
     for word in words - {"val Acc"}:
         assert re.search(rf"^\| .*\b{word}", table, re.MULTILINE), word
 

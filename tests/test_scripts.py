@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from mmpareto import checkpoint
 
@@ -48,9 +49,9 @@ def test_word_for_word_as_in_the_original(tmp_path):
 def test_default_folder(tmp_path):
     done = sh(ROOT / "script/uniform_baseline.sh", *QUICK, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert [re.sub(r"\d{8}-\d{6}", "TIME", p.name) for p in (tmp_path / "runs").iterdir()] == [
-        "cgdigits-uniform-s0-TIME"
-    ]
+    assert [
+        re.sub(r"\d{8}-\d{6}-\d{6}", "TIME", p.name) for p in (tmp_path / "runs").iterdir()
+    ] == ["cgdigits-uniform-s0-TIME"]
 
 
 def test_compare_killed_half_way(tmp_path):
@@ -93,8 +94,10 @@ def test_kill_in_epoch_three_then_resume(tmp_path, method):
     process.wait()
     assert 2 <= epochs(broken) < 4
     subprocess.run([*command, "--out", broken, "--resume"], check=True, capture_output=True)
-    one, other = (checkpoint.read(folder / "last.pt")["model"] for folder in (whole, broken))
-    assert all((one[name] == other[name]).all() for name in one)
+    for file, part in (("last.pt", "model"), ("best.pt", "model"), ("last.pt", "optimizer")):
+        one, other = (flat(checkpoint.read(folder / file)[part]) for folder in (whole, broken))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
     assert rows(whole) == rows(broken)
 
 
@@ -132,6 +135,14 @@ def test_compile(tmp_path, method):
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
+def flat(state, name=""):
+    """{path: tensor} of nested dicts, without what is no tensor."""
+    if isinstance(state, torch.Tensor):
+        return {name: state}
+    items = state.items() if isinstance(state, dict) else ()
+    return {path: t for key, value in items for path, t in flat(value, f"{name}/{key}").items()}
+
+
 def epochs(folder):
     path = folder / "epochs.jsonl"
     return len(path.read_text().splitlines()) if path.exists() else 0
@@ -151,7 +162,7 @@ def wait_for(condition, seconds=120):
 
 
 class TestSetup:
-    """setup.sh with a stand-in for pip, in a copy of the scripts whose path has a space."""
+    """setup.sh with requirements of its own, in a copy of the scripts whose path has a space."""
 
     @pytest.fixture
     def copy(self, tmp_path):
@@ -189,6 +200,17 @@ class TestSetup:
     def test_lock_of_a_killed_process(self, copy):
         (copy / ".venv.lock").symlink_to("999999999")
         assert self.run(copy).returncode == 0
+
+    def test_lock_with_its_own_number(self, copy):
+        """As after a container was killed: in the next one, numbers repeat."""
+        command = "ln -s $$ .venv.lock && exec sh script/setup.sh"
+        alone = {**os.environ, "PYTHON": "", "VIRTUAL_ENV": "", "CONDA_PREFIX": ""}
+        done = subprocess.run(["sh", "-c", command], cwd=copy, env=alone, timeout=60)
+        assert done.returncode == 0
+
+    def test_cdpath(self, copy):
+        done = self.run(copy, CDPATH=".", PYTHON="sh")
+        assert done.returncode == 0 and done.stdout == ""
 
     def test_failing_pip_is_one_line_and_is_tried_again(self, copy):
         (copy / "requirements.txt").write_text("no-such-package-of-this-name==9\n")

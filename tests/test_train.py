@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ import train
 from mmpareto import build, checkpoint, errors
 from mmpareto.errors import UserError
 from mmpareto.evaluation import evaluate
+from mmpareto.methods import METHODS
 from mmpareto.methods.base import Method
 from train import Trainer
 
@@ -132,6 +135,32 @@ class TestFolder:
         expected = {"model", "optimizer", "scheduler", "method", "rng", "epoch", "config"}
         assert expected <= set(state)
         assert state["epoch"] == 2 and state["config"]["method"] == "mmpareto"
+
+    def test_folders_of_files_that_are_not_ours(self, run, tmp_path):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "thesis.tmp").write_text("years of work")
+        with pytest.raises(UserError, match="not empty"):
+            run()
+        assert (tmp_path / "run" / "thesis.tmp").read_text() == "years of work"
+
+    def test_two_runs_in_one_folder(self, run, tmp_path):
+        """The second one to start is refused, though both saw no folder before."""
+        folder = tmp_path / "run"
+        runs = [train.Run(folder, {"use_tensorboard": False}, resume=False) for _ in range(2)]
+        runs[0].start(["first"])
+        with pytest.raises(UserError, match="another run has just taken it"):
+            runs[1].start(["second"])
+        assert (folder / "train.log").read_text() == "first\n"
+
+    def test_tensorboard_path_that_cannot_be(self, run, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(UserError, match=r"--tensorboard_path .* cannot be used"):
+            run("--use_tensorboard", "--tensorboard_path", tmp_path / "file" / "board")
+        assert not (tmp_path / "run").exists()
+
+    def test_name_that_is_too_long(self, run):
+        with pytest.raises(UserError, match=r"cannot be used .*too long"):
+            run(name="x" * 300)
 
     def test_used_folder(self, run):
         folder = run()
@@ -255,8 +284,47 @@ class TestResume:
     def test_foreign_checkpoint(self, run):
         folder = run()
         torch.save({"weights": torch.ones(2)}, folder / "last.pt")
-        with pytest.raises(UserError, match=r"not one of train\.py"):
+        with pytest.raises(UserError, match=r"last.pt: without .*config"):
             run("--resume", "--epochs", 3)
+
+    def test_best_is_no_last(self, run):
+        folder = run()
+        (folder / "last.pt").write_bytes((folder / "best.pt").read_bytes())
+        with pytest.raises(UserError, match=r"without .*optimizer.*: give a run's last.pt"):
+            run("--resume", "--epochs", 3)
+
+    def test_lost_log(self, run):
+        folder = run()
+        (folder / "epochs.jsonl").unlink()
+        with pytest.raises(UserError, match=r"epochs.jsonl is missing or shorter than"):
+            run("--resume", "--epochs", 3)
+
+    def test_fewer_epochs(self, run):
+        run()
+        with pytest.raises(UserError, match="holds 2 epochs, --epochs says 1"):
+            run("--resume", "--epochs", 1)
+
+    def test_earlier_settings_are_kept(self, run):
+        run()
+        config = json.loads((run("--resume", "--epochs", 3) / "config.json").read_text())
+        assert config["flags"]["epochs"] == 3
+        assert [entry["flags"]["epochs"] for entry in config["earlier"]] == [2]
+
+    def test_file_size_limit(self, tmp_path):
+        """A write that fails in the middle, as on a full disk."""
+        code = (
+            "import resource, signal, sys, torch; sys.path.insert(0, 'code');"
+            "from mmpareto import checkpoint; from pathlib import Path;"
+            "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
+            f"checkpoint.write(Path({str(tmp_path / 'x.pt')!r}), {{'a': torch.ones(1_000_000)}})"
+        )
+        root = train.options.REPOSITORY
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=root, capture_output=True, text=True
+        )
+        assert "UserError" in done.stderr and "x.pt: cannot be written" in done.stderr
+        assert not list(tmp_path.iterdir())
 
     def test_writing_fails(self, tmp_path, monkeypatch):
         """The old file stays, and no half of the new one."""
@@ -304,8 +372,12 @@ class TestNotFinite:
         poisoned({6})
         folder = run("--epochs", 1, method=method)
         without = run("--epochs", 1, "--limit_batches", 5, name="without", method=method)
-        a, b = weights(folder), weights(without)
-        assert all(torch.equal(a[k], b[k]) for k in a)
+        a, b = (checkpoint.read(path / "last.pt") for path in (folder, without))
+        assert all(torch.equal(a["model"][k], b["model"][k]) for k in a["model"])
+        momentum = [state["optimizer"]["state"] for state in (a, b)]
+        assert momentum[0].keys() == momentum[1].keys() != set()
+        for param, kept in momentum[0].items():
+            assert torch.equal(kept["momentum_buffer"], momentum[1][param]["momentum_buffer"])
         steps = read(folder / "steps.jsonl")
         assert [step["skipped"] for step in steps] == [False] * 5 + [True]
         assert steps[-1]["losses"].get("b") is None
@@ -366,9 +438,17 @@ class TestFlags:
         assert lengths[1e-2] == pytest.approx(0.05 * 1e-2, rel=1e-3)
         assert lengths[1e6] > 10 * lengths[1e-2]
 
-    def test_accumulate(self, run):
-        steps = self.first_steps(run, "--accumulate", 2)
-        assert len(steps) == 3
+    def test_accumulate(self, run, monkeypatch):
+        """Two batches of 8 make the step that one batch of 16 makes, BatchNorm aside."""
+        monkeypatch.setattr(torch.nn.BatchNorm2d, "forward", lambda self, x: x)
+        one_step = ["--epochs", 1, "--weight_decay", 0]
+        whole = run(*one_step, "--limit_batches", 1, name="whole")
+        flags = ["--batch_size", 8, "--accumulate", 2, "--limit_batches", 2]
+        parts = run(*one_step, *flags, name="parts")
+        a, b = weights(whole), weights(parts)
+        for name in a:
+            torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-6)
+        assert len(read(parts / "steps.jsonl")) == 1
 
     def test_accumulate_needs_enough_samples(self, run):
         with pytest.raises(UserError, match=r"--batch_size 16 --accumulate 7: .*112 samples"):
@@ -383,9 +463,10 @@ class TestFlags:
         accuracy = read(folder / "epochs.jsonl")[0]["Acc"] * 32
         assert accuracy == pytest.approx(round(accuracy))
 
-    def test_bf16(self, run):
-        plain = self.first_steps(run, name="plain")
-        half = self.first_steps(run, "--precision", "bf16", name="half")
+    @pytest.mark.parametrize("method", list(METHODS))
+    def test_bf16(self, run, method):
+        plain = self.first_steps(run, name="plain", method=method)
+        half = self.first_steps(run, "--precision", "bf16", name="half", method=method)
         assert plain[0]["loss"] != half[0]["loss"]
         assert plain[0]["loss"] == pytest.approx(half[0]["loss"], rel=0.05)
 
@@ -431,8 +512,10 @@ class TestFlags:
         flags = train.options.parse(["--dataset", "CGDigits", "--method", "MMPareto"])
         assert (flags.dataset, flags.method, flags.fusion) == ("cgdigits", "mmpareto", "concat")
 
-    def test_encoder_for_one_modality(self):
-        flags = train.options.parse(["--dataset", "toy", "--encoder", "cnn", "a=resnet18"])
+    @pytest.mark.parametrize("second", [[], ["--encoder"]])
+    def test_encoder_for_one_modality(self, second):
+        choices = ["--encoder", "cnn", *second, "a=resnet18"]
+        flags = train.options.parse(["--dataset", "toy", *choices])
         trainer = Trainer(flags, train.Run(flags.out, {}, resume=False))
         assert [type(e).__name__ for e in trainer.model.encoders.values()] == ["ResNet18", "CNN"]
 
@@ -484,6 +567,9 @@ BAD_INPUT = [
     ("--train_size 3", "--train_size 3: the training split has 104 samples of 4 classes"),
     ("--dataset cgmnist --data_root nowhere", "nowhere: MNIST's files were not found"),
     ("--limit_batches 1 --accumulate 2", "one step needs --accumulate 2 batches"),
+    ("--dataset cgdigits --data_root x", "--data_root: cgdigits is built in"),
+    ("--random_seed 4294967296", "'4294967296' is not a whole number from 0 to 4294967295"),
+    ("--batch_size 1", "--batch_size 1: Expected more than 1 value per channel"),
     ("--gpu_ids 0,1", "--gpu_ids 0,1: one process trains on one GPU"),
     ("--pretrained nothing.pt", "--pretrained nothing.pt: no such file"),
 ]  # fmt: skip

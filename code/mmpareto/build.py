@@ -4,11 +4,13 @@ import os
 import warnings
 from argparse import Namespace
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from .data import Data, recipe_hash, stratified
+from .data import Data, Split, recipe_hash, stratified, to_device
 from .datasets import DATASETS
 from .encoders import ENCODERS
 from .errors import UserError
@@ -94,24 +96,47 @@ def build_model(options: Namespace, data: Data) -> Fusion:
                 f"only {', '.join(names)}"
             )
         names.update(dict.fromkeys([modality] if given else names, ENCODERS.find(name)))
-    encoders = {
-        modality: ENCODERS[names[modality]](spec, pretrained=options.pretrained)
-        for modality, spec in data.modalities.items()
-    }
+    if options.pretrained and not any(_pretrainable(name) for name in names.values()):
+        raise UserError(
+            f"--pretrained: encoder {' and '.join(sorted(set(names.values())))} has no pretrained "
+            "weights: use resnet18"
+        )
+    encoders = {}
+    for modality, spec in data.modalities.items():
+        if modality == "joint" or not modality.isidentifier() or hasattr(nn.ModuleDict, modality):
+            raise UserError(f"{data.name}: a modality cannot be called {modality!r}: rename it")
+        name = names[modality]
+        weights = {"pretrained": options.pretrained} if _pretrainable(name) else {}
+        encoders[modality] = ENCODERS[name](spec, **weights)
     return FUSIONS[options.fusion](encoders, len(data.classes))
+
+
+def _pretrainable(encoder: str) -> bool:
+    return getattr(ENCODERS[encoder], "pretrainable", False)
+
+
+def check_single_samples(model: Fusion, split: Split, device: torch.device) -> None:
+    """UserError where a batch of one leaves BatchNorm a single number per channel."""
+    inputs, _ = split.__getitems__([0])
+    try:
+        with torch.no_grad():
+            deepcopy(model).train()(to_device(inputs, device))
+    except ValueError as error:
+        raise UserError(f"--batch_size 1: {error}: give a larger --batch_size") from None
 
 
 def build_forward(
     model: Fusion, device: torch.device, *, precision: str = "fp32", compiled: bool = False
 ) -> Callable[[dict], Output]:
-    """Calls the model; its logits come back in float32 whatever the precision."""
+    """Calls the model; its output comes back in float32 whatever the precision."""
     call = torch.compile(model) if compiled else model
 
     def forward(inputs: dict) -> Output:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             output = call(inputs)
         unimodal = {name: logits.float() for name, logits in output.unimodal.items()}
-        return Output(output.joint.float(), unimodal, output.features)
+        features = {name: z.float() for name, z in output.features.items()}
+        return Output(output.joint.float(), unimodal, features)
 
     return forward
 

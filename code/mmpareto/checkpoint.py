@@ -41,7 +41,7 @@ def read(path: Path, what: str = "checkpoint") -> Any:
             f"{what} {path}: holds objects that only pickle can load, which can run any code, or "
             "is no checkpoint: save tensors, numbers, strings, lists and dicts only"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # random bytes make torch.load fail in many ways
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{what} {path}: damaged, cut off or no checkpoint ({path.stat().st_size} bytes; "
@@ -49,13 +49,16 @@ def read(path: Path, what: str = "checkpoint") -> Any:
         ) from None
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """Load a run's best.pt or last.pt."""
+def read_state(path: Path, *, for_resuming: bool = False) -> dict[str, Any]:
+    """Load a run's best.pt or last.pt; only the latter holds what resuming needs."""
+    needed = {"model", "config", "epoch"}
+    if for_resuming:
+        needed |= {"optimizer", "scheduler", "method", "rng", "best", "skipped_in_a_row", "logs"}
     state = read(path)
-    missing = {"model", "config", "epoch"} - (state.keys() if isinstance(state, dict) else set())
+    missing = needed - (state.keys() if isinstance(state, dict) else set())
     if missing:
         raise UserError(
-            f"checkpoint {path}: not one of train.py (without {', '.join(sorted(missing))}): "
-            "give a run's best.pt or last.pt"
+            f"checkpoint {path}: without {', '.join(sorted(missing))}: "
+            f"give a run's {'' if for_resuming else 'best.pt or '}last.pt, written by train.py"
         )
     return state

@@ -22,8 +22,8 @@ Rule = Callable[[list[Tensor], list[Tensor]], tuple[list[Tensor], Stats]]
 class Integrator:
     """Writes to `.grad` what a backward pass would, with each encoder's two gradients integrated.
 
-    model: the whole model, not wrapped in DistributedDataParallel (autograd.grad would bypass its
-        all-reduce in silence).
+    model: the whole model, not wrapped in DistributedDataParallel (which does not see gradients
+        taken with autograd.grad: its processes would drift apart in silence).
     encoders: {name: module}, parts of the model that share no parameter. Each has two objectives:
         the joint loss and its own. For multi-task learning, one shared encoder whose objectives
         are the two tasks' losses.
@@ -60,6 +60,8 @@ class Integrator:
     ) -> dict[str, Stats]:
         """Add the integrated gradients to `.grad`; returns what was decided for each encoder.
 
+        Encoders without a gradient (frozen ones) are left out of what is returned.
+
         joint_loss, unimodal_losses: scalars of one forward pass; unimodal_losses has one entry for
             each encoder. Their graph is freed.
         accumulate: hold this micro-batch's two gradients back; the next call without it integrates
@@ -94,6 +96,8 @@ class Integrator:
         stats = {}
         for name, params in encoders.items():
             params = [p for p in params if p in j or p in g]
+            if not params:  # nothing to train, all frozen for example
+                continue
             pairs = [_zero_filled(gradients, params) for gradients in (j, g)]
             h, stats[name] = self.rule(*pairs)
             _write(params, h)
@@ -101,6 +105,10 @@ class Integrator:
             reached = [p for p in outside if p in gradients]
             _write(reached, [gradients[p] for p in reached])
         return stats
+
+    def reset(self) -> None:
+        """Forget micro-batches that are held back, as when their step is given up."""
+        self._held = None
 
     def _check_losses(self, unimodal_losses: Mapping[str, Tensor]) -> None:
         if unimodal_losses.keys() != self.encoders.keys():
@@ -184,8 +192,8 @@ def _check_encoders(model: nn.Module, encoders: Mapping[str, nn.Module]) -> None
         raise ValueError("no encoders: give {name: module}, one for each modality")
     if any(isinstance(m, nn.parallel.DistributedDataParallel) for m in model.modules()):
         raise ValueError(
-            "the model is wrapped in DistributedDataParallel, whose all-reduce would be bypassed: "
-            "give the bare model (model.module)"
+            "DistributedDataParallel does not see gradients taken with autograd.grad, so its "
+            "processes would drift apart: train the bare model in one process"
         )
     owner: dict[nn.Parameter, str] = {}
     members = set(model.parameters())

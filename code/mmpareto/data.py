@@ -112,5 +112,9 @@ def loader(split: Split, batches, *, workers: int = 0, pin_memory: bool = False)
     )
 
 
+def to_device(inputs: dict, device: torch.device) -> dict:
+    return {name: values.to(device, non_blocking=True) for name, values in inputs.items()}
+
+
 def _as_is(batch):
     return batch

@@ -7,6 +7,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 from tqdm import tqdm
 
+from .data import to_device
 from .fusions.base import Fusion, Output
 
 
@@ -41,7 +42,3 @@ def predict(model, forward, batches, device, limit=None) -> tuple[dict[str, list
             rows.append({name: u.argmax(1) for name, u in logits.items()} | {"targets": targets})
     columns = {name: torch.cat([row[name] for row in rows]).tolist() for name in rows[0]}
     return columns, columns.pop("targets")
-
-
-def to_device(inputs: dict, device: torch.device) -> dict:
-    return {name: values.to(device, non_blocking=True) for name, values in inputs.items()}

@@ -10,11 +10,16 @@ def positive(kind: type) -> Callable[[str], float]:
 
 
 def non_negative(kind: type) -> Callable[[str], float]:
-    return _number(kind, lambda value: value >= 0, f"{_name(kind)} zero or above")
+    return _number(kind, lambda value: value >= 0, f"a {_name(kind)} zero or above")
 
 
 def fraction(text: str) -> float:
     return _number(float, lambda value: 0 <= value < 1, "a number in [0, 1)")(text)
+
+
+def seed(text: str) -> int:
+    wanted = f"a whole number from 0 to {2**32 - 1}"  # what numpy takes
+    return _number(int, lambda value: 0 <= value < 2**32, wanted)(text)
 
 
 def _number(kind: type, accepts: Callable[[float], bool], wanted: str) -> Callable[[str], float]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from .datasets import DATASETS
 from .encoders import ENCODERS
 from .errors import UserError
-from .flags import fraction, non_negative, positive
+from .flags import fraction, non_negative, positive, seed
 from .fusions import FUSIONS
 from .methods import METHODS
 
@@ -79,10 +79,11 @@ def parse(arguments: list[str]) -> Namespace:
         raise UserError(_explain_unknown(unknown[0].split("=")[0]))
 
     _fill_defaults(options)
+    check_data_root(options.dataset, options.data_root)
     options.data_root = (options.data_root or REPOSITORY / "data" / options.dataset).absolute()
     if options.out is None:
         name = f"{options.dataset}-{options.method}-s{options.random_seed}"
-        options.out = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+        options.out = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S-%f}"
     if options.limit_batches and options.limit_batches < options.accumulate:
         raise UserError(
             f"--limit_batches {options.limit_batches}: one step needs --accumulate "
@@ -91,6 +92,11 @@ def parse(arguments: list[str]) -> Namespace:
     if options.tensorboard_path and not options.use_tensorboard:
         raise UserError("--tensorboard_path acts only with --use_tensorboard: give both")
     return options
+
+
+def check_data_root(dataset: str, data_root: Path | None) -> None:
+    if data_root and getattr(DATASETS[dataset], "built_in", False):
+        raise UserError(f"--data_root: {dataset} is built in and reads no files: choose --dataset")
 
 
 def as_config(options: Namespace) -> dict:
@@ -127,7 +133,7 @@ def _parser() -> Parser:
         help=f"{', '.join(METHODS)} (default: %(default)s)")
     add("--fusion", metavar="NAME",
         help=f"{', '.join(FUSIONS)} (default: the method's, mostly concat)")
-    add("--encoder", nargs="+", default=[], metavar="[MODALITY=]NAME",
+    add("--encoder", nargs="+", action="extend", default=[], metavar="[MODALITY=]NAME",
         help=f"{', '.join(ENCODERS)}, for one modality or for all (default: resnet18)")
     add("--pretrained", nargs="?", const="imagenet", metavar="FILE",
         help="start resnet18 from a state dict; without FILE from ImageNet's, downloaded")
@@ -150,7 +156,7 @@ def _parser() -> Parser:
         help="(default: 0.1, with --lr_decay_step)")
     add("--clip_grad", nargs="?", type=positive(float), const=1.0, metavar="NORM",
         help="clip the gradient's norm; without NORM to 1.0 (default: no clipping)")
-    add("--random_seed", type=non_negative(int), default=0, metavar="SEED",
+    add("--random_seed", type=seed, default=0, metavar="SEED",
         help="of initialisation, order and subset (default: %(default)s)")
 
     group = parser.add_argument_group("where to run")

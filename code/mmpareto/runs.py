@@ -2,11 +2,14 @@
 
 import json
 import math
+import os
 import platform
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from .errors import UserError
 from .options import REPOSITORY
 
 LOGS = ("train.log", "epochs.jsonl", "steps.jsonl")
+UNFINISHED = {f"{name}.tmp" for name in ("config.json", "last.pt", "best.pt", "result.json")}
 
 
 class Run:
@@ -38,49 +42,82 @@ class Run:
         self.folder, self.config = folder, config
         self.state: dict[str, Any] | None = None
         self.board = None
-        blocker = next((p for p in (folder, *folder.parents) if p.exists()), None)
-        if blocker is not None and not blocker.is_dir():
-            raise UserError(f"--out {folder}: {blocker} is a file: give a folder")
         if config.get("use_tensorboard") and not find_spec("tensorboard"):
             raise UserError("--use_tensorboard needs a package: run pip install tensorboard")
-        if resume and (folder / "last.pt").exists():
-            self.state = checkpoint.read_state(folder / "last.pt")
-            check_flags(folder, self.state["config"], config)
-        elif folder.exists() and any(path.suffix != ".tmp" for path in folder.iterdir()):
-            if not resume:
-                advice = "give another one, or --resume to go on"
-            elif (folder / "config.json").exists():
-                return  # stopped before its first checkpoint
-            else:
-                advice = "it holds no run to resume: give another one"
-            raise UserError(f"--out {folder}: the folder is not empty: {advice}")
+        with clear_errors(f"--out {folder}"):
+            blocker = next((p for p in (folder, *folder.parents) if p.exists()), None)
+            if blocker is not None and not blocker.is_dir():
+                raise UserError(f"--out {folder}: {blocker} is a file: give a folder")
+            self.is_new = blocker != folder
+            if not self.is_new and any(path.name not in UNFINISHED for path in folder.iterdir()):
+                self._check_used(resume)
+
+    def _check_used(self, resume: bool) -> None:
+        if not resume:
+            raise UserError(
+                f"--out {self.folder}: the folder is not empty: give another one, or --resume to "
+                "go on"
+            )
+        path = self.folder / "config.json"
+        flags = read_json(path).get("flags") if path.exists() else None
+        if flags is None:
+            raise UserError(f"--out {self.folder}: it holds no run to resume: give another one")
+        check_flags(self.folder, flags, self.config)
+        if not (self.folder / "last.pt").exists():
+            return  # stopped before its first checkpoint
+        self.state = checkpoint.read_state(self.folder / "last.pt", for_resuming=True)
+        for name, size in self.state["logs"].items():
+            path = self.folder / name
+            if not path.exists() or path.stat().st_size < size:
+                raise UserError(
+                    f"--resume: {path} is missing or shorter than last.pt says: restore it, or "
+                    "give another --out"
+                )
 
     def start(self, header: list[str]) -> None:
         """Create the folder, or cut its logs back to the last whole epoch; then log the header."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=not self.is_new)
+        except FileExistsError:
+            raise UserError(f"--out {self.folder}: another run has just taken it") from None
         except OSError as error:
             raise UserError(f"--out {self.folder}: cannot be created ({error.strerror})") from None
-        for unfinished in self.folder.glob("*.tmp"):
-            unfinished.unlink()
-        (self.folder / "result.json").unlink(missing_ok=True)
-        sizes = self.state["logs"] if self.state else {}
-        for name in LOGS:
-            with open(self.folder / name, "ab") as file:
-                file.truncate(sizes.get(name, 0))
+        try:
+            self._open_board()
+            self._open_logs()
+        except UserError:
+            if self.is_new:
+                with suppress(OSError):
+                    self.folder.rmdir()  # it is empty
+            raise
         if self.state:
-            epoch = self.state["epoch"]
-            header = [*header, f"Resumed after epoch {epoch}"]
-        else:
-            self._write_json("config.json", {"flags": self.config, **environment()})
+            header = [*header, f"Resumed after epoch {self.state['epoch']}"]
         for line in header:
             self.log(line)
-        if self.config["use_tensorboard"]:
-            from torch.utils.tensorboard import SummaryWriter
 
-            path = self.config["tensorboard_path"] or self.folder / "tensorboard"
-            first = self.state["epoch"] + 1 if self.state else None
+    def _open_board(self) -> None:
+        if not self.config["use_tensorboard"]:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        path = self.config["tensorboard_path"] or self.folder / "tensorboard"
+        first = self.state["epoch"] + 1 if self.state else None
+        with clear_errors(f"--tensorboard_path {path}"):
             self.board = SummaryWriter(path, purge_step=first)
+
+    def _open_logs(self) -> None:
+        path, earlier = self.folder / "config.json", []
+        if path.exists():
+            before = read_json(path)
+            earlier = [*before.pop("earlier", []), before]
+        self._write_json("config.json", {"flags": self.config, **environment(), "earlier": earlier})
+        with clear_errors(f"--out {self.folder}"):
+            for name in (*UNFINISHED, "result.json"):
+                (self.folder / name).unlink(missing_ok=True)
+            sizes = self.state["logs"] if self.state else {}
+            for name in LOGS:
+                with open(self.folder / name, "ab") as file:
+                    file.truncate(sizes.get(name, 0))
 
     def log(self, line: str) -> None:
         """Show a line on the console and keep it in train.log."""
@@ -119,18 +156,23 @@ class Run:
         )
 
     def _append(self, name: str, text: str) -> None:
-        try:
-            with open(self.folder / name, "a", encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            raise UserError(
-                f"{self.folder / name}: cannot be written ({error.strerror}); checkpoints up to "
-                "the last whole epoch are safe, go on with --resume"
-            ) from None
+        with clear_errors(self.folder / name), open(self.folder / name, "a", encoding="utf-8") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
 
     def _write_json(self, name: str, content: dict) -> None:
         text = json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
         checkpoint.write_atomically(self.folder / name, lambda file: file.write(text.encode()))
+
+
+@contextmanager
+def clear_errors(what: object) -> Iterator[None]:
+    """Turn the system's errors into one line about what was being read or written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{what}: cannot be used ({error.strerror or error})") from None
 
 
 def finished(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
@@ -139,7 +181,10 @@ def finished(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
         return None
     check_flags(folder, read_json(folder / "config.json")["flags"], config)
     result = read_json(folder / "result.json")
-    return result if result["results"]["last"]["epoch"] >= config["epochs"] else None
+    done, wanted = result["results"]["last"]["epoch"], config["epochs"]
+    if done > wanted:
+        raise UserError(f"{folder} holds {done} epochs, --epochs says {wanted}: give another --out")
+    return result if done == wanted else None
 
 
 def check_flags(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from .colored import SEED, colored
 class CGDigits:
     """60 % train, 15 % validation and 25 % test, stratified; digits resized to 32x32."""
 
+    built_in = True
     defaults = {"epochs": 6, "learning_rate": 0.01}
 
     @staticmethod

@@ -1,7 +1,7 @@
 """Encoders: a Module from one modality's batch to features (B, out_dim), with its `stages`.
 
-An encoder is built as `Encoder(modality, pretrained=None)`, where modality is a `data.Modality`
-and pretrained is None, "imagenet" or the path of a state dict.
+An encoder is built as `Encoder(modality)` from a `data.Modality`. One that says
+`pretrainable = True` also takes pretrained: None, "imagenet" or the path of a state dict.
 """
 
 from ..registry import Registry

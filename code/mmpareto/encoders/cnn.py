@@ -5,7 +5,6 @@ from itertools import pairwise
 from torch import nn
 
 from ..data import Modality
-from ..errors import UserError
 from .base import ConvEncoder, channels
 
 
@@ -14,10 +13,8 @@ class CNN(ConvEncoder):
 
     out_dim = 128
 
-    def __init__(self, modality: Modality, pretrained: str | None = None):
+    def __init__(self, modality: Modality):
         super().__init__()
-        if pretrained:
-            raise UserError("--pretrained: encoder cnn has no pretrained weights, use resnet18")
         widths = [channels(modality, "cnn"), 16, 32, 64, self.out_dim]
         self.stages = nn.Sequential(
             *(

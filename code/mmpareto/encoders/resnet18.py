@@ -23,6 +23,7 @@ class ResNet18(ConvEncoder):
     """
 
     out_dim = 512
+    pretrainable = True
 
     def __init__(self, modality: Modality, pretrained: str | None = None):
         super().__init__()
