@@ -128,7 +128,8 @@ def _parser() -> Parser:
     add("--data_root", type=Path, metavar="DIR",
         help="the prepared data; for cgmnist torchvision's root (default: data/DATASET)")
     add("--train_size", type=positive(int), metavar="N",
-        help="train on a stratified subset of N samples, drawn by the seed (default: all)")
+        help="train on a stratified subset of N samples, at least one per class, drawn by the seed "
+             "(default: all)")
     add("--method", default="mmpareto", metavar="NAME",
         help=f"{', '.join(METHODS)} (default: %(default)s)")
     add("--fusion", metavar="NAME",
@@ -140,24 +141,26 @@ def _parser() -> Parser:
 
     add = parser.add_argument_group("how to train").add_argument
     add("--epochs", type=positive(int),
-        help=f"(default: {DEFAULTS['epochs']}, or the dataset's)")
+        help=f"passes over the data, >= 1 (default: {DEFAULTS['epochs']}, or the dataset's)")
     add("--batch_size", type=positive(int),
-        help="samples per batch; the last incomplete batch is dropped (default: 64)")
+        help="samples per batch, >= 1; the last incomplete batch is dropped (default: 64)")
     add("--accumulate", type=positive(int), default=1, metavar="N",
-        help="batches per optimizer step (default: %(default)s)")
+        help="batches per optimizer step, >= 1 (default: %(default)s)")
     add("--optimizer", choices=OPTIMIZER_DEFAULTS, default="sgd", help="(default: %(default)s)")
     add("--learning_rate", type=positive(float),
-        help=f"(default: {DEFAULTS['learning_rate']}, or the dataset's; adam and adamw 0.001)")
+        help=f"> 0 (default: {DEFAULTS['learning_rate']}, or the dataset's; adam and adamw 0.001)")
     add("--momentum", type=fraction, help="of sgd, in [0, 1) (default: 0.9)")
-    add("--weight_decay", type=non_negative(float), help="(default: sgd 1e-4, adam 0, adamw 0.01)")
+    add("--weight_decay", type=non_negative(float),
+        help=">= 0 (default: sgd 1e-4, adam 0, adamw 0.01)")
     add("--lr_decay_step", type=positive(int), metavar="EPOCHS",
-        help="multiply the learning rate by --lr_decay_ratio every so many epochs (default: never)")
+        help="multiply the learning rate by --lr_decay_ratio every so many epochs, >= 1 "
+             "(default: never)")
     add("--lr_decay_ratio", type=positive(float), metavar="RATIO",
-        help="(default: 0.1, with --lr_decay_step)")
+        help="> 0 (default: 0.1, with --lr_decay_step)")
     add("--clip_grad", nargs="?", type=positive(float), const=1.0, metavar="NORM",
-        help="clip the gradient's norm; without NORM to 1.0 (default: no clipping)")
+        help="clip the gradient's L2 norm to NORM, > 0; without NORM to 1.0 (default: no clipping)")
     add("--random_seed", type=seed, default=0, metavar="SEED",
-        help="of initialisation, order and subset (default: %(default)s)")
+        help="of initialisation, order and subset, 0 to 4294967295 (default: %(default)s)")
 
     group = parser.add_argument_group("where to run")
     add_device_flags(group)
@@ -166,7 +169,8 @@ def _parser() -> Parser:
         help="bf16: forward passes under autocast (default: %(default)s)")
     add("--compile", action="store_true", help="compile the model with torch.compile")
     add("--workers", type=non_negative(int), default=0, metavar="N",
-        help="processes that load data; they do not change the samples (default: %(default)s)")
+        help="processes that load data, >= 0; any number gives the same samples "
+             "(default: %(default)s)")
     add("--deterministic", action="store_true",
         help="only deterministic algorithms; slower on a GPU")
 
@@ -178,9 +182,9 @@ def _parser() -> Parser:
         help="epoch whose test accuracy is the run's result; best-test picks it on the test split, "
              "as the original did (default: %(default)s)")
     add("--limit_batches", type=positive(int), metavar="N",
-        help="use only the first N batches, in training and in evaluation")
+        help="use only the first N batches, >= 1, in training and in evaluation (default: all)")
     add("--max_skipped", type=non_negative(int), default=10, metavar="N",
-        help="stop after more than N non-finite steps in a row (default: %(default)s)")
+        help="stop after more than N non-finite steps in a row, >= 0 (default: %(default)s)")
     add("--use_tensorboard", action="store_true", help="write TensorBoard's event files")
     add("--tensorboard_path", type=Path, metavar="DIR",
         help="(default: tensorboard in the run's folder)")
@@ -192,7 +196,8 @@ def add_device_flags(parser) -> None:
     # fmt: off
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto",
         help="(default: %(default)s, a GPU if there is a usable one)")
-    parser.add_argument("--gpu_ids", metavar="ID", help="which GPU (default: the current one)")
+    parser.add_argument("--gpu_ids", metavar="ID",
+        help="which GPU, from 0 (default: the current one)")
     # fmt: on
 
 

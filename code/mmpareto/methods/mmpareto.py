@@ -17,7 +17,7 @@ class MMPareto(IntegratingMethod):
             "--gamma",
             type=positive(float),
             default=1.5,
-            help="factor on the length of each encoder's gradient",
+            help="factor on the length of each encoder's gradient, > 0",
         )
         parser.add_argument(
             "--granularity",
