@@ -299,8 +299,11 @@ class TestResume:
         with pytest.raises(UserError, match=r"epochs.jsonl is missing or shorter than"):
             run("--resume", "--epochs", 3)
 
-    def test_fewer_epochs(self, run):
-        run()
+    @pytest.mark.parametrize("finished", [True, False])
+    def test_fewer_epochs(self, run, finished):
+        folder = run()
+        if not finished:
+            (folder / "result.json").unlink()
         with pytest.raises(UserError, match="holds 2 epochs, --epochs says 1"):
             run("--resume", "--epochs", 1)
 

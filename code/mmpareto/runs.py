@@ -66,6 +66,7 @@ class Run:
         if not (self.folder / "last.pt").exists():
             return  # stopped before its first checkpoint
         self.state = checkpoint.read_state(self.folder / "last.pt", for_resuming=True)
+        check_epochs(self.folder, self.state["epoch"], self.config)
         for name, size in self.state["logs"].items():
             path = self.folder / name
             if not path.exists() or path.stat().st_size < size:
@@ -141,6 +142,8 @@ class Run:
 
     def finish(self, selected: str, results: dict[str, dict]) -> None:
         """Show and keep the test scores; selected names the rule whose scores are the result."""
+        if self.board:
+            self.board.close()
         for line in report.result_lines(results):
             self.log(line)
         lines = (self.folder / "epochs.jsonl").read_text(encoding="utf-8").splitlines()
@@ -181,10 +184,16 @@ def finished(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
         return None
     check_flags(folder, read_json(folder / "config.json")["flags"], config)
     result = read_json(folder / "result.json")
-    done, wanted = result["results"]["last"]["epoch"], config["epochs"]
-    if done > wanted:
-        raise UserError(f"{folder} holds {done} epochs, --epochs says {wanted}: give another --out")
-    return result if done == wanted else None
+    done = result["results"]["last"]["epoch"]
+    check_epochs(folder, done, config)
+    return result if done == config["epochs"] else None
+
+
+def check_epochs(folder: Path, done: int, config: dict[str, Any]) -> None:
+    if done > config["epochs"]:
+        raise UserError(
+            f"{folder} holds {done} epochs, --epochs says {config['epochs']}: give another --out"
+        )
 
 
 def check_flags(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
