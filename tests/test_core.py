@@ -359,3 +359,27 @@ def test_compiled_model_has_the_same_gradients(fusion):
     integrator = MMPareto(model, model.encoders, late=fusion.late)
     integrator.backward(*models.losses(compiled(inputs), targets))
     assert_same_gradients(model, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_gradients_lie_in_memory_as_their_parameters():
+    """Fused optimizers read them so; autograd.grad promises nothing (torch.compile permutes)."""
+
+    class Permuted(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, weight):
+            return weight * 1
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient.T.contiguous().T
+
+    model = models.build().eval()
+    inputs, targets = models.batch(model)
+    weight = model.encoders["a"][0].weight
+    joint, unimodal = models.losses(model(inputs), targets)
+    extra = Permuted.apply(weight).square().sum()
+    assert torch.autograd.grad(extra, weight, retain_graph=True)[0].stride() != weight.stride()
+    losses = {"a": unimodal["a"] + extra, "b": unimodal["b"]}
+    MMPareto(model, model.encoders).backward(joint + extra, losses)
+    for param in model.parameters():
+        assert param.grad.stride() == param.stride()

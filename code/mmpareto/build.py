@@ -19,6 +19,8 @@ from .fusions.base import Fusion, Output
 from .options import OPTIMIZER_DEFAULTS
 from .runs import environment
 
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
 
 def pick_device(name: str, gpu_ids: str | None) -> torch.device:
     """The device to train on; warns aloud about a GPU that cannot be used."""
@@ -139,9 +141,6 @@ def build_forward(
         return Output(output.joint.float(), unimodal, features)
 
     return forward
-
-
-OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 def build_optimizer(flags: Namespace, model: Fusion, device: torch.device):

@@ -11,6 +11,7 @@ from functools import partial
 
 import torch
 import torch._functorch.config
+import torch.compiler.config
 from torch import Tensor, nn
 
 from . import integrate
@@ -48,8 +49,7 @@ class Integrator:
         self.model, self.encoders, self.rule, self.late = model, dict(encoders), rule, late
         self._verified = False
         self._held: list[dict[nn.Parameter, Tensor]] | None = None
-        # A compiled backward otherwise overwrites the buffers that the second traversal needs.
-        torch._functorch.config.donated_buffer = False
+        _keep_buffers_of_compiled_backwards()
 
     def backward(
         self,
@@ -147,6 +147,17 @@ class MMPareto(Integrator):
         super().__init__(model, encoders, rule, late=late)
 
 
+def _keep_buffers_of_compiled_backwards() -> None:
+    """Let a compiled model be traversed twice: its backward otherwise overwrites what it has read.
+
+    The tag keeps torch's cache on disk from handing out code that was compiled without this.
+    """
+    torch._functorch.config.donated_buffer = False
+    tag = torch.compiler.config.cache_key_tag
+    if "undonated" not in tag:
+        torch.compiler.config.cache_key_tag = tag + "undonated"
+
+
 def _trainable(module: nn.Module) -> list[nn.Parameter]:
     return [p for p in module.parameters() if p.requires_grad]
 
@@ -164,9 +175,12 @@ def _gradients(
         # overwritten in place.
         storage = gradient.untyped_storage()
         size = gradient.numel() * gradient.element_size()
-        if storage.data_ptr() in storages or storage.nbytes() < size:
-            gradient = gradient.clone(memory_format=torch.contiguous_format)
+        shared = storage.data_ptr() in storages or storage.nbytes() < size
         storages.add(storage.data_ptr())
+        # Fused optimizers take for granted that a gradient lies in memory as its parameter does;
+        # a backward pass sees to it, autograd.grad (of a compiled model, say) does not.
+        if shared or gradient.stride() != param.stride():
+            gradient = torch.empty_like(param).copy_(gradient)
         gradients[param] = gradient
     return gradients
 
