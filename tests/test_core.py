@@ -18,6 +18,15 @@ def gradients(model):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+def integrated(integrator, inputs, targets):
+    """The gradients of one backward; the model's own are cleared again."""
+    model = integrator.model
+    integrator.backward(*models.losses(model(inputs), targets))
+    found = gradients(model)
+    model.zero_grad()
+    return found
+
+
 def assert_same_gradients(model, expected, **tolerance):
     assert gradients(model).keys() == expected.keys()
     for name, gradient in gradients(model).items():
@@ -217,9 +226,7 @@ def test_reset_forgets_held_micro_batches():
     model = models.build().eval()
     inputs, targets = models.batch(model)
     integrator = MMPareto(model, model.encoders)
-    integrator.backward(*models.losses(model(inputs), targets))
-    expected = gradients(model)
-    model.zero_grad()
+    expected = integrated(integrator, inputs, targets)
     joint, unimodal = models.losses(model(inputs), targets)
     integrator.backward(joint * float("nan"), unimodal, accumulate=True)
     integrator.reset()
@@ -247,9 +254,7 @@ def test_gradient_scaling_commutes():
     model = models.build().eval()
     inputs, targets = models.batch(model)
     integrator = MMPareto(model, model.encoders)
-    integrator.backward(*models.losses(model(inputs), targets))
-    plain = gradients(model)
-    model.zero_grad()
+    plain = integrated(integrator, inputs, targets)
     joint, unimodal = models.losses(model(inputs), targets)
     integrator.backward(joint * 1024, {name: loss * 1024 for name, loss in unimodal.items()})
     assert_same_gradients(model, {name: 1024 * g for name, g in plain.items()})

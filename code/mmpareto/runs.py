@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,7 @@ def environment() -> dict[str, Any]:
     }
 
 
+@cache
 def commit() -> str:
     """This repository's commit, "+changes" where files differ from it; "unknown" without git."""
     git = shutil.which("git")
