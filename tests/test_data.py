@@ -32,7 +32,7 @@ class TestCGDigits:
         assert {name: len(split) for name, split in digits.splits.items()} == {
             "train": 1077, "val": 270, "test": 450,
         }  # fmt: skip
-        inputs, targets = digits.splits["test"].__getitems__([0, 5, 7])
+        inputs, targets = digits.splits["test"].read([0, 5, 7])
         assert inputs["gray"].shape == (3, 1, 32, 32)
         assert inputs["color"].shape == (3, 3, 32, 32)
         assert targets.dtype == torch.int64
@@ -52,7 +52,7 @@ class TestCGDigits:
 
     def test_color_is_the_digit_times_its_tint(self, digits):
         split = digits.splits["train"]
-        inputs, _ = split.__getitems__([3, 4])
+        inputs, _ = split.read([3, 4])
         tints = split.inputs["tint"][[3, 4]]
         assert torch.equal(inputs["color"], inputs["gray"] * tints[:, :, None, None])
         assert tints.min() >= 0 and tints.max() <= 1
@@ -98,13 +98,13 @@ def write_mnist(root, images=60000, labels=60000):
 
 class TestCGMNIST:
     def load(self, root):
-        return CGMNIST.load(SimpleNamespace(data_root=root))
+        return CGMNIST.load(SimpleNamespace(data_root=root, split=None))
 
     def test_splits(self, tmp_path):
         data = self.load(write_mnist(tmp_path))
         sizes = {name: len(split) for name, split in data.splits.items()}
         assert sizes == {"train": 55000, "val": 5000, "test": 10000}
-        inputs, targets = data.splits["val"].__getitems__([0, 4999])
+        inputs, targets = data.splits["val"].read([0, 4999])
         assert targets.tolist() == [0, 9]  # numbers 55,000 and 59,999
         assert inputs["gray"].shape == (2, 1, 28, 28) and inputs["gray"].max() == 1
         assert inputs["color"].shape == (2, 3, 28, 28)
@@ -150,7 +150,8 @@ class TestBatches:
         order = ShuffledBatches(50, 8, seed=1)
         first = list(order)
         assert first == list(order) and len(first) == len(order) == 6
-        indices = [i for batch in first for i in batch]
+        indices = [i for batch, _ in first for i in batch]
+        assert len({draw for _, draw in first}) == 1
         assert len(set(indices)) == 48 and max(indices) < 50
         order.epoch = 2
         assert list(order) != first

@@ -33,7 +33,9 @@ def test_style(command):
 def test_every_part_imports_and_every_file_is_registered(registry):
     parts = {name: part for name, part in registry.parts.items() if isinstance(part, str)}
     files = {p.stem for p in (ROOT / "code" / registry.package.replace(".", "/")).glob("*.py")}
-    assert files - {"__init__", "base", "colored"} == {p.split(":")[0] for p in parts.values()}
+    assert files - {"__init__", "base", "colored", "prepared"} == {
+        p.split(":")[0] for p in parts.values()
+    }
     for name in parts:
         assert registry[name].__doc__
 
@@ -70,7 +72,8 @@ def test_training_imports_nothing_optional():
         import train
         for registry in train.options.REGISTRIES:
             [registry[name] for name in registry]
-        optional = {"tensorboard", "torchjd", "matplotlib", "cv2"}
+        optional = {"tensorboard", "torchjd", "matplotlib", "cv2", "av", "torchaudio", "soundfile",
+                    "pebble"}
         print(sorted(optional & sys.modules.keys()))
     """
     done = subprocess.run(

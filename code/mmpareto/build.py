@@ -19,6 +19,7 @@ from .fusions.base import Fusion, Output
 from .options import OPTIMIZER_DEFAULTS
 from .runs import environment
 
+DEFAULT_ENCODERS = {"array": "mlp"}  # by kind of modality; resnet18 for the others
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
@@ -89,7 +90,10 @@ def load_data(options: Namespace) -> Data:
 
 def build_model(options: Namespace, data: Data) -> Fusion:
     """The fusion of one encoder per modality, newly initialised, on the CPU."""
-    names = dict.fromkeys(data.modalities, "resnet18")
+    names = {
+        modality: DEFAULT_ENCODERS.get(spec.kind, "resnet18")
+        for modality, spec in data.modalities.items()
+    }
     for choice in options.encoder:
         modality, given, name = choice.rpartition("=")
         if given and modality not in names:
@@ -119,7 +123,7 @@ def _pretrainable(encoder: str) -> bool:
 
 def check_single_samples(model: Fusion, split: Split, device: torch.device) -> None:
     """UserError where a batch of one leaves BatchNorm a single number per channel."""
-    inputs, _ = split.__getitems__([0])
+    inputs, _ = split.read([0])
     try:
         with torch.no_grad():
             deepcopy(model).train()(to_device(inputs, device))
@@ -186,6 +190,7 @@ def header(
         f"Commit   {known['commit']}",
         f"Device   {device} ({name}), seed {flags.random_seed}",
         f"Data     {data.name}, recipe {recipe_hash(data.recipe)}: {sizes}; {shapes}",
+        *data.notes,
         f"Model    {flags.fusion}, {parameters:,} parameters, {len(data.classes)} classes",
         f"Method   {flags.method}: {steps} steps an epoch, on {used} of {size} samples",
         f"Command  {known['command']}",

@@ -14,25 +14,36 @@ from .errors import UserError
 
 
 class Modality(NamedTuple):
-    """kind: "image", "frames" or "spectrogram". shape: of one sample, (C, H, W) or (T, C, H, W)."""
+    """kind: "image", "frames", "spectrogram" or "array". shape: of one sample.
+
+    Images and spectrograms are (C, H, W), frames (T, C, H, W), arrays anything.
+    """
 
     kind: str
     shape: tuple[int, ...]
 
 
 class Split(Dataset):
-    """Samples read in whole batches: `split[[3, 1, 4]]` is ({modality: (3, ...)}, targets (3,))."""
+    """Samples read in whole batches: `read([3, 1, 4])` is ({modality: (3, ...)}, targets (3,))."""
 
     targets: Tensor  # int64 (number of samples,)
 
     def __len__(self) -> int:
         return len(self.targets)
 
-    def __getitems__(self, indices: list[int]) -> tuple[dict[str, Tensor], Tensor]:
+    def read(self, indices: list[int], draw: int | None = None) -> tuple[dict[str, Tensor], Tensor]:
+        """draw: decides, with the sample, what is random about it; None, nothing is random."""
         raise NotImplementedError
 
     def subset(self, indices: Sequence[int]) -> "Split":
         raise NotImplementedError
+
+    def __getitems__(self, batch: tuple[list[int], int | None]):
+        """What a DataLoader's process calls; it would wrap an error in its stack trace."""
+        try:
+            return self.read(*batch)
+        except UserError as error:
+            return error
 
 
 class TensorSplit(Split):
@@ -41,10 +52,9 @@ class TensorSplit(Split):
     def __init__(self, inputs: dict[str, Tensor], targets: Tensor):
         self.inputs, self.targets = inputs, targets
 
-    def __getitems__(self, indices: list[int]) -> tuple[dict[str, Tensor], Tensor]:
-        return {name: values[indices] for name, values in self.inputs.items()}, self.targets[
-            indices
-        ]
+    def read(self, indices: list[int], draw: int | None = None) -> tuple[dict[str, Tensor], Tensor]:
+        inputs = {name: values[indices] for name, values in self.inputs.items()}
+        return inputs, self.targets[indices]
 
     def subset(self, indices: Sequence[int]) -> "TensorSplit":
         indices = list(indices)
@@ -60,6 +70,7 @@ class Data(NamedTuple):
     modalities: dict[str, Modality]
     splits: dict[str, Split]  # "train" and "test", and "val" where there is one
     recipe: dict[str, Any]  # how the samples were made, as JSON
+    notes: tuple[str, ...] = ()  # further lines for the header of a log
 
 
 def recipe_hash(recipe: dict[str, Any]) -> str:
@@ -82,7 +93,7 @@ def stratified(split: Split, size: int, seed: int) -> Split:
 
 
 class ShuffledBatches:
-    """Whole batches of shuffled indices; the order follows from (seed, epoch) alone."""
+    """Whole batches of shuffled indices; order and draw follow from (seed, epoch) alone."""
 
     def __init__(self, size: int, batch_size: int, seed: int):
         self.size, self.batch_size, self.seed, self.epoch = size, batch_size, seed, 1
@@ -90,18 +101,50 @@ class ShuffledBatches:
     def __len__(self) -> int:
         return self.size // self.batch_size
 
-    def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+    def __iter__(self) -> Iterator[tuple[list[int], int]]:
+        draw = self.seed * 1_000_003 + self.epoch
+        generator = torch.Generator().manual_seed(draw)
         order = torch.randperm(self.size, generator=generator)[: len(self) * self.batch_size]
-        return iter(order.view(-1, self.batch_size).tolist())
+        return ((batch, draw) for batch in order.view(-1, self.batch_size).tolist())
 
 
-def loader(split: Split, batches, *, workers: int = 0, pin_memory: bool = False) -> DataLoader:
-    """Batches of split; batches yields lists of indices, or is the size of consecutive ones."""
+class ConsecutiveBatches:
+    """All indices in order, the last batch smaller; nothing is drawn."""
+
+    def __init__(self, size: int, batch_size: int):
+        self.starts, self.size, self.batch_size = range(0, size, batch_size), size, batch_size
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __iter__(self) -> Iterator[tuple[list[int], None]]:
+        for start in self.starts:
+            yield list(range(start, min(start + self.batch_size, self.size))), None
+
+
+class Loader(DataLoader):
+    """A DataLoader whose processes report bad input, and their own death, in one line."""
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        try:
+            for batch in super().__iter__():
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                f"--workers {self.num_workers}: a process that loads data has died "
+                f"({str(error).splitlines()[0]}): give it more memory, or fewer --workers"
+            ) from None
+
+
+def loader(split: Split, batches, *, workers: int = 0, pin_memory: bool = False) -> Loader:
+    """Batches of split; batches yields (indices, draw), or is the size of consecutive ones."""
     if isinstance(batches, int):
-        indices = list(range(len(split)))
-        batches = [indices[i : i + batches] for i in range(0, len(split), batches)]
-    return DataLoader(
+        batches = ConsecutiveBatches(len(split), batches)
+    return Loader(
         split,
         batch_sampler=batches,
         collate_fn=_as_is,
@@ -112,8 +155,19 @@ def loader(split: Split, batches, *, workers: int = 0, pin_memory: bool = False)
     )
 
 
-def to_device(inputs: dict, device: torch.device) -> dict:
-    return {name: values.to(device, non_blocking=True) for name, values in inputs.items()}
+def to_device(inputs: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Move a batch. RGB pictures travel as bytes (..., 3, H, W), a quarter of the traffic, and
+    arrive as floats normalised by ImageNet's mean and standard deviation."""
+    moved = {name: values.to(device, non_blocking=True) for name, values in inputs.items()}
+    return {name: _normalised(v) if v.dtype == torch.uint8 else v for name, v in moved.items()}
+
+
+def _normalised(pictures: Tensor) -> Tensor:
+    mean, deviation = (
+        torch.tensor(values, device=pictures.device).view(3, 1, 1) * 255
+        for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
+    return (pictures - mean).div_(deviation)
 
 
 def _as_is(batch):

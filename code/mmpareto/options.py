@@ -10,6 +10,7 @@ from .encoders import ENCODERS
 from .errors import UserError
 from .flags import fraction, non_negative, positive, seed
 from .fusions import FUSIONS
+from .layout import read_metadata
 from .methods import METHODS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -23,6 +24,7 @@ DEFAULTS = {
     "learning_rate": 0.002,
     "weight_decay": 1e-4,
     "lr_decay_ratio": 0.1,
+    "workers": 0,
 }
 OPTIMIZER_DEFAULTS = {
     "sgd": {"momentum": 0.9},
@@ -65,7 +67,7 @@ def parse(arguments: list[str]) -> Namespace:
         if (name := flag.split("=")[0]) in REPLACED:
             raise UserError(f"{name} is a flag of the original scripts: {REPLACED[name]}")
     options, rest = _parser().parse_known_args(arguments)
-    options.dataset = DATASETS.find(options.dataset)
+    _find_dataset(options)
     options.method = METHODS.find(options.method)
     method = METHODS[options.method]
     options.fusion = FUSIONS.find(options.fusion or method.default_fusion)
@@ -92,6 +94,16 @@ def parse(arguments: list[str]) -> Namespace:
     if options.tensorboard_path and not options.use_tensorboard:
         raise UserError("--tensorboard_path acts only with --use_tensorboard: give both")
     return options
+
+
+def _find_dataset(options: Namespace) -> None:
+    """--dataset is a registered name, or the folder of a prepared set."""
+    folder = Path(options.dataset)
+    if options.dataset not in DATASETS and folder.is_dir():
+        if options.data_root:
+            raise UserError(f"--data_root: --dataset {folder} is a folder already: drop one")
+        options.dataset, options.data_root = read_metadata(folder)["dataset"], folder
+    options.dataset = DATASETS.find(options.dataset)
 
 
 def check_data_root(dataset: str, data_root: Path | None) -> None:
@@ -123,8 +135,8 @@ def _parser() -> Parser:
     )
     # fmt: off
     add = parser.add_argument_group("what to train").add_argument
-    add("--dataset", default="cgdigits", metavar="NAME",
-        help=f"{', '.join(DATASETS)} (default: %(default)s)")
+    add("--dataset", default="cgdigits", metavar="NAME or DIR",
+        help=f"{', '.join(DATASETS)}, or the folder of a prepared set (default: %(default)s)")
     add("--data_root", type=Path, metavar="DIR",
         help="the prepared data; for cgmnist torchvision's root (default: data/DATASET)")
     add("--train_size", type=positive(int), metavar="N",
@@ -168,9 +180,9 @@ def _parser() -> Parser:
     add("--precision", choices=("fp32", "bf16"), default="fp32",
         help="bf16: forward passes under autocast (default: %(default)s)")
     add("--compile", action="store_true", help="compile the model with torch.compile")
-    add("--workers", type=non_negative(int), default=0, metavar="N",
+    add("--workers", type=non_negative(int), metavar="N",
         help="processes that load data, >= 0; any number gives the same samples "
-             "(default: %(default)s)")
+             "(default: 0, or the dataset's)")
     add("--deterministic", action="store_true",
         help="only deterministic algorithms; slower on a GPU")
 

@@ -10,15 +10,22 @@ from .errors import UserError
 class Registry(Mapping):
     """{name: part}; a part is given as "module:Class" inside the registry's own package.
 
-    Names match without case; an unknown one is a `UserError` that lists the valid ones.
+    Names match without case, and aliases, {other name: name}, serve as well; an unknown one is a
+    `UserError` that lists the valid ones.
     """
 
-    def __init__(self, kind: str, package: str, parts: dict[str, str | type]):
-        self.kind, self.package, self.parts = kind, package, parts
+    def __init__(
+        self,
+        kind: str,
+        package: str,
+        parts: dict[str, str | type],
+        aliases: dict[str, str] | None = None,
+    ):
+        self.kind, self.package, self.parts, self.aliases = kind, package, parts, aliases or {}
 
     def find(self, name: str) -> str:
         """The registered spelling of name."""
-        spelling = {known.lower(): known for known in self.parts}
+        spelling = self._spelling()
         if name.lower() not in spelling:
             close = get_close_matches(name.lower(), spelling, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
@@ -26,6 +33,12 @@ class Registry(Mapping):
                 f"unknown {self.kind} {name!r}{hint}: choose one of {', '.join(self.parts)}"
             )
         return spelling[name.lower()]
+
+    def _spelling(self) -> dict[str, str]:
+        return {known.lower(): known for known in self.parts} | self.aliases
+
+    def __contains__(self, name: object) -> bool:
+        return str(name).lower() in self._spelling()
 
     def __getitem__(self, name: str) -> type:
         part = self.parts[self.find(name)]

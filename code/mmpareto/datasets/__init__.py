@@ -1,4 +1,7 @@
-"""Datasets: one file each, with `defaults` for the flags and `load(options) -> data.Data`."""
+"""Datasets: one file each, with `defaults` for the flags and `load(options) -> data.Data`.
+
+One whose raw files code/prepare.py can read is a `prepared.Prepared`.
+"""
 
 from ..registry import Registry
 
@@ -8,5 +11,10 @@ DATASETS = Registry(
     {
         "cgdigits": "cgdigits:CGDigits",
         "cgmnist": "cgmnist:CGMNIST",
+        "cremad": "cremad:CREMAD",
+        "kinetics_sounds": "kinetics_sounds:KineticsSounds",
+        "modelnet40": "modelnet40:ModelNet40",
+        "folder": "folder:Folder",
     },
+    aliases={"kineticsound": "kinetics_sounds"},  # as the original spells it
 )

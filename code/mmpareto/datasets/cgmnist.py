@@ -1,38 +1,71 @@
-"""cgmnist: MNIST in gray and in colour, from files in torchvision's layout."""
+"""cgmnist: MNIST in gray and in colour, made from MNIST or imported from the known archive."""
 
 from pathlib import Path
 
 from torch import Tensor
-from torchvision.datasets import MNIST
 
 from ..data import Data
 from ..errors import UserError
 from .colored import colored
+from .prepared import Prepared
 
 VALIDATION = 5000  # the last of MNIST's 60,000 training images
 
 
-class CGMNIST:
+class CGMNIST(Prepared):
     """55,000 train, 5,000 validation and 10,000 test images of 28x28."""
 
+    name = "cgmnist"
+    recipes = {}
     defaults = {"epochs": 6, "learning_rate": 0.01}
 
-    @staticmethod
-    def load(options) -> Data:
+    @classmethod
+    def add_flags(cls, parser) -> None:
+        parser.add_argument("--split", metavar="NAME",
+            help="which split of an imported set to use (default: official)")  # fmt: skip
+
+    @classmethod
+    def load(cls, options) -> Data:
         root = options.data_root
-        images, labels = _read(root, train=True)
+        if (root / "metadata.json").exists():
+            return super().load(options)
+        if options.split:
+            raise UserError(f"--split acts only on an imported set, {root} is none: drop it")
+        images, labels = read_mnist(root, train=True)
+        test_images, test_labels = read_mnist(root, train=False)
         return colored(
             "cgmnist",
             {
-                "train": (images[:-VALIDATION], labels[:-VALIDATION]),
-                "val": (images[-VALIDATION:], labels[-VALIDATION:]),
-                "test": _read(root, train=False),
+                "train": (images[:-VALIDATION] / 255, labels[:-VALIDATION]),
+                "val": (images[-VALIDATION:] / 255, labels[-VALIDATION:]),
+                "test": (test_images / 255, test_labels),
             },
             {"source": "MNIST", "split": f"last {VALIDATION} of train"},
         )
 
+    @classmethod
+    def add_prepare_flags(cls, parser) -> None:
+        # fmt: off
+        parser.add_argument("--variance", metavar="TEXT",
+            help="which file of the archive, as 0.030 (default: the only one in --raw)")
+        parser.add_argument("--mnist", type=Path, metavar="DIR",
+            help="MNIST in torchvision's layout, for the gray digits (default: --raw)")
+        # fmt: on
+        parser.set_defaults(out=parser.get_default("out") / "imported")
 
-def _read(root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
+    @classmethod
+    def prepare(cls, flags) -> None:
+        from ..preparation.color_archive import import_archive
+
+        root = flags.mnist or flags.raw
+        mnist = {part: read_mnist(root, train=part == "train") for part in ("train", "test")}
+        import_archive(flags, cls.name, mnist, VALIDATION)
+
+
+def read_mnist(root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
+    """Digits uint8 (N, 28, 28) and labels (N,) from files in torchvision's layout."""
+    from torchvision.datasets import MNIST
+
     expected = 60000 if train else 10000
     try:
         mnist = MNIST(root, train=train, download=False)
@@ -47,4 +80,4 @@ def _read(root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
             f"--data_root {root}: found {tuple(mnist.data.shape)} images and {len(mnist.targets)} "
             f"labels, expected ({expected}, 28, 28): data/cgmnist/README.md says how to get MNIST"
         )
-    return mnist.data / 255, mnist.targets
+    return mnist.data, mnist.targets

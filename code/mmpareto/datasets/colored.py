@@ -26,8 +26,8 @@ SEED = 0  # of the data, the same in every run
 class ColoredSplit(TensorSplit):
     """Digits (B, 1, H, W) in [0, 1] under "gray"; times one tint (3,) per digit under "color"."""
 
-    def __getitems__(self, indices: list[int]) -> tuple[dict[str, Tensor], Tensor]:
-        values, targets = super().__getitems__(indices)
+    def read(self, indices: list[int], draw: int | None = None) -> tuple[dict[str, Tensor], Tensor]:
+        values, targets = super().read(indices)
         gray, tints = values["gray"], values["tint"]
         return {"gray": gray, "color": gray * tints[:, :, None, None]}, targets
 

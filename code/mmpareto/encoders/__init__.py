@@ -12,5 +12,6 @@ ENCODERS = Registry(
     {
         "resnet18": "resnet18:ResNet18",
         "cnn": "cnn:CNN",
+        "mlp": "mlp:MLP",
     },
 )

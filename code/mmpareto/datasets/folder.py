@@ -1,0 +1,176 @@
+"""The user's own data: any number of modalities, described by one CSV file."""
+
+from pathlib import Path, PurePosixPath
+
+from ..errors import UserError
+from ..layout import ID, PARTS, read_csv
+from .prepared import Prepared
+
+KINDS = ("frames", "image", "audio", "array")
+ENDINGS = {
+    "image": (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"),
+    "audio": (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".aac", ".opus"),
+    "array": (".npy",),
+}
+OWN = ("id", "label", "split", "group")
+RESERVED = (*OWN, "joint", "splits")
+
+
+class Folder(Prepared):
+    """Rows id, label and one path for each modality; split and group are optional."""
+
+    name = "folder"
+    recipes = {"frames": "3fps", "audio": "stft", "images": "jpeg256"}
+    seconds = 10.0
+    hint = "data/folder/README.md describes the CSV file"
+
+    @classmethod
+    def add_prepare_flags(cls, parser) -> None:
+        super().add_prepare_flags(parser)
+        # fmt: off
+        parser.add_argument("--csv", type=Path, metavar="FILE",
+            help="columns id, label, split (train, val, test; optional), group (what must not be "
+                 "split; optional) and one column of paths, relative to --raw, for each modality, "
+                 "called NAME or NAME:KIND, KIND one of frames, image, audio, array "
+                 "(default: clips.csv in --raw)")
+        parser.add_argument("--length", nargs="+", default=[], metavar="MODALITY=N",
+            help="pad with zeros, or cut, the first axis of an array modality to N")
+        # fmt: on
+
+    @classmethod
+    def collect(cls, flags):
+        from ..preparation.clips import Clip, Raw
+
+        path = flags.csv or flags.raw / "clips.csv"
+        if not flags.raw.is_dir() or not path.is_file():
+            raise UserError(f"--raw {flags.raw}: {path} not found: {cls.hint}")
+        lines = read_csv(path)
+        header = [value.strip() for value in lines[0][1]] if lines else []
+        kinds = _modalities(path, header, lines[1:])
+        lengths = _lengths(flags.length, kinds)
+        clips, parts, seen = [], {}, {}
+        for line, values in lines[1:]:
+            where = f"{path}, line {line}"
+            if len(values) != len(header):
+                raise UserError(
+                    f"{where}: {len(values)} values found, {len(header)} expected: "
+                    f"{','.join(header)}"
+                )
+            row = {
+                name.partition(":")[0]: value.strip()
+                for name, value in zip(header, values, strict=True)
+            }
+            id = row["id"]
+            if not ID.fullmatch(id):
+                raise UserError(f"{where}: id {id!r}: 1 to 128 of A-Z a-z 0-9 _ . - expected")
+            if id.lower() in seen:
+                raise UserError(f"{where}: id {id} is there already in line {seen[id.lower()]}")
+            if not row["label"]:
+                raise UserError(f"{where}: no label")
+            if row.get("split", PARTS[0]) not in PARTS:
+                raise UserError(
+                    f"{where}: split {row['split']!r}, one of {', '.join(PARTS)} expected"
+                )
+            seen[id.lower()] = line
+            sources = {
+                name: _source(where, flags.raw, name, kind, row[name], lengths.get(name))
+                for name, kind in kinds.items()
+            }
+            clips.append(Clip(id, row["label"], row.get("group", ""), sources))
+            parts[id] = (row.get("split", ""), row["label"])
+        classes = sorted({clip.label for clip in clips})
+        if len(classes) < 2:
+            raise UserError(f"{path}: {len(classes)} class found in column label, 2 or more needed")
+        _check_shapes(clips)
+        lists = {"given": parts} if "split" in header else {}
+        notes = [
+            f"{len(clips)} clips, {len(classes)} classes, "
+            + ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+        ]
+        return Raw(classes, kinds, clips, lists=lists, notes=notes, lengths=lengths)
+
+
+def _modalities(path: Path, header: list[str], lines: list) -> dict[str, str]:
+    """{name: kind} from the header, or from the first row's file names."""
+    names = [column.partition(":")[0] for column in header]
+    if missing := [name for name in ("id", "label") if name not in names]:
+        raise UserError(
+            f"{path}: column {' and '.join(missing)} not found in its first line "
+            f"{','.join(header)!r}: id, label, and optionally split and group, are expected"
+        )
+    if len(set(names)) < len(names):
+        raise UserError(f"{path}: a column is there twice in {','.join(header)!r}")
+    kinds = {}
+    for position, column in enumerate(header):
+        name, _, kind = column.partition(":")
+        if name in OWN:
+            continue
+        if not name.isidentifier() or name.startswith("_") or name in RESERVED:
+            raise UserError(f"{path}: {name!r} cannot be a modality: use a word as in Python")
+        first = lines[0][1][position] if lines and position < len(lines[0][1]) else ""
+        kinds[name] = kind or _kind_of(first)
+        if kinds[name] not in KINDS:
+            raise UserError(f"{path}: column {column}: {', '.join(KINDS)} expected after the colon")
+    if not kinds:
+        raise UserError(f"{path}: no modality: add a column of paths for each")
+    return kinds
+
+
+def _kind_of(name: str) -> str:
+    ending = PurePosixPath(name.partition("#")[0].strip().lower()).suffix
+    return next((kind for kind, endings in ENDINGS.items() if ending in endings), "frames")
+
+
+def _source(where: str, raw: Path, name: str, kind: str, value: str, length: int | None):
+    from ..preparation.clips import Source
+
+    text, _, number = value.partition("#") if kind == "array" else (value, "", "")
+    relative = PurePosixPath(text)
+    if not text or relative.is_absolute() or ".." in relative.parts or "\\" in text:
+        raise UserError(
+            f"{where}: {name} {value!r}: a path below --raw expected, without .. and backslashes"
+        )
+    if not (raw / relative).exists():
+        raise UserError(f"{where}: {name} {value!r}: no such file in {raw}")
+    if number and not number.isdecimal():
+        raise UserError(f"{where}: {name} {value!r}: a row number expected after #")
+    return Source(kind, raw / relative, int(number) if number else None, length)
+
+
+def _lengths(words: list[str], kinds: dict[str, str]) -> dict[str, int]:
+    lengths = {}
+    for word in words:
+        name, _, number = word.partition("=")
+        if kinds.get(name) != "array" or not number.isdecimal() or int(number) < 1:
+            arrays = ", ".join(name for name, kind in kinds.items() if kind == "array")
+            raise UserError(
+                f"--length {word}: MODALITY=N expected, MODALITY an array ({arrays or 'none here'})"
+            )
+        lengths[name] = int(number)
+    return lengths
+
+
+def _check_shapes(clips: list) -> None:
+    """UserError where two arrays of a modality differ in shape; reads no more than headers."""
+    if not any(source.kind == "array" for clip in clips for source in clip.sources.values()):
+        return
+    from ..preparation.clips import Bad
+    from ..preparation.media import load_array
+
+    first = {}
+    for clip in clips:
+        for name, source in clip.sources.items():
+            if source.kind != "array":
+                continue
+            try:
+                shape = load_array(source).shape
+            except Bad:
+                continue  # reported with the other bad clips
+            if source.length is not None:
+                shape = (source.length, *shape[1:])
+            id, expected = first.setdefault(name, (clip.id, shape))
+            if shape != expected:
+                raise UserError(
+                    f"modality {name}: {id} has shape {expected}, {clip.id} has {shape}: give all "
+                    f"arrays one shape, or --length {name}=N to pad or cut their first axis"
+                )

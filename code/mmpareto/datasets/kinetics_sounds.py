@@ -1,0 +1,117 @@
+"""Kinetics-Sounds: 31 classes of Kinetics-400 that can be seen and heard."""
+
+import re
+from pathlib import Path, PurePath
+
+from ..errors import UserError
+from .prepared import Prepared
+
+CLASSES = (
+    "blowing nose", "blowing out candles", "bowling", "chopping wood", "dribbling basketball",
+    "laughing", "mowing lawn", "playing accordion", "playing bagpipes", "playing bass guitar",
+    "playing clarinet", "playing drums", "playing guitar", "playing harmonica",
+    "playing keyboard", "playing organ", "playing piano", "playing saxophone",
+    "playing trombone", "playing trumpet", "playing violin", "playing xylophone",
+    "ripping paper", "shoveling snow", "shuffling cards", "singing", "stomping grapes",
+    "tap dancing", "tapping guitar", "tapping pen", "tickling",
+)  # fmt: skip
+ID = re.compile(r"([A-Za-z0-9_-]{11})_(\d{6})_(\d{6})")
+PINNED = {
+    "6c0d11f5977ecceb2005c5bdb356ced52cae7c39f9f9eb4137479a4c2e874780": "ogmge",
+    "6dec6750836d9b9db1b2ded6fca3348de7766c78513ac55e2ba4a668f7b451bd": "ogmge",
+}
+ANNOTATION = ("label", "youtube_id", "time_start", "time_end", "split")  # of Kinetics-400
+ARCHIVES = (".tar", ".tar.gz", ".tgz")
+
+
+class KineticsSounds(Prepared):
+    """Clips of 10 s with their sound track; labels come from lists or from the folders' names."""
+
+    name = "kinetics_sounds"
+    recipes = {"frames": "1fps", "audio": "fbank"}
+    stills = 3
+    seconds = 10.0
+    hint = "data/kinetics_sounds/README.md says where the clips are"
+
+    @classmethod
+    def add_prepare_flags(cls, parser) -> None:
+        super().add_prepare_flags(parser)
+        cls.add_lists_flags(
+            parser,
+            "my_train.txt and my_test.txt of OGM-GE (or their folder), or train.csv, validate.csv "
+            "and test.csv of Kinetics-400; needed unless every clip lies in a folder named after "
+            "its class",
+        )
+
+    @classmethod
+    def collect(cls, flags):
+        from ..preparation.clips import Clip, Raw, Source, files_below
+        from ..preparation.splits import read_lists
+
+        if not flags.raw.is_dir():
+            raise UserError(f"--raw {flags.raw}: no such folder: {cls.hint}")
+        lists, labels, notes = {}, {}, []
+        if flags.lists:
+            headers = [ANNOTATION, (*ANNOTATION, "is_cc")]
+            name, listed, notes = read_lists(flags.lists, _parse, headers, PINNED)
+            lists[name] = listed
+            labels = {id: label for id, (_, label) in listed.items()}
+
+        def clip(path: Path) -> Clip | None:
+            match = ID.fullmatch(path.name.removesuffix(".mp4"))
+            label = labels.get(path.stem) if labels else _class_of(path.parent)
+            if not match or not label:
+                return None
+            # the video, not the clip, is the group: two clips of one video belong together
+            sources = {"audio": Source("audio", path), "visual": Source("frames", path)}
+            return Clip(path.stem, label, match[1], sources)
+
+        videos = list(files_below(flags.raw, ".mp4"))
+        archives = list(files_below(flags.raw, *ARCHIVES))
+        if archives and not labels:
+            raise UserError(f"--raw {flags.raw}: {archives[0].name} needs --lists for the labels")
+        # the mirror's replacements of corrupt clips go first
+        archives.sort(key=lambda path: ("replacement" not in path.name, path))
+        videos.sort(key=lambda path: ("replacement" not in str(path), path))
+        clips = {}
+        for path in videos:
+            if (found := clip(path)) and found.id not in clips:
+                clips[found.id] = found
+        if videos and not clips and not archives:
+            raise UserError(
+                f"--raw {flags.raw}: {len(videos)} MP4 files, first {videos[0].name}, none named "
+                "YOUTUBEID_START_END.mp4 and in --lists or in a folder named after its class"
+            )
+        notes.append(
+            f"{len(clips)} clips, {len(videos) - len(clips)} other MP4 files, "
+            f"{len(archives)} archives"
+        )
+        return Raw(
+            list(CLASSES), {"audio": "audio", "visual": "frames"}, list(clips.values()),
+            lists=lists, archives=archives, identify=lambda name: clip(Path(name)), notes=notes,
+        )  # fmt: skip
+
+
+def _class_of(folder: PurePath) -> str | None:
+    name = folder.name.replace("_", " ").lower()
+    return name if name in CLASSES else None
+
+
+def _parse(row: list[str]) -> tuple[str, str] | None:
+    """A row of OGM-GE's lists (name,10,label number) or of Kinetics-400's annotation."""
+    if len(row) >= len(ANNOTATION):
+        label, video, start, end, *_ = row
+        if not (start.isdecimal() and end.isdecimal()):
+            raise ValueError(f"expected {','.join(ANNOTATION)}")
+        return (f"{video}_{int(start):06d}_{int(end):06d}", label) if label in CLASSES else None
+    if len(row) != 3 or not row[2].isdecimal():
+        raise ValueError("expected NAME,10,LABEL NUMBER")
+    if not int(row[2]) < len(CLASSES):
+        raise ValueError(f"expected a label number below {len(CLASSES)}")
+    name = row[0]
+    if not ID.fullmatch(name):
+        video, _, start = name.rpartition("_")
+        if len(video) != 11 or not start.isdecimal():
+            raise ValueError("expected a name as YOUTUBEID_START or YOUTUBEID_START_END")
+        name = f"{video}_{int(start):06d}_{int(start) + 10:06d}"
+    return name, CLASSES[int(row[2])]

@@ -1,0 +1,61 @@
+"""ModelNet40: two of twelve shaded views of each object, from the front and from the rear."""
+
+import re
+
+from ..errors import UserError
+from .prepared import Prepared
+
+CLASSES = (
+    "airplane", "bathtub", "bed", "bench", "bookshelf", "bottle", "bowl", "car", "chair", "cone",
+    "cup", "curtain", "desk", "door", "dresser", "flower_pot", "glass_box", "guitar", "keyboard",
+    "lamp", "laptop", "mantel", "monitor", "night_stand", "person", "piano", "plant", "radio",
+    "range_hood", "sink", "sofa", "stairs", "stool", "table", "tent", "toilet", "tv_stand", "vase",
+    "wardrobe", "xbox",
+)  # fmt: skip
+VIEWS = 12
+MODALITIES = {"front": 1, "rear": 7}  # numbers of views in file names: 0 and 6, counted from 0
+NAME = re.compile(r"(.+_\d+)\.obj\.shaded_v(\d{3})\.(png|jpg)")
+
+
+class ModelNet40(Prepared):
+    """12,311 objects in 40 classes, with the published training and test part."""
+
+    name = "modelnet40"
+    recipes = {"images": "original"}
+    stills = None
+    hint = "data/modelnet40/README.md says where the views are"
+
+    @classmethod
+    def collect(cls, flags):
+        from ..preparation.clips import Clip, Problem, Raw, Source, files_below
+
+        folders = [
+            (label, part, flags.raw / label / part) for label in CLASSES for part in
+            ("train", "test") if (flags.raw / label / part).is_dir()
+        ]  # fmt: skip
+        if not folders:
+            meant = next((path.parent for path in flags.raw.glob("*/airplane")), None)
+            hint = f": did you mean {meant}?" if meant else f"; {cls.hint}"
+            raise UserError(
+                f"--raw {flags.raw}: no folders CLASS/train and CLASS/test, as airplane/train, "
+                f"in it{hint}"
+            )
+        clips, left_out, listed = [], {}, {}
+        for label, part, folder in folders:
+            views: dict[str, dict[int, object]] = {}
+            for path in files_below(folder, ".png", ".jpg"):
+                if match := NAME.fullmatch(path.name):
+                    views.setdefault(match[1], {})[int(match[2])] = path
+            for id, found in views.items():
+                listed[id] = (part, label)
+                if len(found) < VIEWS:
+                    detail = f"views {' '.join(map(str, sorted(found)))} found, 1 to 12 expected"
+                    left_out[id] = Problem("", "views_missing", detail)
+                else:
+                    sources = {m: Source("image", found[n]) for m, n in MODALITIES.items()}
+                    clips.append(Clip(id, label, "", sources))
+        notes = [f"{len(clips)} objects with 12 views, {len(left_out)} left out"]
+        return Raw(
+            list(CLASSES), dict.fromkeys(MODALITIES, "image"), clips, left_out,
+            {"official": listed}, notes=notes,
+        )  # fmt: skip

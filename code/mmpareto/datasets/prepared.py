@@ -1,0 +1,224 @@
+"""What the datasets in the prepared layout share: reading, splits, flags, and preparing."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data import Data, Modality, Split
+from ..errors import UserError
+from ..flags import fraction, positive
+from ..layout import (
+    PARTS,
+    PROBLEMS,
+    SPLIT,
+    manifest_columns,
+    read_metadata,
+    read_table,
+    split_names,
+    split_path,
+)
+
+
+class Prepared:
+    """A dataset whose samples prepare.py has made from raw clips; see `layout`.
+
+    A subclass says how its raw files become clips (`collect`) and the names of its recipes.
+    """
+
+    name: str
+    recipes: dict[str, str]  # family of `preparation.recipes`: the default
+    stills: int | None = 2  # of each clip in a sample; None for a set without frames
+    seconds = 3.0  # a clip's typical length, to estimate space
+    hint = "data/README.md says more"
+    defaults = {"workers": min(8, os.cpu_count() or 1)}
+
+    @classmethod
+    def add_flags(cls, parser) -> None:
+        add = parser.add_argument
+        # fmt: off
+        add("--split", metavar="NAME",
+            help="which of the set's splits to use (default: the first its metadata.json names)")
+        add("--image_size", type=positive(int), default=224, metavar="PIXELS",
+            help="height and width of pictures and frames, >= 1")
+        if cls.stills:
+            add("--num_frames", type=positive(int), default=cls.stills, metavar="N",
+                help="stills of each clip, one of each of N equal parts of it, >= 1")
+        # fmt: on
+
+    @classmethod
+    def add_prepare_flags(cls, parser) -> None:
+        """Flags of prepare.py besides --raw and --out."""
+        from ..preparation.recipes import RECIPES
+
+        add = parser.add_argument
+        for family, default in cls.recipes.items():
+            add(f"--{family}", choices=RECIPES[family], default=default,
+                help="recipe, see preparation/recipes.py (default: %(default)s)")  # fmt: skip
+        # fmt: off
+        add("--workers", type=positive(int), default=os.cpu_count() or 1, metavar="N",
+            help="processes, >= 1; any number makes the same files (default: %(default)s)")
+        add("--max_bad", type=fraction, default=0.01, metavar="SHARE",
+            help="give up if a larger share of clips, in [0, 1), cannot be used "
+                 "(default: %(default)s)")
+        # fmt: on
+
+    @staticmethod
+    def add_lists_flags(parser, what: str) -> None:
+        """For a dataset whose published split is a list apart from the clips."""
+        # fmt: off
+        parser.add_argument("--lists", nargs="+", type=Path, default=[], metavar="FILE", help=what)
+        parser.add_argument("--allow_missing", action="store_true",
+            help="go without listed clips that have no raw files; they are noted in problems.csv")
+        # fmt: on
+
+    @classmethod
+    def collect(cls, flags):
+        """The clips in flags.raw, as `preparation.clips.Raw`."""
+        raise NotImplementedError
+
+    @classmethod
+    def prepare(cls, flags) -> None:
+        from ..preparation.engine import Preparation
+
+        raw = cls.collect(flags)
+        for note in raw.notes:
+            print(note, flush=True)
+        Preparation(cls, raw, flags).run()
+
+    @classmethod
+    def load(cls, options) -> Data:
+        root: Path = options.data_root
+        metadata = read_metadata(root)
+        if metadata["dataset"] != cls.name:
+            raise UserError(
+                f"--data_root {root}: it holds {metadata['dataset']}, not {cls.name}: give "
+                f"--dataset {metadata['dataset']}"
+            )
+        readers = _readers(metadata["modalities"], options)
+        columns = manifest_columns(metadata["modalities"])
+        rows = {row["id"]: row for row in read_table(root / "manifest.csv", columns)}
+        name, parts = read_split(root, metadata, options.split)
+        notes = [f"Split    {name}"]
+        excluded = sum(id not in rows for ids in parts.values() for id in ids)
+        if excluded:
+            known = {row["id"] for row in read_table(root / "problems.csv", PROBLEMS)}
+            lost = [id for ids in parts.values() for id in ids if id not in rows | known]
+            if lost:
+                raise UserError(
+                    f"--split {name}: {len(lost)} of its clips are not in the set, first {lost[0]}:"
+                    " prepare them, or take them out of the list"
+                )
+            notes[0] += f"; {excluded} of its clips are excluded, see problems.csv"
+        parts = {part: [rows[id] for id in ids if id in rows] for part, ids in parts.items()}
+        notes += _overlaps(parts)
+        classes = {label: i for i, label in enumerate(metadata["classes"])}
+        for part, chosen in parts.items():
+            if not chosen:
+                raise UserError(f"--split {name}: not one clip of {part} is in the set {root}")
+        try:
+            splits = {
+                part: PreparedSplit(root, chosen, readers, classes)
+                for part, chosen in parts.items()
+            }
+        except KeyError as error:
+            raise UserError(
+                f"{root / 'manifest.csv'}: label {error} is none of the classes in metadata.json"
+            ) from None
+        return Data(
+            name=cls.name,
+            classes=metadata["classes"],
+            modalities={
+                name: Modality(spec["kind"], readers[name].shape)
+                for name, spec in metadata["modalities"].items()
+            },
+            splits=splits,
+            recipe=metadata["recipe"],
+            notes=tuple(notes),
+        )
+
+
+class PreparedSplit(Split):
+    """Clips read from their files; rows are of the manifest."""
+
+    def __init__(self, root: Path, rows: list[dict], readers: dict, classes: dict[str, int]):
+        self.root, self.rows, self.readers, self.classes = root, rows, readers, classes
+        self.targets = torch.tensor([classes[row["label"]] for row in rows])
+
+    def read(self, indices: list[int], draw: int | None = None) -> tuple[dict[str, Tensor], Tensor]:
+        inputs = {}
+        for name, reader in self.readers.items():
+            values = np.empty((len(indices), *reader.shape), reader.dtype)
+            for out, index in zip(values, indices, strict=True):
+                row = self.rows[index]
+                random = None if draw is None else Random(f"{draw} {row['id']} {name}")
+                reader.read(f"{self.root}/{row[name]}", row, random, out)
+            inputs[name] = torch.from_numpy(values)
+        return inputs, self.targets[indices]
+
+    def subset(self, indices: Sequence[int]) -> "PreparedSplit":
+        rows = [self.rows[i] for i in indices]
+        return PreparedSplit(self.root, rows, self.readers, self.classes)
+
+
+def read_split(root: Path, metadata: dict, wanted: str | None) -> tuple[str, dict[str, list[str]]]:
+    """The name of a split, the default one if none is wanted, and the ids of its parts."""
+    names = split_names(root, metadata)
+    if not names:
+        raise UserError(
+            f"{root} has no split: too few clips for one: write splits/NAME.csv (id,split)"
+        )
+    name = wanted or names[0]
+    if name not in names:
+        raise UserError(f"--split {name}: {root} has {', '.join(names)}")
+    parts: dict[str, list[str]] = {part: [] for part in PARTS}
+    seen = set()
+    for row in read_table(split_path(root, name), SPLIT):
+        if row["split"] not in parts or row["id"] in seen:
+            what = f"split {row['split']!r}" if row["split"] not in parts else "a second time"
+            raise UserError(
+                f"{split_path(root, name)}: {row['id']} is there with {what}: give each id once, "
+                f"with {', '.join(PARTS)}"
+            )
+        seen.add(row["id"])
+        parts[row["split"]].append(row["id"])
+    if not parts["val"]:
+        del parts["val"]
+    return name, parts
+
+
+def _readers(modalities: dict[str, dict], options) -> dict:
+    try:
+        from ..reading import Array, Frames, Picture
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"--dataset {options.dataset} needs a package: pip install opencv-python ({error})"
+        ) from None
+    readers = {}
+    for name, spec in modalities.items():
+        if spec["kind"] == "frames":
+            readers[name] = Frames(name, options.num_frames, options.image_size)
+        elif spec["kind"] == "image" and "shape" not in spec:
+            readers[name] = Picture(options.image_size)
+        else:
+            channel = (1,) if spec["kind"] == "spectrogram" else ()
+            readers[name] = Array((*channel, *spec["shape"]), spec.get("scale", 1.0))
+    return readers
+
+
+def _overlaps(parts: dict[str, list[dict]]) -> list[str]:
+    """How many groups, as actors, of each other part also occur in training."""
+    groups = {
+        part: Counter(row["group"] for row in rows if row["group"]) for part, rows in parts.items()
+    }
+    train = groups.pop("train")
+    return [
+        f"Groups   {len(found.keys() & train.keys())} of {len(found)} in {part} also in train"
+        for part, found in groups.items()
+        if found
+    ]

@@ -1,0 +1,27 @@
+"""A multilayer perceptron on a vector, or on anything flattened: for features made elsewhere."""
+
+from itertools import pairwise
+from math import prod
+
+from torch import Tensor, nn
+
+from ..data import Modality
+
+
+class MLP(nn.Module):
+    """Two hidden layers with BatchNorm and ReLU, of 256 and 128 units."""
+
+    out_dim = 128
+
+    def __init__(self, modality: Modality):
+        super().__init__()
+        widths = [prod(modality.shape), 256, self.out_dim]
+        self.stages = nn.Sequential(
+            *(
+                nn.Sequential(nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU())
+                for before, after in pairwise(widths)
+            )
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.stages(inputs.flatten(1))

@@ -1,0 +1,123 @@
+"""A prepared set on disk: its files, and how its tables are read and written.
+
+metadata.json    dataset, classes, modalities, recipe and its hash, splits, counts, versions; it is
+                 written last, so a folder without it is not finished
+manifest.csv     a row for every clip: id, label (the class's name), group, and for each modality
+                 the path of its file (FILE.npy#ROW for a row of a packed array) or folder of
+                 stills; MODALITY.stills says how many stills that folder holds
+splits/NAME.csv  id, split
+problems.csv     id, modality, action (excluded, kept), reason, detail
+files.csv        path, bytes and sha256 of every media file
+journal.jsonl    what each clip became; a later call of prepare.py goes on from it
+"""
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from .checkpoint import write_atomically
+from .errors import UserError
+
+SCHEMA = 1
+ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.-]{1,128}")
+MANIFEST = ("id", "label", "group")
+PROBLEMS = ("id", "modality", "action", "reason", "detail")
+FILES = ("path", "bytes", "sha256")
+SPLIT = ("id", "split")
+PARTS = ("train", "val", "test")
+
+
+def read_metadata(root: Path) -> dict:
+    """metadata.json of the prepared set in root; UserError where there is none, or another."""
+    path = root / "metadata.json"
+    if not path.exists():
+        unfinished = (root / "journal.jsonl").exists()
+        raise UserError(
+            f"{root} is no prepared set: "
+            + (
+                "its preparation has not finished: run the same prepare.py command again"
+                if unfinished
+                else "it has no metadata.json: make one with code/prepare.py"
+            )
+        )
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        schema = metadata["schema"]
+        metadata["dataset"], metadata["classes"], metadata["modalities"], metadata["recipe"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({type(error).__name__}: {error}): copy the set again, or "
+            "prepare it anew"
+        ) from None
+    if schema != SCHEMA:
+        raise UserError(f"{path}: schema {schema} found, {SCHEMA} expected: prepare the set anew")
+    return metadata
+
+
+def manifest_columns(modalities: dict[str, dict]) -> list[str]:
+    columns = list(MANIFEST)
+    for name, spec in modalities.items():
+        columns += [name, stills_column(name)] if spec["kind"] == "frames" else [name]
+    return columns
+
+
+def stills_column(modality: str) -> str:
+    return f"{modality}.stills"  # no modality can be called so: a dot is not part of a name
+
+
+def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file with exactly these columns; UserError with the line otherwise."""
+    rows, expected = [], ",".join(columns)
+    for line, values in read_csv(path):
+        if line == 1:
+            if values != list(columns):
+                raise UserError(f"{path}: columns {','.join(values)} found, {expected} expected")
+        elif len(values) != len(columns):
+            raise UserError(f"{path}, line {line}: {','.join(values)!r} found, {expected} expected")
+        else:
+            rows.append(dict(zip(columns, values, strict=True)))
+    return rows
+
+
+def read_csv(path: Path) -> list[tuple[int, list[str]]]:
+    """(line, values) of every row that is not blank; a byte order mark and CRLF are accepted."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            return [(reader.line_num, row) for row in reader if row]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is no CSV in UTF-8 ({error}): save it as one") from None
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+
+
+def write_json(path: Path, content: dict) -> None:
+    text = json.dumps(content, indent=2) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def split_path(root: Path, name: str) -> Path:
+    return root / "splits" / f"{name}.csv"
+
+
+def split_names(root: Path, metadata: dict) -> list[str]:
+    """The default split first; files that the user has added come last."""
+    known = metadata.get("splits", [])
+    return known + sorted({p.stem for p in (root / "splits").glob("*.csv")} - set(known))
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

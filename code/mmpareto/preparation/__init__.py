@@ -1,0 +1,1 @@
+"""From raw files to a prepared set: clips go through media and features, by named recipes."""

@@ -1,0 +1,38 @@
+"""Clips inside tar archives, read as streams: nothing is unpacked that is not wanted."""
+
+import shutil
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+from ..errors import UserError
+from .clips import Clip
+
+
+def members(
+    archive: Path,
+    identify: Callable[[str], Clip | None],
+    is_done: Callable[[str], bool],
+    scratch: Path,
+) -> Iterator[Clip]:
+    """The archive's wanted clips that are not done, each extracted into scratch."""
+    seen = 0
+    try:
+        with tarfile.open(archive, "r|*") as tar:
+            for member in tar:
+                name = PurePosixPath(member.name).name
+                clip = None if name.startswith("._") or not member.isfile() else identify(name)
+                if clip is None or is_done(clip.id):
+                    continue
+                seen += 1
+                path = scratch / f"raw.{name}"
+                with open(path, "wb") as file:
+                    shutil.copyfileobj(tar.extractfile(member), file)
+                sources = {m: s._replace(path=path) for m, s in clip.sources.items()}
+                yield clip._replace(sources=sources)
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise UserError(
+            f"{archive}: is damaged or cut off after {seen} wanted clips ({error}): download it "
+            "again and run this again; finished clips are kept"
+        ) from None

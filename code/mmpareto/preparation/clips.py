@@ -1,0 +1,119 @@
+"""What there is to prepare: clips, their raw files, and a first look at whether those are media."""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import UserError
+
+KINDS = ("frames", "image", "audio", "array")
+
+
+class Source(NamedTuple):
+    """Where one modality of a clip comes from.
+
+    kind: "frames" (a video, or a folder of pictures), "image", "audio" (a sound file, or the sound
+    track of a video) or "array" (.npy; row picks one of its rows, length is what its first axis is
+    padded with zeros or cut to).
+    """
+
+    kind: str
+    path: Path
+    row: int | None = None
+    length: int | None = None
+
+
+class Clip(NamedTuple):
+    """A sample to be; group is what must not be split, as an actor, or empty."""
+
+    id: str
+    label: str
+    group: str
+    sources: dict[str, Source]
+
+
+class Problem(NamedTuple):
+    """Why a clip was left out, or what is doubtful about one that was kept."""
+
+    modality: str
+    reason: str
+    detail: str
+
+
+class Bad(Exception):
+    """A raw file that cannot be used: the reason as one word, and the detail."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+class Raw(NamedTuple):
+    """What a dataset found in the user's raw files."""
+
+    classes: list[str]
+    modalities: dict[str, str]  # name: kind
+    clips: list[Clip]
+    left_out: dict[str, Problem] = {}  # id: why it is not tried
+    lists: dict[str, dict[str, tuple[str, str]]] = {}  # split: {id: (part, label)}
+    archives: list[Path] = []  # tar files with more clips, read as streams
+    identify: Callable[[str], Clip | None] = lambda name: None  # member's name: its clip, no path
+    notes: list[str] = []
+    lengths: dict[str, int] = {}  # modality: what its arrays' first axis is padded or cut to
+
+
+def expect_folders(raw: Path, names: Iterable[str], readme: str) -> None:
+    """UserError unless raw holds these folders; finds them one level up or down."""
+    names = list(names)
+    if not raw.is_dir():
+        raise UserError(f"--raw {raw}: no such folder: {readme} says what it has to hold")
+    if missing := [name for name in names if not (raw / name).is_dir()]:
+        near = [raw.absolute().parent, *sorted(p for p in raw.iterdir() if p.is_dir())]
+        meant = next((p for p in near if all((p / name).is_dir() for name in names)), None)
+        hint = f": did you mean {meant}?" if meant else f": {readme} says where to get it"
+        raise UserError(
+            f"--raw {raw}: {' and '.join(missing)} not found in it, expected the folders "
+            f"{' and '.join(names)}{hint}"
+        )
+
+
+def files_below(folder: Path, *endings: str) -> Iterator[Path]:
+    """Files with one of these endings at any depth, sorted; without AppleDouble's "._" twins."""
+    for path in sorted(folder.rglob("*")):
+        if path.name.lower().endswith(endings) and not path.name.startswith("._"):
+            yield path
+
+
+def check_media(paths: Iterable[Path], hint: str) -> None:
+    """UserError where files are no media but what downloads leave in their place.
+
+    Git LFS pointers decode silently to nothing; log-in and quota pages come as HTML.
+    """
+    paths = [path for path in dict.fromkeys(paths) if path.is_file()]
+    pointers = []
+    for path in paths:
+        with open(path, "rb") as file:
+            start = file.read(64)
+        if start.startswith(b"version https://git-lfs"):
+            pointers.append(path)
+        elif re.match(rb"\s*<(!doctype html|html)", start, re.IGNORECASE):
+            raise UserError(
+                f"{path}: is a web page ({os.path.getsize(path)} bytes, begins with "
+                f"{start[:15].decode('ascii', 'replace')!r}), as a log-in or quota page: download "
+                f"it again by hand; {hint}"
+            )
+    if pointers:
+        raise UserError(
+            f"{pointers[0]} is a Git LFS pointer ({pointers[0].stat().st_size} bytes), not media; "
+            f"{len(pointers)} of {len(paths)} files are pointers: run git lfs install && "
+            f"git lfs pull in the clone; {hint}"
+        )
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of the files in a folder; -1 for nothing."""
+    if path.is_dir():
+        return sum(p.stat().st_size for p in path.iterdir() if p.is_file())
+    return path.stat().st_size if path.is_file() else -1

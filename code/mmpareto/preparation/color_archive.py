@@ -1,0 +1,166 @@
+"""Import of the literature's coloured MNIST (Kim et al., CVPR 2019), checked against MNIST itself.
+
+Its files are pickled dicts of arrays; they are read without running what pickle could run.
+"""
+
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from ..checkpoint import write_atomically
+from ..errors import UserError
+from ..layout import SPLIT, sha256, split_path, write_table
+from .tables import write_set
+
+NAME = re.compile(r"mnist_10color_jitter_var_(0\.\d+)\.npy")
+SIZES = {"train": 60000, "test": 10000}
+ARRAYS = {  # what a pickled array is made of; anything else is refused
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.numeric", "_frombuffer"),
+    ("_codecs", "encode"),
+}
+
+
+def import_archive(
+    flags, dataset: str, mnist: dict[str, tuple[Tensor, Tensor]], validation: int
+) -> None:
+    """Make a prepared set from the archive's file in flags.raw and from MNIST's gray digits.
+
+    mnist: {part: (digits (N, 28, 28), labels (N,))}. Image i has to be the same digit in both.
+    """
+    source = _find(flags.raw, flags.variance)
+    content = read_arrays(source)
+    digits = {part: images.numpy() for part, (images, _) in mnist.items()}
+    labels = {part: values.numpy() for part, (_, values) in mnist.items()}
+    doubts = []
+    for part in SIZES:
+        _check_shapes(source, content, part)
+        _check_order(source, content, part, digits[part], labels[part])
+    if not np.array_equal(content.get("test_gray"), digits["test"]):
+        detail = "the archive's test_gray is not MNIST; gray is taken from MNIST"
+        row = {"id": "test-00000", "modality": "gray", "action": "kept", "reason": "test_gray"}
+        doubts.append(row | {"detail": detail})
+
+    colors = np.concatenate([content[f"{part}_image"] for part in SIZES]).transpose(0, 3, 1, 2)
+    arrays = {
+        "gray": np.concatenate([digits[part] for part in SIZES])[:, None],
+        "color": np.ascontiguousarray(colors),
+    }
+    classes = np.concatenate([labels[part] for part in SIZES])
+    ids = [f"{part}-{i:05d}" for part, size in SIZES.items() for i in range(size)]
+    train = SIZES["train"]
+    parts = ["train"] * (train - validation) + ["val"] * validation + ["test"] * SIZES["test"]
+    largest = arrays["color"][:train].max((2, 3)) / 255
+    palette = [largest[classes[:train] == k].mean(0).round(3).tolist() for k in range(10)]
+
+    out: Path = flags.out
+    if out.exists() and any(path.name != "README.md" for path in out.iterdir()):
+        raise UserError(f"--out {out}: the folder is not empty: give another one")
+    (out / "splits").mkdir(parents=True, exist_ok=True)
+    for name, values in arrays.items():
+        write_atomically(out / f"{name}.npy", lambda file, values=values: np.save(file, values))
+    rows = [{"id": id, "split": part} for id, part in zip(ids, parts, strict=True)]
+    write_table(split_path(out, "official"), SPLIT, rows)
+    metadata = {
+        "dataset": dataset,
+        "classes": [str(digit) for digit in range(10)],
+        "modalities": {
+            name: {"kind": "image", "shape": list(values.shape[1:]), "scale": 255}
+            for name, values in arrays.items()
+        },
+        "recipe": {
+            "source": source.name,
+            "sha256": sha256(source),
+            "gray": "MNIST",
+            "palette": palette,  # of every digit in training: mean of its images' largest values
+            "split": f"last {validation} of train",
+        },
+        "splits": ["official"],
+        "counts": {"clips": len(ids)},
+    }
+    manifest = (
+        {"id": id, "label": label, "group": ""} | {name: f"{name}.npy#{row}" for name in arrays}
+        for row, (id, label) in enumerate(zip(ids, classes, strict=True))
+    )
+    paths = [out / f"{name}.npy" for name in arrays]
+    files = [{"path": p.name, "bytes": p.stat().st_size, "sha256": sha256(p)} for p in paths]
+    write_set(out, metadata, manifest, files, doubts)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The dict of arrays that a .npy file holds as a pickled object."""
+    try:
+        with open(path, "rb") as file:
+            version = np.lib.format.read_magic(file)
+            read = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+            read(file)
+            content = _Arrays(file, encoding="latin1").load()
+        content = dict(content.item())
+    except (OSError, ValueError, AttributeError, TypeError, EOFError, pickle.PickleError) as error:
+        raise UserError(
+            f"{path}: is no pickled dict of arrays ({str(error) or type(error).__name__}): "
+            "data/cgmnist/README.md says which archive is meant"
+        ) from None
+    return {str(key): value for key, value in content.items()}
+
+
+class _Arrays(pickle.Unpickler):
+    def find_class(self, module: str, name: str):
+        if (module, name) not in ARRAYS:
+            raise pickle.UnpicklingError(f"it calls {module}.{name}, which no array needs")
+        return super().find_class(module, name)
+
+
+def _find(raw: Path, variance: str | None) -> Path:
+    found = {m[1]: path for path in sorted(raw.rglob("*.npy")) if (m := NAME.fullmatch(path.name))}
+    if not found:
+        raise UserError(
+            f"--raw {raw}: no mnist_10color_jitter_var_*.npy in it: data/cgmnist/README.md says "
+            "where it is, and how to make cgmnist without it"
+        )
+    if variance is None and len(found) > 1:
+        raise UserError(f"--raw {raw}: give --variance, one of {', '.join(found)}")
+    if variance is not None and variance not in found:
+        raise UserError(f"--variance {variance}: {raw} has {', '.join(found)}")
+    return found[variance] if variance else next(iter(found.values()))
+
+
+def _check_shapes(path: Path, content: dict, part: str) -> None:
+    for key, shape in (
+        (f"{part}_image", (SIZES[part], 28, 28, 3)),
+        (f"{part}_label", (SIZES[part],)),
+    ):
+        found = getattr(content.get(key), "shape", "nothing")
+        if found != shape:
+            raise UserError(f"{path}: {key}: {found} found, shape {shape} expected")
+    if content[f"{part}_image"].dtype != np.uint8:
+        raise UserError(
+            f"{path}: {part}_image: {content[f'{part}_image'].dtype} found, uint8 expected"
+        )
+
+
+def _check_order(
+    path: Path, content: dict, part: str, digits: np.ndarray, labels: np.ndarray
+) -> None:
+    """UserError unless image i is MNIST's image i: its label, and colour only where ink is."""
+    differing = np.flatnonzero(content[f"{part}_label"] != labels)
+    if len(differing):
+        i = differing[0]
+        raise UserError(
+            f"{path}: {part}_label: {len(differing)} differ from MNIST's, first index {i} "
+            f"({content[f'{part}_label'][i]}, MNIST has {labels[i]}): the modalities would not "
+            "belong together"
+        )
+    beside = (content[f"{part}_image"].max(3) > 16) & (digits == 0)
+    wrong = np.flatnonzero(beside.mean((1, 2)) > 0.02)
+    if len(wrong):
+        raise UserError(
+            f"{path}: {part}_image: {len(wrong)} pictures have colour where MNIST's digit has no "
+            f"ink, first index {wrong[0]}: they show other digits, or are in another order"
+        )

@@ -1,0 +1,307 @@
+"""Preparing a set clip by clip: in parallel, atomically, and from where the last call stopped."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, TimeoutError, wait
+from contextlib import suppress
+from pathlib import Path
+
+from pebble import ProcessExpired, ProcessPool
+from tqdm import tqdm
+
+from .. import layout
+from ..data import recipe_hash
+from ..errors import UserError
+from ..layout import FILES, MANIFEST, PROBLEMS, stills_column
+from ..runs import clear_errors
+from . import recipes
+from .archives import members
+from .clips import Clip, Problem, Raw, check_media
+from .journal import Journal, locked
+from .splits import write_splits
+from .tables import write_set
+from .worker import begin, convert_clip
+
+PATIENCE = 600  # seconds that one clip may take
+HOPELESS = 50  # so many bad clips without a good one end the work early
+STORED_KINDS = {"frames": "frames", "image": "image", "audio": "spectrogram", "array": "array"}
+
+
+class Preparation:
+    """One call of prepare.py for a dataset of clips.
+
+    dataset: the part, with `name`, `hint` and `seconds` (typical length of a clip). flags: out,
+    workers, max_bad, allow_missing and the names of recipes.
+    """
+
+    def __init__(self, dataset: type, raw: Raw, flags):
+        self.dataset, self.raw, self.flags = dataset, raw, flags
+        self.out, self.scratch = flags.out, flags.out / ".tmp"
+        choices = {family: getattr(flags, family, None) for family in recipes.RECIPES}
+        self.recipe = recipes.named(choices, raw.modalities, raw.lengths)
+        self.modalities = {
+            name: {"kind": STORED_KINDS[kind]} for name, kind in raw.modalities.items()
+        }
+
+    def run(self) -> None:
+        """Check what can be checked, prepare what is missing, then write the set's tables."""
+        raw, flags = self.raw, self.flags
+        paths = [source.path for clip in raw.clips for source in clip.sources.values()]
+        check_media([*paths, *raw.archives], self.dataset.hint)
+        if not raw.clips and not raw.archives:
+            raise UserError(f"--raw {flags.raw}: no clip found in it; {self.dataset.hint}")
+        twice = [id for id, n in Counter(clip.id for clip in raw.clips).items() if n > 1]
+        if twice:
+            raise UserError(f"--raw {flags.raw}: {len(twice)} clips found twice, first {twice[0]}")
+        if not raw.archives:
+            self._check_lists({clip.id for clip in raw.clips} | raw.left_out.keys())
+        with clear_errors(f"--out {self.out}"):
+            journal = Journal(self.out, self.dataset.name, self.recipe)  # writes nothing yet
+            self._check_space(len(raw.clips) - len(journal.records))
+            with locked(self.out):
+                self._run(journal)
+
+    def _run(self, journal: Journal) -> None:
+        (self.out / "metadata.json").unlink(missing_ok=True)
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.scratch.mkdir()
+        journal.start()
+        try:
+            self._convert_all(journal)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"interrupted with {len(journal.good())} clips done; run the same command to go on"
+            ) from None
+        finally:
+            journal.close()
+            shutil.rmtree(self.scratch, ignore_errors=True)
+        self._finish(journal)
+
+    def _convert_all(self, journal: Journal) -> None:
+        todo = [clip for clip in self.raw.clips if not journal.has(clip)]
+        for clip in todo:
+            journal.records.pop(clip.id, None)  # what it was before says nothing now
+        total = len(self._wanted()) if self.raw.archives else len(self.raw.clips)
+        batches: list[tuple[Path | None, Iterable[Clip]]] = [(None, todo)]
+        batches += [(path, self._extracted(path, journal)) for path in self.raw.archives]
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([convert_clip.__module__])
+        pool = ProcessPool(self.flags.workers, context=context, initializer=begin)
+        pending = {}
+
+        def collect(enough: int) -> None:
+            while len(pending) > enough:
+                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    clip = pending.pop(future)
+                    journal.add(_result(future, clip))
+                    self._forget_extracted(clip)
+                    bar.update()
+                    bar.set_postfix_str(f"{len(journal.bad())} bad")
+                    self._check_bad(journal, total, finished=False)
+
+        done = min(len(journal.good()), total)
+        with tqdm(total=total, initial=done, unit="clip", disable=None) as bar:
+            try:
+                for archive, clips in batches:
+                    for clip in clips:
+                        future = pool.schedule(
+                            convert_clip, args=[clip, self.recipe, self.out], timeout=PATIENCE
+                        )
+                        pending[future] = clip
+                        collect(3 * self.flags.workers)
+                    collect(0)
+                    if archive:
+                        journal.add_archive(archive.name, self._state(archive))
+            finally:
+                pool.stop()
+                pool.join()
+        self._check_bad(journal, total, finished=True)
+
+    def _extracted(self, archive: Path, journal: Journal) -> Iterator[Clip]:
+        """Clips of an archive, unless it was read to its end before."""
+        if journal.archives.get(archive.name) != self._state(archive):
+            yield from members(archive, self.raw.identify, journal.has_id, self.scratch)
+
+    def _state(self, archive: Path) -> list:
+        return [archive.stat().st_size, recipe_hash({"wanted": sorted(self._wanted())})]
+
+    def _listed(self) -> set[str]:
+        return {id for ids in self.raw.lists.values() for id in ids}
+
+    def _wanted(self) -> set[str]:
+        return self._listed() - self.raw.left_out.keys()
+
+    def _forget_extracted(self, clip: Clip) -> None:
+        for source in clip.sources.values():
+            if source.path.is_relative_to(self.scratch):
+                source.path.unlink(missing_ok=True)
+
+    def _check_bad(self, journal: Journal, total: int, *, finished: bool) -> None:
+        """UserError for too many bad clips at the end, and where nothing works from the start."""
+        bad = journal.bad()
+        hopeless = len(bad) >= HOPELESS and not journal.good()
+        if hopeless or (finished and len(bad) > self.flags.max_bad * total):
+            reasons = Counter(record["problem"][1] for record in bad)
+            counts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
+            self._write_problems(journal)
+            raise UserError(
+                f"{len(bad)} of {total} clips cannot be used ({counts}), more than --max_bad "
+                f"{self.flags.max_bad:g} allows; first {bad[0]['id']}: {bad[0]['problem'][2]}; all "
+                f"in {self.out / 'problems.csv'}: mend or replace their files and run this again, "
+                "or raise --max_bad"
+            )
+
+    def _check_lists(self, found: set[str]) -> None:
+        listed = self._listed()
+        missing = sorted(listed - found)
+        if missing and not getattr(self.flags, "allow_missing", False):
+            raise UserError(
+                f"--lists: {len(missing)} of {len(listed)} listed clips "
+                f"({len(missing) / len(listed):.1%}) have no raw files, first "
+                f"{', '.join(missing[:10])}: get them, or --allow_missing to go without"
+            )
+
+    def _check_space(self, clips: int) -> None:
+        """UserError if the disk is too small for an estimate of what is to come."""
+        if self.raw.archives:
+            clips = len(self._wanted())
+        needed = max(0, clips) * sum(map(self._bytes_each, self.raw.modalities.values()))
+        folder = next(p for p in (self.out.absolute(), *self.out.absolute().parents) if p.exists())
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise UserError(
+                f"--out {self.out}: about {needed / 1e9:.1f} GB needed for {clips} clips, "
+                f"{free / 1e9:.1f} GB free: choose another disk"
+                + (", or --frames 1fps" if "frames" in self.recipe else "")
+            )
+
+    def _bytes_each(self, kind: str) -> float:
+        """A generous guess at what one clip's modality takes."""
+        if kind == "audio":
+            return {"stft": 257 * 188 * 4, "fbank": 1024 * 128 * 4}[self.recipe["audio"]["name"]]
+        if kind == "frames":
+            still = 40e3 if "short_side" in self.recipe["frames"] else 100e3
+            return still * self.recipe["frames"].get("fps", 1) * self.dataset.seconds
+        return 50e3
+
+    def _finish(self, journal: Journal) -> None:
+        """The tables of the set; metadata.json last."""
+        good = journal.good()
+        if self.raw.archives:
+            self._check_lists({r["id"] for r in (*good, *journal.bad())} | self.raw.left_out.keys())
+        if not good:
+            self._write_problems(journal)
+            raise UserError(f"--raw {self.flags.raw}: no clip left; see {self.out}/problems.csv")
+        for name in self.modalities:
+            self._check_shapes(name, good)
+        rows = [(r["id"], r["label"], r["group"]) for r in good]
+        split_names = write_splits(self.out, rows, self.raw.lists)
+        journal.compact()
+        _sweep(self.out, self.modalities, good)
+        metadata = {
+            "dataset": self.dataset.name,
+            "classes": self.raw.classes,
+            "modalities": self.modalities,
+            "recipe": self.recipe,
+            "splits": split_names,
+            "counts": self._counts(journal),
+        }
+        files = [f for r in good for item in r["modalities"].values() for f in item["files"]]
+        write_set(
+            self.out,
+            metadata,
+            map(_manifest_row, good),
+            [dict(zip(FILES, file, strict=True)) for file in files],
+            self._problems(journal),
+        )
+
+    def _check_shapes(self, modality: str, good: list[dict]) -> None:
+        """Note the shape of a modality; UserError if its clips differ."""
+        shapes = {tuple(r["modalities"][modality]["shape"] or ()): r["id"] for r in reversed(good)}
+        if len(shapes) > 1:
+            (one, first), (other, second) = list(shapes.items())[-2:]
+            raise UserError(
+                f"modality {modality}: {first} has shape {one}, {second} has {other}: give all "
+                f"arrays one shape, or --length {modality}=N to pad or cut their first axis"
+            )
+        if shape := next(iter(shapes)):
+            self.modalities[modality]["shape"] = list(shape)
+
+    def _counts(self, journal: Journal) -> dict:
+        good = journal.good()
+        actions = Counter((row["action"], row["reason"]) for row in self._problems(journal))
+        return {
+            "clips": len(good),
+            "per_class": dict(sorted(Counter(r["label"] for r in good).items())),
+            "files": sum(len(i["files"]) for r in good for i in r["modalities"].values()),
+            "bytes": sum(f[1] for r in good for i in r["modalities"].values() for f in i["files"]),
+            "excluded": {k: n for (action, k), n in sorted(actions.items()) if action != "kept"},
+            "doubtful": {k: n for (action, k), n in sorted(actions.items()) if action == "kept"},
+        }
+
+    def _write_problems(self, journal: Journal) -> None:
+        layout.write_table(self.out / "problems.csv", PROBLEMS, self._problems(journal))
+
+    def _problems(self, journal: Journal) -> list[dict]:
+        good, bad = journal.good(), journal.bad()
+        rows = [(r["id"], "excluded", *r["problem"]) for r in bad]
+        rows += [(id, "excluded", *problem) for id, problem in self.raw.left_out.items()]
+        known = {r["id"] for r in (*good, *bad)} | self.raw.left_out.keys()
+        missing = self._listed() - known
+        rows += [(id, "excluded", "", "missing", "in a list") for id in missing]
+        rows += [(r["id"], "kept", *doubt) for r in good for doubt in r["doubts"]]
+        rows += [(id, "kept", *problem) for id, problem in _twins(good)]
+        order = ("id", "action", "modality", "reason", "detail")
+        return [dict(zip(order, row, strict=True)) for row in sorted(rows)]
+
+
+def _result(future, clip: Clip) -> dict:
+    """The record of a clip whose conversion has ended, however it ended."""
+    record = {"id": clip.id, "label": clip.label, "group": clip.group, "sources": {}}
+    try:
+        return json.loads(json.dumps(future.result()))
+    except ProcessExpired as death:
+        reason = f"exit code {death.exitcode}"
+        if death.exitcode < 0:
+            reason = signal.Signals(-death.exitcode).name
+        return {**record, "problem": ["", "worker_died", f"its process ended by {reason}"]}
+    except TimeoutError:
+        return {**record, "problem": ["", "timeout", f"took more than {PATIENCE} s"]}
+
+
+def _manifest_row(record: dict) -> dict:
+    row = {column: record[column] for column in MANIFEST}
+    for name, item in record["modalities"].items():
+        row[name] = item["path"]
+        if item["stills"] is not None:
+            row[stills_column(name)] = item["stills"]
+    return row
+
+
+def _sweep(out: Path, modalities: dict, good: list[dict]) -> None:
+    """Remove what clips left behind that were bad this time, or killed before they were noted."""
+    listed = {out / f[0] for r in good for item in r["modalities"].values() for f in item["files"]}
+    for name in modalities:
+        for folder, _, files in os.walk(out / name, topdown=False):
+            for file in files:
+                if Path(folder, file) not in listed:
+                    Path(folder, file).unlink()
+            with suppress(OSError):
+                os.rmdir(folder)  # if it is empty
+
+
+def _twins(good: list[dict]) -> list[tuple[str, Problem]]:
+    """Clips whose raw file is another's, byte for byte, under another label."""
+    first, twins = {}, []
+    for record in good:
+        for name, (_, digest) in record["sources"].items():
+            other = first.setdefault((name, digest), record) if digest else record
+            if other["label"] != record["label"]:
+                detail = f"same file as {other['id']}, labelled {other['label']}"
+                twins.append((record["id"], Problem(name, "duplicate", detail)))
+    return twins

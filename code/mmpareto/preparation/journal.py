@@ -1,0 +1,117 @@
+"""What became of every clip, kept while it happens, so that a later call can go on."""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..checkpoint import write_atomically
+from ..data import recipe_hash
+from ..errors import UserError
+from .clips import Clip, size_of
+from .recipes import first_difference
+
+
+class Journal:
+    """One line for each clip that was tried: what became of it. The last line of a clip counts."""
+
+    def __init__(self, out: Path, dataset: str, recipe: dict):
+        self.out, self.path, self.recipe = out, out / "journal.jsonl", recipe
+        self.records: dict[str, dict] = {}
+        self.archives: dict[str, list] = {}
+        self.head = {"dataset": dataset, "recipe": recipe}
+        blocker = next((p for p in (out, *out.parents) if p.exists()), None)
+        if blocker is not None and not blocker.is_dir():
+            raise UserError(f"--out {out}: {blocker} is a file: give a folder")
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        self.is_new = not lines
+        for number, line in enumerate(lines):
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue  # cut off by a kill; its clip is made again
+            if number == 0:
+                self._check_head(entry)
+            elif "archive" in entry:
+                self.archives[entry["archive"]] = entry["state"]
+            else:
+                self.records[entry["id"]] = entry
+
+    def _check_head(self, found: dict) -> None:
+        if found == self.head:
+            return
+        if found.get("dataset") != self.head["dataset"]:
+            what = f"dataset {found.get('dataset')}"
+        else:
+            difference = first_difference(found["recipe"], self.recipe)
+            old, new = recipe_hash(found["recipe"]), recipe_hash(self.recipe)
+            what = f"recipe {old}, now {new} ({difference})"
+        raise UserError(f"--out {self.out}: it holds a set of {what}: give another folder")
+
+    def start(self) -> None:
+        """Open for new lines; a last line that was cut off is ended first."""
+        self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        if self.is_new:
+            self._write(self.head)
+        elif not self.path.read_bytes().endswith(b"\n"):
+            self.file.write("\n")
+
+    def close(self) -> None:
+        self.file.close()
+
+    def add(self, record: dict) -> None:
+        self.records[record["id"]] = record
+        self._write(record)
+
+    def add_archive(self, name: str, state: list) -> None:
+        """Note that an archive needs no second reading while it is in this state."""
+        self.archives[name] = state
+        self._write({"archive": name, "state": state})
+
+    def good(self) -> list[dict]:
+        return [r for _, r in sorted(self.records.items()) if "problem" not in r]
+
+    def bad(self) -> list[dict]:
+        return [r for _, r in sorted(self.records.items()) if "problem" in r]
+
+    def has(self, clip: Clip) -> bool:
+        """Whether clip was prepared from raw files of this size, and its files are still there."""
+        return self.has_id(clip.id) and all(
+            size_of(source.path) == self.records[clip.id]["sources"][name][0]
+            for name, source in clip.sources.items()
+        )
+
+    def has_id(self, id: str) -> bool:
+        record = self.records.get(id)
+        return bool(record) and "problem" not in record and all(
+            (self.out / path).is_file() and (self.out / path).stat().st_size == size
+            for item in record["modalities"].values()
+            for path, size, _ in item["files"]
+        )  # fmt: skip
+
+    def compact(self) -> None:
+        """Rewrite with one line for each clip, in order: equal sets have equal journals."""
+        rows = [{"archive": n, "state": s} for n, s in sorted(self.archives.items())]
+        rows += [record for _, record in sorted(self.records.items())]
+        text = "".join(json.dumps(row) + "\n" for row in [self.head, *rows])
+        write_atomically(self.path, lambda file: file.write(text.encode()))
+
+    def _write(self, entry: dict) -> None:
+        self.file.write(json.dumps(entry) + "\n")
+        self.file.flush()
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """One preparation at a time; the system takes the lock from a process that dies."""
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / ".lock", "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"--out {out}: another prepare.py is writing to it: wait") from None
+        try:
+            yield
+        finally:
+            (out / ".lock").unlink(missing_ok=True)

@@ -1,0 +1,248 @@
+"""Raw media in, the bytes of prepared files out: stills, pictures, spectrograms, arrays."""
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import cv2
+import numpy as np
+import soundfile
+
+from .clips import Bad, Source
+from .features import spectrogram
+
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+SOUND_FILES = (".wav", ".flac", ".ogg")  # read by soundfile; any other is a container with a track
+SILENT = 1e-4  # peak, on the scale of [-1, 1]
+FLAT = 1.0  # standard deviation of a picture, on the scale of [0, 255]
+
+
+class Item(NamedTuple):
+    """One modality of one clip, ready to be written."""
+
+    files: dict[str, bytes]  # ending of the file's name, or a still's name
+    shape: tuple[int, ...] | None = None  # of an array or spectrogram
+    seconds: float | None = None
+    doubts: dict[str, str] = {}  # reason: detail
+
+
+def convert(source: Source, recipe: dict) -> Item:
+    """Read a source by the whole recipe of its set; Bad where it cannot be used."""
+    if source.path.is_file() and source.path.stat().st_size == 0:
+        raise Bad("empty", f"{source.path.name} has 0 bytes")
+    return _CONVERT[source.kind](source, recipe)
+
+
+def _frames(source: Source, recipe: dict) -> Item:
+    recipe = recipe["frames"]
+    if source.path.is_dir():
+        paths = sorted(
+            (p for p in source.path.iterdir() if p.suffix.lower() in PICTURES), key=_natural
+        )
+        pictures, seconds = [_picture(path) for path in paths], None
+    else:
+        pictures, seconds = _stills(source.path, recipe)
+    if not pictures:
+        raise Bad("too_short", f"{source.path.name} has no still ({seconds or 0:.2f} s)")
+    doubts = {}
+    if all(picture.std() < FLAT for picture in pictures):
+        doubts["constant_picture"] = f"mean level {pictures[0].mean():.0f} of 255"
+    files = {f"{i:06d}.jpg": _jpeg(picture, recipe) for i, picture in enumerate(pictures)}
+    return Item(files, seconds=seconds, doubts=doubts)
+
+
+def _stills(path: Path, recipe: dict) -> tuple[list[np.ndarray], float]:
+    """The recipe's frames (H, W, 3) in BGR, and the seconds that all frames take."""
+    with _opened(path, "video") as (container, stream):
+        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+        kept, start, number, shown, now = [], None, 0, None, 0.0
+        for frame in _decoded(container, stream):
+            if frame.time is not None:
+                start = frame.time if start is None else start
+                now = frame.time - start
+            else:
+                now = float(number / rate)
+            if "fps" not in recipe:
+                if number % max(1, int(rate)) == 0:
+                    kept.append(_upright(frame))
+            else:
+                kept += _shown_until(shown, now, len(kept), recipe["fps"])
+                shown = frame
+            number += 1
+        if number == 0:
+            raise Bad("no_frames", f"{path.name}: not one frame could be decoded")
+        seconds = now + float(1 / rate)
+        if "fps" in recipe:
+            kept += _shown_until(shown, seconds, len(kept), recipe["fps"])
+    return kept, seconds
+
+
+def _shown_until(frame: av.VideoFrame | None, end: float, kept: int, fps: float) -> list:
+    """frame, as often as stills number kept, kept + 1... fall before end."""
+    count = 0
+    while (kept + count + 0.5) / fps < end:
+        count += 1
+    return [_upright(frame)] * count if count else []
+
+
+def _upright(frame: av.VideoFrame) -> np.ndarray:
+    picture = frame.to_ndarray(format="bgr24")
+    return np.rot90(picture, round(frame.rotation / 90)) if frame.rotation else picture
+
+
+def _image(source: Source, recipe: dict) -> Item:
+    recipe = recipe["images"]
+    picture = _picture(source.path)
+    doubts = {}
+    if picture.std() < FLAT:
+        doubts["constant_picture"] = f"mean level {picture.mean():.0f} of 255"
+    if "quality" in recipe:
+        return Item({".jpg": _jpeg(picture, recipe)}, doubts=doubts)
+    return Item({source.path.suffix.lower(): source.path.read_bytes()}, doubts=doubts)
+
+
+def _picture(path: Path) -> np.ndarray:
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise Bad("unreadable", f"{path.name}: {error.strerror}") from None
+    picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    if picture is None:
+        raise Bad("unreadable", f"{path.name} is no picture that OpenCV can decode")
+    return picture
+
+
+def _jpeg(picture: np.ndarray, recipe: dict) -> bytes:
+    height, width = picture.shape[:2]
+    wanted = recipe.get("short_side", min(height, width))
+    if min(height, width) > wanted:
+        scale = wanted / min(height, width)
+        size = max(wanted, round(width * scale)), max(wanted, round(height * scale))
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    settings = [cv2.IMWRITE_JPEG_QUALITY, recipe["quality"], cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+                cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]  # fmt: skip
+    return cv2.imencode(".jpg", picture, settings)[1].tobytes()
+
+
+def _audio(source: Source, recipe: dict) -> Item:
+    samples, rate, doubts = _samples(source.path)  # (n, channels)
+    wave = samples.mean(1, dtype=np.float32)
+    seconds = len(wave) / rate
+    if seconds < 0.025:
+        raise Bad("too_short", f"{source.path.name}: {1000 * seconds:.0f} ms of sound, 25 needed")
+    if not np.isfinite(wave).all():
+        raise Bad("not_finite", f"{source.path.name} holds NaN or infinite samples")
+    peak = float(np.abs(wave).max())
+    if peak < SILENT:
+        doubts["silent"] = f"peak {peak:.1e} of 1"
+    features = spectrogram(wave, rate, recipe["audio"])
+    return Item({".npy": _npy(features)}, features.shape, seconds, doubts)
+
+
+def _samples(path: Path) -> tuple[np.ndarray, int, dict[str, str]]:
+    if path.suffix.lower() not in SOUND_FILES:
+        return *_sound_track(path), {}
+    try:
+        info = soundfile.info(path)
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise Bad("unreadable", f"{path.name}: {str(error).splitlines()[-1]}") from None
+    with open(path, "rb") as file:
+        start = file.read(8)
+    told, found = int.from_bytes(start[4:8], "little") + 8, path.stat().st_size
+    if start[:4] == b"RIFF" and told > found and told != 2**32 + 7:  # a stream's: unknown size
+        raise Bad("truncated", f"{path.name}: {found} bytes, its header says {told}")
+    doubts = {}
+    if info.channels > 1 or info.subtype not in ("PCM_16", "FLOAT", "VORBIS"):
+        doubts["converted"] = f"{rate} Hz, {info.channels} channels, {info.subtype}"
+    return samples, rate, doubts
+
+
+def _sound_track(path: Path) -> tuple[np.ndarray, int]:
+    """Samples (n, channels) of the first sound track, and their rate."""
+    with _opened(path, "audio") as (container, stream):
+        resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
+        parts = [
+            part.to_ndarray()
+            for frame in _decoded(container, stream)
+            for part in resampler.resample(frame)
+        ]
+        rate = stream.rate
+    if not parts:
+        raise Bad("no_sound", f"{path.name}: its sound track is empty")
+    return np.concatenate(parts, axis=1).T, rate
+
+
+@contextmanager
+def _opened(path: Path, kind: str) -> Iterator[tuple]:
+    """The container and its first stream of this kind, decoded by one thread."""
+    try:
+        with av.open(str(path)) as container:
+            streams = getattr(container.streams, kind)
+            if not streams:
+                raise Bad(f"no_{kind}_stream", f"{path.name} has no {kind} stream")
+            streams[0].codec_context.thread_count = 1
+            yield container, streams[0]
+    except (av.error.FFmpegError, OSError) as error:
+        raise Bad("unreadable", f"{path.name}: {error.strerror or error}") from None
+
+
+def _decoded(container, stream) -> Iterator:
+    """The stream's frames; Bad where the file ends before its header says.
+
+    A file that was cut off decodes without an error, so the ends are compared.
+    """
+    end = 0.0
+    watched = [*container.streams.video, *container.streams.audio]
+    for packet in container.demux(watched):
+        if packet.pts is not None:
+            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if packet.stream_index == stream.index:
+            yield from packet.decode()
+    if container.duration:
+        told = (container.duration + max(0, container.start_time or 0)) / 1e6
+        if end < told - max(0.25, 0.02 * told):
+            name = Path(container.name).name
+            raise Bad("truncated", f"{name}: ends at {end:.2f} s, its header says {told:.2f} s")
+
+
+def _array(source: Source, recipe: dict) -> Item:
+    values = np.atleast_1d(load_array(source)).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise Bad("not_finite", f"{source.path.name} holds NaN or infinite numbers")
+    if source.length is not None:
+        values = values[: source.length]
+        missing = source.length - len(values)
+        values = np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
+    return Item({".npy": _npy(values)}, values.shape)
+
+
+def load_array(source: Source) -> np.ndarray:
+    """The array (or its row) of a .npy file, not yet read into memory; Bad if there is none."""
+    try:
+        values = np.load(source.path, mmap_mode="r", allow_pickle=False)
+        values = values if source.row is None else values[source.row]
+    except (OSError, ValueError, EOFError, IndexError) as error:
+        raise Bad("unreadable", f"{source.path.name}: {str(error).splitlines()[0]}") from None
+    if not isinstance(values, np.ndarray | np.generic) or values.dtype.kind not in "fiub":
+        raise Bad("unreadable", f"{source.path.name} is no array of numbers")
+    return values
+
+
+def _npy(values: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.ascontiguousarray(values), allow_pickle=False)
+    return file.getvalue()
+
+
+def _natural(path: Path) -> list:
+    """So that 10 comes after 9."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
+
+
+_CONVERT = {"frames": _frames, "image": _image, "audio": _audio, "array": _array}

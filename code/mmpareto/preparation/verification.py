@@ -1,0 +1,239 @@
+"""Is a prepared set whole? Every check of code/verify.py."""
+
+import io
+import os
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from .. import layout
+from ..data import recipe_hash
+from ..datasets.prepared import read_split
+from ..errors import UserError
+
+SAMPLE = 0.05  # share of the media files that are read without --full
+POINTER = b"version https://git-lfs"
+
+
+class Report:
+    """Findings, each a kind with the things it was found in."""
+
+    def __init__(self):
+        self.findings: dict[str, list[str]] = defaultdict(list)
+        self.facts: list[str] = []
+
+    def add(self, kind: str, what: object) -> None:
+        self.findings[kind].append(str(what))
+
+    def lines(self, examples: int = 10) -> list[str]:
+        lines = list(self.facts)
+        for kind, things in self.findings.items():
+            shown = "; ".join(sorted(things)[:examples])
+            more = f"; and {len(things) - examples} more" if len(things) > examples else ""
+            lines.append(f"FAILED   {kind}: {shown}{more}")
+        return lines
+
+
+def verify(root: Path, *, full: bool, workers: int) -> Report:
+    """Check the set in root; UserError only where there is no set at all."""
+    metadata = layout.read_metadata(root)
+    report = Report()
+    fact, clips = report.facts.append, None
+    fact(f"Set      {metadata['dataset']}, recipe {metadata.get('recipe_hash')}, {root}")
+    _check_metadata(root, metadata, report)
+    try:
+        columns = layout.manifest_columns(metadata["modalities"])
+        clips = layout.read_table(root / "manifest.csv", columns)
+        files = layout.read_table(root / "files.csv", layout.FILES)
+        problems = layout.read_table(root / "problems.csv", layout.PROBLEMS)
+    except UserError as error:
+        report.add("unreadable table", error)
+        return report
+    _check_clips(clips, metadata, report)
+    _check_paths(root, clips, files, metadata, report)
+    _check_splits(root, clips, problems, metadata, report)
+    read = _read_files(root, files, metadata, report, full=full, workers=workers)
+    actions = Counter(row["action"] for row in problems)
+    size = sum(int(f["bytes"]) for f in files if f["bytes"].isdecimal())
+    fact(
+        f"Clips    {len(clips)} in {len(metadata['classes'])} classes; {actions['excluded']} "
+        f"excluded, {actions['kept']} remarks on kept ones, see problems.csv"
+    )
+    fact(f"Files    {len(files)}, {size / 1e6:.1f} MB; {read} of them read whole")
+    return report
+
+
+def _check_metadata(root: Path, metadata: dict, report: Report) -> None:
+    if recipe_hash(metadata["recipe"]) != metadata.get("recipe_hash"):
+        report.add("recipe is not what its hash says", "metadata.json")
+    for name, digest in metadata.get("sha256", {}).items():
+        path = root / name
+        if not path.is_file():
+            report.add("missing file", name)
+        elif layout.sha256(path) != digest:
+            report.add("edited or damaged since it was prepared", name)
+
+
+def _check_clips(clips: list[dict], metadata: dict, report: Report) -> None:
+    ids = Counter(row["id"].lower() for row in clips)
+    for id, count in ids.items():
+        if count > 1:
+            report.add("id twice in manifest.csv", id)
+    for row in clips:
+        if not layout.ID.fullmatch(row["id"]):
+            report.add("id with other characters than A-Z a-z 0-9 _ . -", repr(row["id"]))
+        if row["label"] not in metadata["classes"]:
+            report.add("label that is no class", f"{row['id']}: {row['label']}")
+    if len(clips) != metadata.get("counts", {}).get("clips", len(clips)):
+        report.add("number of clips", f"{len(clips)}, metadata.json says otherwise")
+
+
+def _check_paths(
+    root: Path, clips: list[dict], files: list[dict], metadata: dict, report: Report
+) -> None:
+    """Every path stays inside, every file is listed once, and none is there that is not listed."""
+    expected = set()
+    for row in clips:
+        for name, spec in metadata["modalities"].items():
+            path, stills = row[name], row.get(layout.stills_column(name))
+            if not _inside(path):
+                report.add("path outside the set", f"{row['id']}: {path}")
+            elif spec["kind"] != "frames":
+                file, _, number = path.partition("#")
+                expected.add(file)
+                if number and not (number.isdecimal() and int(number) < _rows(root / file)):
+                    report.add("row that its array does not have", f"{row['id']}: {path}")
+            elif not stills.isdecimal() or int(stills) < 1:
+                report.add("number of stills", f"{row['id']}: {stills!r}")
+            else:
+                expected |= {f"{path}/{i:06d}.jpg" for i in range(int(stills))}
+    listed = {row["path"] for row in files}
+    for path in listed:
+        if not _inside(path):
+            report.add("path outside the set", path)
+    for path in expected - listed:
+        report.add("not in files.csv", path)
+    for path in listed - expected:
+        report.add("in files.csv, but of no clip", path)
+    for name in metadata["modalities"]:
+        for folder, _, names in os.walk(root / name):
+            for file in names:
+                path = Path(folder, file).relative_to(root).as_posix()
+                if path not in listed:
+                    report.add("file that no table lists", path)
+
+
+@cache
+def _rows(path: Path) -> int:
+    try:
+        return len(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError, EOFError, TypeError):
+        return 0  # reported with the files
+
+
+def _inside(path: str) -> bool:
+    parts = PurePosixPath(path)
+    return bool(path) and not parts.is_absolute() and ".." not in parts.parts and "\\" not in path
+
+
+def _check_splits(
+    root: Path, clips: list[dict], problems: list[dict], metadata: dict, report: Report
+) -> None:
+    rows = {row["id"]: row for row in clips}
+    explained = {row["id"] for row in problems if row["action"] == "excluded"}
+    names = layout.split_names(root, metadata)
+    if not names:
+        report.add("no split", "splits/")
+    for name in names:
+        try:
+            _, parts = read_split(root, metadata, name)
+        except UserError as error:
+            report.add("unreadable split", error)
+            continue
+        sizes = []
+        for part, ids in parts.items():
+            present = [rows[id] for id in ids if id in rows]
+            sizes.append(f"{part} {len(present)}" + _of(len(ids), len(present)))
+            if not present:
+                report.add("empty part of a split", f"{name}: {part}")
+            for id in ids:
+                if id not in rows and id not in explained:
+                    report.add("clip of a split that is not in the set", f"{name}: {id}")
+        train = {row["group"] for id in parts["train"] if (row := rows.get(id))} - {""}
+        test = {row["group"] for id in parts["test"] if (row := rows.get(id))} - {""}
+        overlap = f"; {len(train & test)} of {len(test)} groups in test also in train"
+        report.facts.append(f"Split    {name}: {', '.join(sizes)}{overlap if test else ''}")
+
+
+def _of(listed: int, present: int) -> str:
+    return f" of {listed}" if listed != present else ""
+
+
+def _read_files(
+    root: Path, files: list[dict], metadata: dict, report: Report, *, full: bool, workers: int
+) -> int:
+    """Sizes of all files; contents of all, or of a seeded sample. Returns how many were read."""
+    chosen = range(len(files))
+    if not full:
+        count = min(len(files), max(100, round(SAMPLE * len(files))))
+        chosen = random.Random(0).sample(chosen, count)
+    chosen = set(chosen)
+    packed = {f["path"] for f in files if f["path"].count("/") == 0}
+
+    def check(number: int) -> tuple[str, str] | None:
+        file = files[number]
+        return _check_file(root, file, metadata, whole=number in chosen or file["path"] in packed)
+
+    with ThreadPoolExecutor(workers) as pool:
+        results: Iterable = pool.map(check, range(len(files)))
+        for found in tqdm(results, "verify", len(files), unit="file", leave=False, disable=None):
+            if found:
+                report.add(*found)
+    return len(chosen)
+
+
+def _check_file(root: Path, file: dict, metadata: dict, *, whole: bool) -> tuple[str, str] | None:
+    path, name = root / file["path"], file["path"]
+    if path.is_symlink():
+        return "link instead of a file", name
+    if not path.is_file():
+        return "missing file", name
+    size = path.stat().st_size
+    if size != int(file["bytes"]):
+        with open(path, "rb") as opened:
+            if opened.read(len(POINTER)) == POINTER:
+                return "Git LFS pointer instead of the file", name
+        return "another size than when it was prepared", f"{name} ({size}, was {file['bytes']})"
+    if not whole:
+        return None
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return "unreadable file", f"{name} ({error.strerror})"
+    if sha256(content).hexdigest() != file["sha256"]:
+        return "damaged: another sha256 than when it was prepared", name
+    return _check_content(content, name, metadata)
+
+
+def _check_content(content: bytes, name: str, metadata: dict) -> tuple[str, str] | None:
+    spec = metadata["modalities"].get(name.split("/")[0], {})
+    if not name.endswith(".npy"):
+        picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        return ("picture that does not decode", name) if picture is None else None
+    try:
+        values = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError, OSError):
+        return "array that does not load", name
+    if "shape" in spec and list(values.shape) != spec["shape"]:
+        return "array of another shape than declared", f"{name} {values.shape}"
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        return "array with NaN or infinite numbers", name
+    return None

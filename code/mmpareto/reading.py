@@ -1,0 +1,127 @@
+"""Reading prepared files, one reader for each way a modality is kept.
+
+A reader has the `shape` and `dtype` of a sample, and `read(path, row, random, out)` fills out with
+it; random is None where nothing may be random.
+"""
+
+import math
+from functools import lru_cache
+from random import Random
+
+import cv2
+import numpy as np
+
+from .errors import UserError
+from .layout import stills_column
+
+cv2.setNumThreads(0)  # a thread pool does not survive the fork of a loading process
+
+
+class Frames:
+    """Some stills of a clip as bytes (count, 3, size, size): cropped and flipped in training."""
+
+    dtype = np.uint8
+
+    def __init__(self, modality: str, count: int, size: int):
+        self.column, self.count, self.shape = stills_column(modality), count, (count, 3, size, size)
+
+    def read(self, path: str, row: dict[str, str], random: Random | None, out: np.ndarray) -> None:
+        chosen = choose_stills(int(row[self.column]), self.count, random)
+        for still, place in zip(chosen, out, strict=True):
+            _fit(_decode(f"{path}/{still:06d}.jpg"), random, place)
+
+
+class Picture:
+    """One picture as bytes (3, size, size): cropped and flipped in training."""
+
+    dtype = np.uint8
+
+    def __init__(self, size: int):
+        self.shape = (3, size, size)
+
+    def read(self, path: str, row: dict[str, str], random: Random | None, out: np.ndarray) -> None:
+        _fit(_decode(path), random, out)
+
+
+class Array:
+    """Numbers as float32, as they are or divided by scale; FILE.npy, or FILE.npy#ROW."""
+
+    dtype = np.float32
+
+    def __init__(self, shape: tuple[int, ...], scale: float = 1.0):
+        self.shape, self.scale = shape, scale
+
+    def read(self, path: str, row: dict[str, str], random: Random | None, out: np.ndarray) -> None:
+        file, _, number = path.partition("#")
+        try:
+            values = _packed(file)[int(number)] if number else np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError, IndexError) as error:
+            raise UserError(_advice(path, str(error))) from None
+        if values.size != out.size:
+            raise UserError(_advice(path, f"shape {values.shape} found, {self.shape} expected"))
+        np.divide(values.reshape(self.shape), self.scale, out=out)
+
+
+def choose_stills(stills: int, count: int, random: Random | None) -> list[int]:
+    """One still of each of count equal segments: any in training, else the middle one.
+
+    The rule of the authors' loader, counted from 0. Fewer stills than wanted are repeated in order.
+    """
+    if stills < count:
+        return [i * stills // count for i in range(count)]
+    length = stills // count
+    middle = max(length // 2, 1) - 1
+    return [i * length + (random.randrange(length) if random else middle) for i in range(count)]
+
+
+def crop(height: int, width: int, random: Random) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the usual random resized crop.
+
+    8 to 100 % of the area, aspect ratio 3/4 to 4/3; after ten misses the largest central part of
+    a permitted ratio (Szegedy et al. 2015, as torchvision has it).
+    """
+    low, high = 3 / 4, 4 / 3
+    for _ in range(10):
+        area = height * width * random.uniform(0.08, 1)
+        ratio = math.exp(random.uniform(math.log(low), math.log(high)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return random.randint(0, height - h), random.randint(0, width - w), h, w
+    w, h = min(width, round(height * high)), min(height, round(width / low))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _fit(picture: np.ndarray, random: Random | None, out: np.ndarray) -> None:
+    """Crop and flip if random, resize (H, W, 3) to out's size, and store it as (3, H, W)."""
+    flip = False
+    if random:
+        top, left, height, width = crop(*picture.shape[:2], random)
+        picture = picture[top : top + height, left : left + width]
+        flip = random.random() < 0.5
+    height, width = out.shape[1:]
+    # Bilinear is several times faster, but would skip pixels when it shrinks more than twofold.
+    shrinks = picture.shape[0] > 2 * height or picture.shape[1] > 2 * width
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    picture = cv2.resize(picture, (width, height), interpolation=how)
+    if flip:
+        picture = cv2.flip(picture, 1)
+    for plane, place in zip(cv2.split(picture), out, strict=True):
+        place[:] = plane
+
+
+def _decode(path: str) -> np.ndarray:
+    picture = cv2.imread(path, cv2.IMREAD_COLOR_RGB)
+    if picture is None:
+        raise UserError(_advice(path, "missing, or no picture"))
+    return picture
+
+
+@lru_cache(maxsize=16)
+def _packed(file: str) -> np.ndarray:
+    return np.load(file, mmap_mode="r", allow_pickle=False)
+
+
+def _advice(path: str, found: str) -> str:
+    return (
+        f"{path}: cannot be read ({found}): check the set with code/verify.py, or prepare it anew"
+    )

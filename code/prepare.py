@@ -1,0 +1,48 @@
+"""Make a prepared set from raw files, and check it.
+
+python code/prepare.py cremad --raw DIR --out DIR
+python code/prepare.py folder --raw DIR --csv clips.csv --out DIR --workers 8
+
+A call that was interrupted goes on when it is repeated. data/DATASET/README.md says where to get
+the raw files.
+"""
+
+import os
+from pathlib import Path
+
+import verify
+from mmpareto import errors
+from mmpareto.datasets import DATASETS
+from mmpareto.errors import UserError
+from mmpareto.options import REPOSITORY, Parser
+
+
+def main(arguments: list[str]) -> None:
+    if not arguments or arguments[0].startswith("-"):
+        names = [name for name in DATASETS if hasattr(DATASETS[name], "prepare")]
+        parser = Parser(prog="prepare.py", description=__doc__.splitlines()[0])
+        parser.add_argument("dataset", help=f"{', '.join(names)}; DATASET --help lists its flags")
+        parser.parse_args(arguments)
+        raise UserError(f"give the dataset first, one of {', '.join(names)}")
+    name = DATASETS.find(arguments[0])
+    if not hasattr(DATASETS[name], "prepare"):
+        raise UserError(f"{name} needs no preparation: train with --dataset {name}")
+
+    dataset = DATASETS[name]
+    parser = Parser(prog=f"prepare.py {name}", description=dataset.__doc__, allow_abbrev=False)
+    parser.add_argument("dataset", help=name)
+    # fmt: off
+    add = parser.add_argument
+    add("--raw", type=Path, required=True, metavar="DIR", help="the raw files; only read")
+    add("--out", type=Path, default=REPOSITORY / "data" / name, metavar="DIR",
+        help=f"the prepared set (default: data/{name})")
+    # fmt: on
+    dataset.add_prepare_flags(parser)
+    flags = parser.parse_args(arguments)
+    dataset.prepare(flags)
+    verify.check(flags.out, workers=os.cpu_count() or 1)
+    print(f"Train    sh script/mmpareto.sh --dataset {name} --data_root {flags.out}")
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,43 @@
+"""Check a prepared set: tables, labels, splits, and files: there, whole and readable.
+
+python code/verify.py data/cremad
+python code/verify.py data/cremad --full
+"""
+
+import os
+from pathlib import Path
+
+from mmpareto import errors
+from mmpareto.errors import UserError
+from mmpareto.flags import positive
+from mmpareto.options import Parser
+
+
+def main(arguments: list[str]) -> None:
+    parser = Parser(prog="verify.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("folder", type=Path, help="the prepared set")
+    parser.add_argument(
+        "--full", action="store_true", help="read every file (default: a twentieth of them)"
+    )
+    parser.add_argument("--workers", type=positive(int), default=os.cpu_count(), help="threads")
+    flags = parser.parse_args(arguments)
+    check(flags.folder, full=flags.full, workers=flags.workers)
+
+
+def check(folder: Path, *, full: bool = False, workers: int = 1) -> None:
+    """Print the report; UserError if anything is wrong with the set."""
+    from mmpareto.preparation.verification import verify
+
+    report = verify(folder, full=full, workers=workers)
+    print(*report.lines(), sep="\n", flush=True)
+    if report.findings:
+        count = sum(len(things) for things in report.findings.values())
+        raise UserError(
+            f"{folder}: {count} findings of {len(report.findings)} kinds, see above: copy the "
+            "damaged files again, or repeat its prepare.py command, which mends them"
+        )
+    print(f"OK       {'every file' if full else 'tables, sizes and a sample of files'} checked")
+
+
+if __name__ == "__main__":
+    errors.run(main)
