@@ -97,8 +97,9 @@ def test_adding_your_own(tmp_path):
     assert len(lines) == 4
     for path, line in lines:
         text = (tmp_path / path).read_text()
-        assert text.count("    },\n)") == 1
-        (tmp_path / path).write_text(text.replace("    },\n)", f"        {line}\n    }},\n)"))
+        start = "    __name__,\n    {\n"
+        assert text.count(start) == 1
+        (tmp_path / path).write_text(text.replace(start, f"{start}        {line}\n"))
     command = re.search(r"Then `python (code/train\.py [^`]*)`", README)[1].split()
     done = subprocess.run(
         [sys.executable, *command, "--unimodal_weight", "0.3"],
