@@ -107,8 +107,8 @@ class Prepared:
         notes = [f"Split    {name}"]
         excluded = sum(id not in rows for ids in parts.values() for id in ids)
         if excluded:
-            known = {row["id"] for row in read_table(root / "problems.csv", PROBLEMS)}
-            lost = [id for ids in parts.values() for id in ids if id not in rows | known]
+            known = rows.keys() | {r["id"] for r in read_table(root / "problems.csv", PROBLEMS)}
+            lost = [id for ids in parts.values() for id in ids if id not in known]
             if lost:
                 raise UserError(
                     f"--split {name}: {len(lost)} of its clips are not in the set, first {lost[0]}:"

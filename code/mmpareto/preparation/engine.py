@@ -85,7 +85,7 @@ class Preparation:
     def _convert_all(self, journal: Journal) -> None:
         todo = [clip for clip in self.raw.clips if not journal.has(clip)]
         for clip in todo:
-            journal.records.pop(clip.id, None)  # what it was before says nothing now
+            journal.forget(clip.id)  # what it was before says nothing now
         total = len(self._wanted()) if self.raw.archives else len(self.raw.clips)
         batches: list[tuple[Path | None, Iterable[Clip]]] = [(None, todo)]
         batches += [(path, self._extracted(path, journal)) for path in self.raw.archives]
@@ -101,10 +101,10 @@ class Preparation:
                     journal.add(_result(future, clip))
                     self._forget_extracted(clip)
                     bar.update()
-                    bar.set_postfix_str(f"{len(journal.bad())} bad")
+                    bar.set_postfix_str(f"{len(journal.bad_ids)} bad")
                     self._check_bad(journal, total, finished=False)
 
-        done = min(len(journal.good()), total)
+        done = min(len(journal.records) - len(journal.bad_ids), total)
         with tqdm(total=total, initial=done, unit="clip", disable=None) as bar:
             try:
                 for archive, clips in batches:
@@ -117,6 +117,9 @@ class Preparation:
                     collect(0)
                     if archive:
                         journal.add_archive(archive.name, self._state(archive))
+            except UserError:
+                collect(0)  # an archive ended early; what came out of it is kept
+                raise
             finally:
                 pool.stop()
                 pool.join()
@@ -143,14 +146,15 @@ class Preparation:
 
     def _check_bad(self, journal: Journal, total: int, *, finished: bool) -> None:
         """UserError for too many bad clips at the end, and where nothing works from the start."""
-        bad = journal.bad()
-        hopeless = len(bad) >= HOPELESS and not journal.good()
-        if hopeless or (finished and len(bad) > self.flags.max_bad * total):
+        count = len(journal.bad_ids)
+        hopeless = count >= HOPELESS and count == len(journal.records)
+        if hopeless or (finished and count > self.flags.max_bad * total):
+            bad = journal.bad()
             reasons = Counter(record["problem"][1] for record in bad)
             counts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
             self._write_problems(journal)
             raise UserError(
-                f"{len(bad)} of {total} clips cannot be used ({counts}), more than --max_bad "
+                f"{count} of {total} clips cannot be used ({counts}), more than --max_bad "
                 f"{self.flags.max_bad:g} allows; first {bad[0]['id']}: {bad[0]['problem'][2]}; all "
                 f"in {self.out / 'problems.csv'}: mend or replace their files and run this again, "
                 "or raise --max_bad"

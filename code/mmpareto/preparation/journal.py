@@ -19,6 +19,7 @@ class Journal:
     def __init__(self, out: Path, dataset: str, recipe: dict):
         self.out, self.path, self.recipe = out, out / "journal.jsonl", recipe
         self.records: dict[str, dict] = {}
+        self.bad_ids: set[str] = set()
         self.archives: dict[str, list] = {}
         self.head = {"dataset": dataset, "recipe": recipe}
         blocker = next((p for p in (out, *out.parents) if p.exists()), None)
@@ -36,7 +37,7 @@ class Journal:
             elif "archive" in entry:
                 self.archives[entry["archive"]] = entry["state"]
             else:
-                self.records[entry["id"]] = entry
+                self._keep(entry)
 
     def _check_head(self, found: dict) -> None:
         if found == self.head:
@@ -61,7 +62,7 @@ class Journal:
         self.file.close()
 
     def add(self, record: dict) -> None:
-        self.records[record["id"]] = record
+        self._keep(record)
         self._write(record)
 
     def add_archive(self, name: str, state: list) -> None:
@@ -69,11 +70,16 @@ class Journal:
         self.archives[name] = state
         self._write({"archive": name, "state": state})
 
+    def forget(self, id: str) -> None:
+        """Of a clip that is about to be made again."""
+        self.records.pop(id, None)
+        self.bad_ids.discard(id)
+
     def good(self) -> list[dict]:
-        return [r for _, r in sorted(self.records.items()) if "problem" not in r]
+        return [r for id, r in sorted(self.records.items()) if id not in self.bad_ids]
 
     def bad(self) -> list[dict]:
-        return [r for _, r in sorted(self.records.items()) if "problem" in r]
+        return [self.records[id] for id in sorted(self.bad_ids)]
 
     def has(self, clip: Clip) -> bool:
         """Whether clip was prepared from raw files of this size, and its files are still there."""
@@ -84,7 +90,7 @@ class Journal:
 
     def has_id(self, id: str) -> bool:
         record = self.records.get(id)
-        return bool(record) and "problem" not in record and all(
+        return bool(record) and id not in self.bad_ids and all(
             (self.out / path).is_file() and (self.out / path).stat().st_size == size
             for item in record["modalities"].values()
             for path, size, _ in item["files"]
@@ -96,6 +102,12 @@ class Journal:
         rows += [record for _, record in sorted(self.records.items())]
         text = "".join(json.dumps(row) + "\n" for row in [self.head, *rows])
         write_atomically(self.path, lambda file: file.write(text.encode()))
+
+    def _keep(self, record: dict) -> None:
+        self.forget(record["id"])
+        self.records[record["id"]] = record
+        if "problem" in record:
+            self.bad_ids.add(record["id"])
 
     def _write(self, entry: dict) -> None:
         self.file.write(json.dumps(entry) + "\n")

@@ -120,14 +120,13 @@ def write_splits(
 
 
 def _draw(labels: dict[str, str], share: float) -> set[str]:
-    """A stratified share of ids, the same on every machine; empty if a class has too few."""
+    """A stratified share of ids, at least one of each class; empty if a class has but one."""
     ids = sorted(labels)
-    try:
-        _, drawn = train_test_split(
-            ids, test_size=share, stratify=[labels[id] for id in ids], random_state=SEED
-        )
-    except ValueError:  # a class with one clip, or fewer clips than classes
+    classes = [labels[id] for id in ids]
+    if min(Counter(classes).values(), default=0) < 2:
         return set()
+    size = max(round(share * len(ids)), len(set(classes)))
+    _, drawn = train_test_split(ids, test_size=size, stratify=classes, random_state=SEED)
     return set(drawn)
 
 

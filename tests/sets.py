@@ -1,0 +1,60 @@
+"""Raw sets for tests, and prepare.py called on them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+import prepare
+from mmpareto.errors import UserError
+from mmpareto.preparation import synthetic
+
+SMALL = (160, 120)  # pixels of a video that need not be looked at
+
+
+def prepare_set(dataset, raw, out, *flags):
+    """Prepare in this process; returns the set's metadata."""
+    prepare.main([dataset, "--raw", str(raw), "--out", str(out), *map(str, flags)])
+    return json.loads((out / "metadata.json").read_text())
+
+
+def error_of(dataset, raw, out, *flags):
+    """The one line that a call ends with."""
+    try:
+        prepare.main([dataset, "--raw", str(raw), "--out", str(out), *map(str, flags)])
+    except UserError as error:
+        assert "\n" not in str(error)
+        return str(error)
+    raise AssertionError("no error")
+
+
+def contents(root):
+    """{relative path: bytes} of everything below root."""
+    files = (path for path in sorted(root.rglob("*")) if path.is_file())
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+
+
+def rows(path):
+    """The rows of a CSV file as lists, without its header."""
+    return [line.split(",") for line in path.read_text().splitlines()[1:]]
+
+
+def write_folder(root: Path, count: int, classes=("cat", "dog", "owl"), *, seconds=1.5) -> Path:
+    """A user's data: video, sound file, array; clips.csv without kinds in its header."""
+    root.mkdir(parents=True)
+    lines = ["id,label,group,film,voice,pose"]
+    for i in range(count):
+        label = i % len(classes)
+        random = synthetic.Random(i)
+        frames = synthetic.pictures(label, len(classes), round(seconds * 12), SMALL, random)
+        synthetic.write_video(
+            root / f"{i}.mp4", frames, "libx264", None, rate=synthetic.Fraction(12)
+        )
+        sound = synthetic.tone(2 * label, seconds, 16000, random)
+        soundfile.write(root / f"{i}.wav", sound, 16000)
+        noise = np.random.default_rng(i).normal(0, 1, 10)
+        np.save(root / f"{i}.npy", noise + 3 * (np.arange(10) % len(classes) == label))
+        lines.append(f"clip-{i},{classes[label]},{i // 3},{i}.mp4,{i}.wav,{i}.npy")
+    (root / "clips.csv").write_text("\n".join(lines) + "\n")
+    return root
