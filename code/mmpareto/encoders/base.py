@@ -1,5 +1,6 @@
 """What the convolutional encoders share: stages, pooling, and the mean over frames."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Modality
@@ -21,6 +22,20 @@ class ConvEncoder(nn.Module):
         clips, frames = inputs.shape[:2]
         features = self.stages(inputs.flatten(0, 1)).mean((2, 3))
         return features.unflatten(0, (clips, frames)).mean(1)
+
+
+class OnePixelConv(nn.Conv2d):
+    """A 3x3 convolution with padding 1 that knows how little it has to do on a 1x1 map.
+
+    There eight of its nine taps meet padding, and oneDNN computes them all: on pictures of up to
+    32x32 that is a third of ResNet-18's training step on a CPU. In bfloat16 it even returns
+    gradients of those taps that were never written, now and then NaN.
+    """
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if inputs.shape[2:] == (1, 1):
+            return F.conv2d(inputs, self.weight[:, :, 1:2, 1:2])
+        return super().forward(inputs)
 
 
 def channels(modality: Modality, encoder: str) -> int:

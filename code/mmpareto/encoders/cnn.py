@@ -5,7 +5,7 @@ from itertools import pairwise
 from torch import nn
 
 from ..data import Modality
-from .base import ConvEncoder, channels
+from .base import ConvEncoder, OnePixelConv, channels
 
 
 class CNN(ConvEncoder):
@@ -19,7 +19,7 @@ class CNN(ConvEncoder):
         self.stages = nn.Sequential(
             *(
                 nn.Sequential(
-                    nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1, bias=False),
+                    OnePixelConv(before, after, 3, stride=2, padding=1, bias=False),
                     nn.BatchNorm2d(after),
                     nn.ReLU(inplace=True),
                 )

@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import ResNet, ResNet18_Weights, resnet18
 
 from ..checkpoint import read
 from ..data import Modality
 from ..errors import UserError
-from .base import ConvEncoder, channels
+from .base import ConvEncoder, OnePixelConv, channels
 
 
 class ResNet18(ConvEncoder):
@@ -44,19 +43,6 @@ class ResNet18(ConvEncoder):
         net.layer4[1].conv1.__class__ = OnePixelConv
         stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
         self.stages = nn.Sequential(stem, net.layer1, net.layer2, net.layer3, net.layer4)
-
-
-class OnePixelConv(nn.Conv2d):
-    """A 3x3 convolution with padding 1 that knows how little it has to do on a 1x1 map.
-
-    There eight of its nine taps meet padding, and oneDNN computes them all: on pictures of up to
-    32x32 that is a third of ResNet-18's training step on a CPU.
-    """
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        if inputs.shape[2:] == (1, 1):
-            return F.conv2d(inputs, self.weight[:, :, 1:2, 1:2])
-        return super().forward(inputs)
 
 
 def _load(net: ResNet, pretrained: str) -> None:
