@@ -33,6 +33,7 @@ def main(arguments: list[str]) -> None:
     trained.pretrained = None  # the checkpoint holds the weights
     device = build.pick_device(flags.device, flags.gpu_ids)
     data = build.load_data(trained)
+    build.check_recipe(data, state["recipe"], flags.checkpoint)
     if flags.split not in data.splits:
         raise UserError(f"--split {flags.split}: {data.name} has {', '.join(data.splits)}")
     model = build.build_model(trained, data)

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from mmpareto import build, checkpoint, errors, options, report
-from mmpareto.data import ShuffledBatches, loader, to_device
+from mmpareto.data import ShuffledBatches, loader, recipe_hash, to_device
 from mmpareto.errors import UserError
 from mmpareto.evaluation import evaluate
 from mmpareto.methods import METHODS
@@ -85,7 +85,7 @@ class Trainer:
             epoch["seconds"] = time.perf_counter() - began
             self.run.record(steps, epoch, report.row(epoch, self.flags.epochs, self.best))
             if better:
-                self.run.save("best.pt", {"model": self.model.state_dict(), "epoch": self.epoch})
+                self.run.save("best.pt", self.model_state())
             self.run.save("last.pt", self.state())
         self.finish()
 
@@ -154,21 +154,26 @@ class Trainer:
             selected = "last" if self.flags.select == "last" else rule
             self.run.finish(selected, {rule: best, "last": last})
 
+    def model_state(self) -> dict:
+        """What evaluation needs."""
+        recipe = recipe_hash(self.data.recipe)
+        return {"model": self.model.state_dict(), "epoch": self.epoch, "recipe": recipe}
+
     def state(self) -> dict:
         cuda = self.device.type == "cuda"
         return {
-            "model": self.model.state_dict(),
+            **self.model_state(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "method": self.method.state_dict(),
             "rng": [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if cuda else [])],
-            "epoch": self.epoch,
             "best": self.best,
             "skipped_in_a_row": self.skipped_in_a_row,
         }
 
     def restore(self, state: dict) -> None:
         """Go on after the last whole epoch."""
+        build.check_recipe(self.data, state["recipe"], self.run.folder / "last.pt")
         build.load_weights(self.model, state["model"], self.run.folder / "last.pt")
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])

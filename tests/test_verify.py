@@ -9,6 +9,7 @@ import pytest
 import torch
 from sets import SMALL, contents, prepare_set, rows, write_folder
 
+import evaluate
 import train
 import verify
 from mmpareto import options
@@ -205,6 +206,18 @@ class TestTraining:
         assert torch.equal(one["visual"], other["visual"].flip(0))
         (drawn, _) = split.read([0, 1, 2], draw=1)
         assert not torch.equal(one["visual"], drawn["visual"])
+
+    def test_another_recipe_is_no_continuation(self, whole, copy, tmp_path):
+        """Neither --resume nor evaluate.py takes data of another recipe than the run's."""
+        flags = ["--dataset", "cremad", *QUICK, "--image_size", "32", "--out", f"{tmp_path}/r"]
+        train.main([*flags, "--data_root", str(whole)])
+        edit(copy / "metadata.json", '"fps": 3', '"fps": 4')
+        (tmp_path / "r/result.json").unlink()
+        message = r"cremad of recipe \w{12} found, .* was trained on recipe \w{12}"
+        with pytest.raises(UserError, match=message):
+            train.main([*flags, "--epochs", "2", "--data_root", str(copy), "--resume"])
+        with pytest.raises(UserError, match=message):
+            evaluate.main([f"{tmp_path}/r/best.pt", "--data_root", str(copy)])
 
     def test_excluded_clips_of_a_split_are_told(self, copy):
         """A clip that preparing left out may be in a list; one nobody knows may not."""

@@ -88,6 +88,15 @@ def load_data(options: Namespace) -> Data:
     return data
 
 
+def check_recipe(data: Data, trained_on: str, checkpoint: Path) -> None:
+    """UserError where a checkpoint was trained on data of another recipe than data's."""
+    if (found := recipe_hash(data.recipe)) != trained_on:
+        raise UserError(
+            f"--data_root: {data.name} of recipe {found} found, {checkpoint} was trained on recipe "
+            f"{trained_on}: numbers would not be comparable, give data of that recipe"
+        )
+
+
 def build_model(options: Namespace, data: Data) -> Fusion:
     """The fusion of one encoder per modality, newly initialised, on the CPU."""
     names = {

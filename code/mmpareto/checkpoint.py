@@ -51,7 +51,7 @@ def read(path: Path, what: str = "checkpoint") -> Any:
 
 def read_state(path: Path, *, for_resuming: bool = False) -> dict[str, Any]:
     """Load a run's best.pt or last.pt; only the latter holds what resuming needs."""
-    needed = {"model", "config", "epoch"}
+    needed = {"model", "config", "epoch", "recipe"}
     if for_resuming:
         needed |= {"optimizer", "scheduler", "method", "rng", "best", "skipped_in_a_row", "logs"}
     state = read(path)
