@@ -100,36 +100,15 @@ class Prepared:
                 f"--data_root {root}: it holds {metadata['dataset']}, not {cls.name}: give "
                 f"--dataset {metadata['dataset']}"
             )
-        readers = _readers(metadata["modalities"], options)
         columns = manifest_columns(metadata["modalities"])
         rows = {row["id"]: row for row in read_table(root / "manifest.csv", columns)}
-        name, parts = read_split(root, metadata, options.split)
-        notes = [f"Split    {name}"]
-        excluded = sum(id not in rows for ids in parts.values() for id in ids)
-        if excluded:
-            known = rows.keys() | {r["id"] for r in read_table(root / "problems.csv", PROBLEMS)}
-            lost = [id for ids in parts.values() for id in ids if id not in known]
-            if lost:
-                raise UserError(
-                    f"--split {name}: {len(lost)} of its clips are not in the set, first {lost[0]}:"
-                    " prepare them, or take them out of the list"
-                )
-            notes[0] += f"; {excluded} of its clips are excluded, see problems.csv"
-        parts = {part: [rows[id] for id in ids if id in rows] for part, ids in parts.items()}
-        notes += _overlaps(parts)
+        split, listed = read_split(root, metadata, options.split)
+        parts = {part: [rows[id] for id in ids if id in rows] for part, ids in listed.items()}
+        _check_parts(root, split, listed, parts, metadata["classes"])
+        excluded = sum(map(len, listed.values())) - sum(map(len, parts.values()))
+        more = f"; {excluded} of its clips are excluded, see problems.csv" if excluded else ""
+        readers = _readers(metadata["modalities"], options)
         classes = {label: i for i, label in enumerate(metadata["classes"])}
-        for part, chosen in parts.items():
-            if not chosen:
-                raise UserError(f"--split {name}: not one clip of {part} is in the set {root}")
-        try:
-            splits = {
-                part: PreparedSplit(root, chosen, readers, classes)
-                for part, chosen in parts.items()
-            }
-        except KeyError as error:
-            raise UserError(
-                f"{root / 'manifest.csv'}: label {error} is none of the classes in metadata.json"
-            ) from None
         return Data(
             name=cls.name,
             classes=metadata["classes"],
@@ -137,9 +116,12 @@ class Prepared:
                 name: Modality(spec["kind"], readers[name].shape)
                 for name, spec in metadata["modalities"].items()
             },
-            splits=splits,
+            splits={
+                part: PreparedSplit(root, chosen, readers, classes)
+                for part, chosen in parts.items()
+            },
             recipe=metadata["recipe"],
-            notes=tuple(notes),
+            notes=(f"Split    {split}{more}", *_overlaps(parts)),
         )
 
 
@@ -190,6 +172,26 @@ def read_split(root: Path, metadata: dict, wanted: str | None) -> tuple[str, dic
     if not parts["val"]:
         del parts["val"]
     return name, parts
+
+
+def _check_parts(root: Path, split: str, listed: dict, parts: dict, classes: list[str]) -> None:
+    """UserError for a part without clips, a class unknown, or a clip gone without a reason."""
+    for part, rows in parts.items():
+        if not rows:
+            raise UserError(f"--split {split}: not one clip of {part} is in the set {root}")
+        for row in rows:
+            if row["label"] not in classes:
+                raise UserError(
+                    f"{root / 'manifest.csv'}: {row['id']} has label {row['label']!r}, none of the "
+                    f"classes in metadata.json ({', '.join(classes)}): prepare the set anew"
+                )
+    known = {row["id"] for row in read_table(root / "problems.csv", PROBLEMS)}
+    known |= {row["id"] for rows in parts.values() for row in rows}
+    if lost := [id for ids in listed.values() for id in ids if id not in known]:
+        raise UserError(
+            f"--split {split}: {len(lost)} of its clips are not in the set, first {lost[0]}: "
+            "prepare them, or take them out of the list"
+        )
 
 
 def _readers(modalities: dict[str, dict], options) -> dict:

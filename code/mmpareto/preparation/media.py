@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import soundfile
 
-from .clips import Bad, Source
+from .clips import Bad, Source, files_below
 from .features import spectrogram
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -42,7 +42,8 @@ def _frames(source: Source, recipe: dict) -> Item:
     recipe = recipe["frames"]
     if source.path.is_dir():
         paths = sorted(
-            (p for p in source.path.iterdir() if p.suffix.lower() in PICTURES), key=_natural
+            (p for p in files_below(source.path, *PICTURES) if p.parent == source.path),
+            key=_natural,
         )
         pictures, seconds = [_picture(path) for path in paths], None
     else:
@@ -60,13 +61,15 @@ def _stills(path: Path, recipe: dict) -> tuple[list[np.ndarray], float]:
     """The recipe's frames (H, W, 3) in BGR, and the seconds that all frames take."""
     with _opened(path, "video") as (container, stream):
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-        kept, start, number, shown, now = [], None, 0, None, 0.0
+        # Times are exact fractions: at common rates the wanted moments fall between two frames.
+        kept, start, number, shown, now = [], None, 0, None, Fraction(0)
         for frame in _decoded(container, stream):
-            if frame.time is not None:
-                start = frame.time if start is None else start
-                now = frame.time - start
+            if frame.pts is not None:
+                time = frame.pts * frame.time_base
+                start = time if start is None else start
+                now = time - start
             else:
-                now = float(number / rate)
+                now = number / rate
             if "fps" not in recipe:
                 if number % max(1, int(rate)) == 0:
                     kept.append(_upright(frame))
@@ -76,16 +79,16 @@ def _stills(path: Path, recipe: dict) -> tuple[list[np.ndarray], float]:
             number += 1
         if number == 0:
             raise Bad("no_frames", f"{path.name}: not one frame could be decoded")
-        seconds = now + float(1 / rate)
+        seconds = now + 1 / rate
         if "fps" in recipe:
             kept += _shown_until(shown, seconds, len(kept), recipe["fps"])
-    return kept, seconds
+    return kept, float(seconds)
 
 
-def _shown_until(frame: av.VideoFrame | None, end: float, kept: int, fps: float) -> list:
+def _shown_until(frame: av.VideoFrame | None, end: Fraction, kept: int, fps: int) -> list:
     """frame, as often as stills number kept, kept + 1... fall before end."""
     count = 0
-    while (kept + count + 0.5) / fps < end:
+    while Fraction(2 * (kept + count) + 1, 2 * fps) < end:
         count += 1
     return [_upright(frame)] * count if count else []
 
@@ -152,15 +155,27 @@ def _samples(path: Path) -> tuple[np.ndarray, int, dict[str, str]]:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
         raise Bad("unreadable", f"{path.name}: {str(error).splitlines()[-1]}") from None
-    with open(path, "rb") as file:
-        start = file.read(8)
-    told, found = int.from_bytes(start[4:8], "little") + 8, path.stat().st_size
-    if start[:4] == b"RIFF" and told > found and told != 2**32 + 7:  # a stream's: unknown size
-        raise Bad("truncated", f"{path.name}: {found} bytes, its header says {told}")
+    if told := _cut_off(path):
+        raise Bad("truncated", f"{path.name}: {path.stat().st_size} bytes, {told}")
     doubts = {}
     if info.channels > 1 or info.subtype not in ("PCM_16", "FLOAT", "VORBIS"):
         doubts["converted"] = f"{rate} Hz, {info.channels} channels, {info.subtype}"
     return samples, rate, doubts
+
+
+def _cut_off(path: Path) -> str:
+    """What a sound file that decodes without an error says of its missing end; "" if it is whole.
+
+    A WAV file's header has its size, an Ogg file's last page says that it is the last.
+    """
+    content = path.read_bytes()
+    told = int.from_bytes(content[4:8], "little") + 8
+    if content[:4] == b"RIFF" and len(content) < told < 2**32 - 1:  # a stream's has no true size
+        return f"its header says {told}"
+    page = content.rfind(b"OggS")
+    if content[:4] == b"OggS" and not content[page + 5] & 4:
+        return "its last page is missing"
+    return ""
 
 
 def _sound_track(path: Path) -> tuple[np.ndarray, int]:
@@ -212,7 +227,8 @@ def _decoded(container, stream) -> Iterator:
 
 
 def _array(source: Source, recipe: dict) -> Item:
-    values = np.atleast_1d(load_array(source)).astype(np.float32)
+    with np.errstate(over="ignore"):
+        values = np.atleast_1d(load_array(source)).astype(np.float32)
     if not np.isfinite(values).all():
         raise Bad("not_finite", f"{source.path.name} holds NaN or infinite numbers")
     if source.length is not None:

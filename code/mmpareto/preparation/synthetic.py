@@ -144,7 +144,7 @@ def pictures(label: int, classes: int, count: int, size: tuple[int, int], random
 
 
 def frame_number(picture: np.ndarray) -> int:
-    """The number in the lower left corner of a frame of `pictures`, whatever its size is now."""
+    """The number in the lower left corner of a frame of `pictures` that was 360 pixels high."""
     height = picture.shape[0]
     scale = height / 360
     row = picture[round(height - 4 * scale), :, :].mean(1)
@@ -172,6 +172,7 @@ def write_video(
             for start in range(0, len(sound), 1024):
                 samples = sound[None, start : start + 1024].copy()
                 part = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
-                part.sample_rate = sound_rate
+                part.sample_rate, part.pts = sound_rate, start
+                part.time_base = Fraction(1, sound_rate)
                 file.mux(track.encode(part))
             file.mux(track.encode())
