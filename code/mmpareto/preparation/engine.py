@@ -28,6 +28,9 @@ from .tables import write_set
 from .worker import begin, convert_clip
 
 PATIENCE = 600  # seconds that one clip may take
+# What workers import, imported once in the process that they are forked from. This package cannot
+# be among it: that process does not look for modules where the program lies.
+HEAVY = ["av", "cv2", "sklearn.utils", "soundfile", "torch", "torchaudio"]
 HOPELESS = 50  # so many bad clips without a good one end the work early
 STORED_KINDS = {"frames": "frames", "image": "image", "audio": "spectrogram", "array": "array"}
 
@@ -90,7 +93,7 @@ class Preparation:
         batches: list[tuple[Path | None, Iterable[Clip]]] = [(None, todo)]
         batches += [(path, self._extracted(path, journal)) for path in self.raw.archives]
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([convert_clip.__module__])
+        context.set_forkserver_preload(HEAVY)
         pool = ProcessPool(self.flags.workers, context=context, initializer=begin)
         pending = {}
 
