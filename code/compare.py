@@ -88,7 +88,7 @@ def plan_runs(flags: Namespace, rest: list[str]) -> list[Plan]:
             method, *own = name.split(":")
             words = [f"--{setting}" for setting in own]
             argv = [*rest, "--method", method, *words, "--random_seed", seed, "--resume"]
-            out = flags.out or Path("runs") / f"compare-{options.parse(argv).dataset}"
+            out = flags.out or Path("runs") / f"compare-{options.data_name(options.parse(argv))}"
             argv += ["--out", str(out / f"{name.replace(':', '-')}-s{seed}")]
             trained = options.parse(argv)
             finished(trained.out, options.as_config(trained))

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from sets import SMALL, write_folder
 
 import train
+from mmpareto.preparation import synthetic
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -125,3 +127,34 @@ def test_commands_run_as_written(command, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "est Acc" in done.stdout or "Test accuracy" in done.stdout
+
+
+@pytest.mark.slow
+def test_from_raw_files_in_two_commands(tmp_path):
+    """The lines that prepare a set and train on it, in a copy, with raw files in place of DIR."""
+    clone = tmp_path / "clone"
+    shutil.copytree(ROOT, clone, symlinks=True,
+                    ignore=shutil.ignore_patterns(".venv", ".git", "runs"))  # fmt: skip
+    synthetic.write_cremad(tmp_path / "cremad", 60, size=SMALL)
+    write_folder(tmp_path / "folder", 12)
+    block = next(block for block in blocks("text") if "sh script/prepare_cremad.sh" in block)
+    lines = [line.split("#")[0].strip() for line in block.splitlines() if line]
+    assert [line.split()[1] for line in lines] == [
+        "script/prepare_cremad.sh", "script/mmpareto.sh",
+        "script/prepare_folder.sh", "script/mmpareto.sh",
+    ]  # fmt: skip
+    quick = " --encoder cnn --epochs 1 --limit_batches 1 --batch_size 4"
+    for line in lines:
+        dataset = "cremad" if "cremad" in line else "folder"
+        command = line.replace("DIR", str(tmp_path / dataset)) if "DIR" in line else line + quick
+        command = (
+            command.replace("--encoder cnn", "--encoder film=cnn voice=cnn")
+            if (dataset == "folder")
+            else command
+        )
+        done = subprocess.run(
+            command, shell=True, cwd=clone, capture_output=True, text=True,
+            env={**os.environ, "PYTHON": sys.executable},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "OK       tables" in done.stdout or "Result (last): test Acc" in done.stdout

@@ -219,6 +219,17 @@ class TestTraining:
         with pytest.raises(UserError, match=message):
             evaluate.main([f"{tmp_path}/r/best.pt", "--data_root", str(copy)])
 
+    def test_two_folders_are_two_datasets(self, tmp_path):
+        """Their runs have their names, and one is not taken for the other."""
+        for name in ("one", "two"):
+            write_folder(tmp_path / f"raw-{name}", 6)
+            prepare_set("folder", tmp_path / f"raw-{name}", tmp_path / name)
+        one, two = (options.parse(["--dataset", str(tmp_path / name)]) for name in ("one", "two"))
+        assert one.out.name.startswith("one-mmpareto-s0-")
+        assert options.changes(options.as_config(one), options.as_config(two))[0].startswith(
+            f"data_root was {tmp_path / 'one'}"
+        )
+
     def test_excluded_clips_of_a_split_are_told(self, copy):
         """A clip that preparing left out may be in a list; one nobody knows may not."""
         with open(copy / "splits/random.csv", "a") as file:

@@ -84,7 +84,7 @@ def parse(arguments: list[str]) -> Namespace:
     check_data_root(options.dataset, options.data_root)
     options.data_root = (options.data_root or REPOSITORY / "data" / options.dataset).absolute()
     if options.out is None:
-        name = f"{options.dataset}-{options.method}-s{options.random_seed}"
+        name = f"{data_name(options)}-{options.method}-s{options.random_seed}"
         options.out = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S-%f}"
     if options.limit_batches and options.limit_batches < options.accumulate:
         raise UserError(
@@ -111,6 +111,12 @@ def check_data_root(dataset: str, data_root: Path | None) -> None:
         raise UserError(f"--data_root: {dataset} is built in and reads no files: choose --dataset")
 
 
+def data_name(options: Namespace) -> str:
+    """What runs are called after: the dataset, or the folder where one name stands for many."""
+    many = getattr(DATASETS[options.dataset], "one_of_many", False)
+    return options.data_root.name if many else options.dataset
+
+
 def as_config(options: Namespace) -> dict:
     """The options as plain values, for files."""
     return {k: str(v) if isinstance(v, os.PathLike) else v for k, v in vars(options).items()}
@@ -119,7 +125,10 @@ def as_config(options: Namespace) -> dict:
 def changes(old: dict, new: dict) -> list[str]:
     """Flags in which two configs would compute different runs, as "name was this, is that"."""
     rows = []
-    for name in sorted((old.keys() | new.keys()) - FREE_ON_RESUME):
+    free = FREE_ON_RESUME
+    if getattr(DATASETS[new["dataset"]], "one_of_many", False):
+        free = free - {"data_root"}
+    for name in sorted((old.keys() | new.keys()) - free):
         pair = old.get(name), new.get(name)
         either = {"best-val", "last"}  # every run holds both results
         if pair[0] != pair[1] and not (name == "select" and either.issuperset(pair)):

@@ -20,6 +20,7 @@ class Folder(Prepared):
     """Rows id, label and one path for each modality; split and group are optional."""
 
     name = "folder"
+    one_of_many = True  # its data_root says which data it is
     recipes = {"frames": "3fps", "audio": "stft", "images": "jpeg256"}
     seconds = 10.0
     hint = "data/folder/README.md describes the CSV file"
