@@ -142,6 +142,15 @@ class TestBadClips:
         assert len(list((tmp_path / "set/audio").rglob("*.npy"))) == 21
         assert not (tmp_path / "set/.tmp").exists()
 
+    def test_a_prepared_clip_whose_raw_file_goes_bad(self, raw, raw_clips, tmp_path):
+        """Its prepared files leave the set, and the folder."""
+        prepare_set("cremad", raw, tmp_path / "set")
+        path = first(raw, "VideoFlash")
+        path.write_bytes(b"")
+        prepare_set("cremad", raw, tmp_path / "set", "--max_bad", 0.1)
+        assert path.stem not in (tmp_path / "set/manifest.csv").read_text()
+        assert not list((tmp_path / "set").rglob(f"{path.stem}*"))
+
     def test_mended_clips_are_taken_the_next_time(self, raw, raw_clips, one_set, bad, tmp_path):
         error_of("cremad", raw, tmp_path / "set")
         shutil.copytree(raw_clips, raw, dirs_exist_ok=True)
@@ -611,6 +620,19 @@ class TestFolder:
         assert metadata["modalities"]["pose"]["shape"] == [12]
         row = next(r for r in rows(tmp_path / "set/manifest.csv") if r[0] == "clip-4")
         assert np.load(tmp_path / "set" / row[-1]).tolist() == [1.0] * 7 + [0.0] * 5
+
+    def test_an_edited_table(self, raw, own, tmp_path):
+        """Another label, a row gone, paths exchanged between files of one size: as if anew."""
+        prepare_set("folder", raw, tmp_path / "set")
+        text = (raw / "clips.csv").read_text()
+        text = text.replace("clip-1,dog", "clip-1,cat").replace("2.npy", "x.npy")
+        text = text.replace("3.npy", "2.npy").replace("x.npy", "3.npy")
+        text = "".join(s for s in text.splitlines(keepends=True) if not s.startswith("clip-5,"))
+        (raw / "clips.csv").write_text(text)
+        prepare_set("folder", raw, tmp_path / "set")
+        prepare_set("folder", raw, tmp_path / "anew")
+        assert contents(tmp_path / "set") == contents(tmp_path / "anew")
+        assert not any(row[0] == "clip-5" for row in rows(tmp_path / "set/manifest.csv"))
 
     def test_not_finite(self, raw, tmp_path):
         np.save(raw / "4.npy", np.full(10, np.nan))

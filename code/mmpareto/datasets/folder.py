@@ -88,7 +88,7 @@ class Folder(Prepared):
             f"{len(clips)} clips, {len(classes)} classes, "
             + ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
         ]
-        return Raw(classes, kinds, clips, lists=lists, notes=notes, lengths=lengths)
+        return Raw(classes, kinds, clips, lists=lists, notes=notes, lengths=lengths, is_whole=True)
 
 
 def _modalities(path: Path, header: list[str], lines: list) -> dict[str, str]:

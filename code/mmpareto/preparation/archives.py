@@ -1,5 +1,6 @@
 """Clips inside tar archives, read as streams: nothing is unpacked that is not wanted."""
 
+import os
 import shutil
 import tarfile
 import zlib
@@ -29,6 +30,7 @@ def members(
                 path = scratch / f"raw.{name}"
                 with open(path, "wb") as file:
                     shutil.copyfileobj(tar.extractfile(member), file)
+                os.utime(path, (member.mtime, member.mtime))  # so that it is told from a later one
                 sources = {m: s._replace(path=path) for m, s in clip.sources.items()}
                 yield clip._replace(sources=sources)
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:

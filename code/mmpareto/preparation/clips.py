@@ -62,6 +62,7 @@ class Raw(NamedTuple):
     identify: Callable[[str], Clip | None] = lambda name: None  # member's name: its clip, no path
     notes: list[str] = []
     lengths: dict[str, int] = {}  # modality: what its arrays' first axis is padded or cut to
+    is_whole: bool = False  # clips of an earlier call that are not in clips leave the set
 
 
 def expect_folders(raw: Path, names: Iterable[str], readme: str) -> None:
@@ -112,8 +113,11 @@ def check_media(paths: Iterable[Path], hint: str) -> None:
         )
 
 
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of the files in a folder; -1 for nothing."""
-    if path.is_dir():
-        return sum(p.stat().st_size for p in path.iterdir() if p.is_file())
-    return path.stat().st_size if path.is_file() else -1
+def state_of(source: Source) -> list:
+    """What tells whether a source is still the one it was: name, row, bytes and time of change."""
+    path = source.path
+    if not path.exists():
+        return [path.name, source.row, -1, 0]
+    files = [p for p in path.iterdir() if p.is_file()] if path.is_dir() else [path]
+    changed = max((p.stat().st_mtime_ns for p in files), default=0)
+    return [path.name, source.row, sum(p.stat().st_size for p in files), changed]

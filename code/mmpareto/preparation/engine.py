@@ -86,9 +86,16 @@ class Preparation:
         self._finish(journal)
 
     def _convert_all(self, journal: Journal) -> None:
-        todo = [clip for clip in self.raw.clips if not journal.has(clip)]
-        for clip in todo:
-            journal.forget(clip.id)  # what it was before says nothing now
+        todo = []
+        for clip in self.raw.clips:
+            if journal.has(clip):
+                journal.relabel(clip)
+            else:
+                journal.forget(clip.id)
+                todo.append(clip)
+        if self.raw.is_whole:
+            for id in journal.records.keys() - {clip.id for clip in self.raw.clips}:
+                journal.forget(id)
         total = len(self._wanted()) if self.raw.archives else len(self.raw.clips)
         batches: list[tuple[Path | None, Iterable[Clip]]] = [(None, todo)]
         batches += [(path, self._extracted(path, journal)) for path in self.raw.archives]
@@ -257,8 +264,10 @@ class Preparation:
     def _problems(self, journal: Journal) -> list[dict]:
         good, bad = journal.good(), journal.bad()
         rows = [(r["id"], "excluded", *r["problem"]) for r in bad]
-        rows += [(id, "excluded", *problem) for id, problem in self.raw.left_out.items()]
-        known = {r["id"] for r in (*good, *bad)} | self.raw.left_out.keys()
+        tried = {r["id"] for r in (*good, *bad)}
+        left_out = {id: p for id, p in self.raw.left_out.items() if id not in tried}
+        rows += [(id, "excluded", *problem) for id, problem in left_out.items()]
+        known = tried | left_out.keys()
         missing = self._listed() - known
         rows += [(id, "excluded", "", "missing", "in a list") for id in missing]
         rows += [(r["id"], "kept", *doubt) for r in good for doubt in r["doubts"]]
@@ -306,7 +315,7 @@ def _twins(good: list[dict]) -> list[tuple[str, Problem]]:
     """Clips whose raw file is another's, byte for byte, under another label."""
     first, twins = {}, []
     for record in good:
-        for name, (_, digest) in record["sources"].items():
+        for name, (*_, digest) in record["sources"].items():
             other = first.setdefault((name, digest), record) if digest else record
             if other["label"] != record["label"]:
                 detail = f"same file as {other['id']}, labelled {other['label']}"

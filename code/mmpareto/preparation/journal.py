@@ -9,7 +9,7 @@ from pathlib import Path
 from ..checkpoint import write_atomically
 from ..data import recipe_hash
 from ..errors import UserError
-from .clips import Clip, size_of
+from .clips import Clip, state_of
 from .recipes import first_difference
 
 
@@ -71,9 +71,13 @@ class Journal:
         self._write({"archive": name, "state": state})
 
     def forget(self, id: str) -> None:
-        """Of a clip that is about to be made again."""
+        """Of a clip that is about to be made again, or no longer wanted."""
         self.records.pop(id, None)
         self.bad_ids.discard(id)
+
+    def relabel(self, clip: Clip) -> None:
+        """The user's table may say something else of a clip now."""
+        self.records[clip.id] |= {"label": clip.label, "group": clip.group}
 
     def good(self) -> list[dict]:
         return [r for id, r in sorted(self.records.items()) if id not in self.bad_ids]
@@ -82,9 +86,9 @@ class Journal:
         return [self.records[id] for id in sorted(self.bad_ids)]
 
     def has(self, clip: Clip) -> bool:
-        """Whether clip was prepared from raw files of this size, and its files are still there."""
+        """Whether clip was prepared from these raw files, and its own are still there."""
         return self.has_id(clip.id) and all(
-            size_of(source.path) == self.records[clip.id]["sources"][name][0]
+            state_of(source) == self.records[clip.id]["sources"].get(name, [])[:-1]
             for name, source in clip.sources.items()
         )
 

@@ -10,7 +10,7 @@ import torch
 
 from ..errors import UserError
 from ..layout import sha256
-from .clips import Bad, Clip, Problem, size_of
+from .clips import Bad, Clip, Problem, state_of
 from .media import Item, convert
 
 LONGEST_GAP = 0.25  # seconds between the ends of sound and picture that need no remark
@@ -28,7 +28,7 @@ def convert_clip(clip: Clip, recipe: dict, out: Path) -> dict:
     items, doubts = {}, []
     for name, source in clip.sources.items():
         try:
-            record["sources"][name] = [size_of(source.path), _hash(source.path, source.row)]
+            record["sources"][name] = [*state_of(source), _hash(source.path, source.row)]
             items[name] = convert(source, recipe)
         except Bad as bad:
             return {**record, "problem": Problem(name, bad.reason, bad.detail)}
