@@ -9,6 +9,7 @@ the raw files.
 
 import os
 from pathlib import Path
+from shlex import quote
 
 import verify
 from mmpareto import errors
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> None:
     flags = parser.parse_args(arguments)
     dataset.prepare(flags)
     verify.check(flags.out, workers=os.cpu_count() or 1)
-    print(f"Train    sh script/mmpareto.sh --dataset {name} --data_root {flags.out}")
+    print(f"Train    sh script/mmpareto.sh --dataset {name} --data_root {quote(str(flags.out))}")
 
 
 if __name__ == "__main__":

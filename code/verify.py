@@ -33,8 +33,8 @@ def check(folder: Path, *, full: bool = False, workers: int = 1) -> None:
     if report.findings:
         count = sum(len(things) for things in report.findings.values())
         raise UserError(
-            f"{folder}: {count} findings of {len(report.findings)} kinds, see above: copy the "
-            "damaged files again, or repeat its prepare.py command, which mends them"
+            f"{folder}: {count} findings of {len(report.findings)} kinds, see above: delete "
+            "damaged files and repeat the set's prepare.py command, which makes what is missing"
         )
     print(f"OK       {'every file' if full else 'tables, sizes and a sample of files'} checked")
 

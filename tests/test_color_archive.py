@@ -89,7 +89,11 @@ def test_import(raw, content, tmp_path):
     expected = content["train_image"][[55000, 59999]].transpose(0, 3, 1, 2) / 255
     torch.testing.assert_close(inputs["color"], torch.from_numpy(expected).float())
     assert inputs["gray"].max() == 1
-    assert "not empty" in error_of("cgmnist", raw, tmp_path / "set")
+    (tmp_path / "set/metadata.json").unlink()  # as after an interruption
+    (tmp_path / "set/color.npy.tmp").touch()
+    assert prepare_set("cgmnist", raw, tmp_path / "set") == metadata
+    (tmp_path / "set/mine.txt").touch()
+    assert "it holds other things (mine.txt)" in error_of("cgmnist", raw, tmp_path / "set")
 
 
 @pytest.mark.slow
@@ -111,6 +115,8 @@ def test_what_does_not_belong_together(raw, content, tmp_path):
         in message
     )
     assert "first index 7" in message
+    black = np.zeros_like(content["train_image"])
+    assert "train_image: 100% of the pictures are black" in found(train_image=black)
     assert "train_image: (3, 28, 28, 3) found" in found(train_image=images[:3])
     assert "test_label: nothing found" in found(test_label=None)
     assert not (tmp_path / "set").exists()

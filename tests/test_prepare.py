@@ -1,5 +1,6 @@
 """From raw files to prepared sets: what is made, what is refused, and what survives a kill."""
 
+import json
 import os
 import shutil
 import signal
@@ -189,6 +190,16 @@ class TestBadClips:
         assert len(rows(tmp_path / "set/manifest.csv")) == 23
 
 
+def test_a_folder_with_other_things(raw, tmp_path):
+    """Nothing is deleted, though a subfolder be called like a modality, or hold the raw files."""
+    before = contents(raw)
+    assert "the folder holds other things" in error_of("cremad", raw, raw)
+    (tmp_path / "other/audio").mkdir(parents=True)
+    (tmp_path / "other/audio/mine.txt").write_text("precious")
+    assert "the folder holds other things" in error_of("cremad", raw, tmp_path / "other")
+    assert contents(raw) == before and (tmp_path / "other/audio/mine.txt").exists()
+
+
 class TestRefused:
     """One line, and nothing is written."""
 
@@ -229,7 +240,7 @@ class TestRefused:
         usage = shutil._ntuple_diskusage(10**9, 10**9, 1000)
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
         message = error_of("cremad", raw_clips, tmp_path / "set")
-        assert "GB needed for 24 clips, 0.0 GB free" in message
+        assert "GB needed for 24 clips, 1e-06 GB free" in message
 
     def test_unknown_and_needless(self, tmp_path):
         assert "unknown dataset 'creamd'" in error_of("creamd", tmp_path, tmp_path / "set")
@@ -505,6 +516,49 @@ class TestKinetics:
         metadata = prepare_set("kinetics_sounds", tmp_path / "raw1", out, "--lists", kinetics_lists)
         assert metadata["counts"]["clips"] == 12
 
+    def test_lost_files_and_second_chances(self, ids, kinetics_lists, tmp_path):
+        """An archive that was read is read again for a clip that lost files or had bad luck."""
+        synthetic.write_kinetics_archive(tmp_path / "raw/part.tgz", ids, seconds=1.0)
+        out = tmp_path / "set"
+        arguments = ("kinetics_sounds", tmp_path / "raw", out, "--lists", kinetics_lists)
+        prepare_set(*arguments)
+        whole = contents(out)
+        next(out.rglob("*.npy")).unlink()
+        prepare_set(*arguments)
+        assert contents(out) == whole
+        journal = (out / "journal.jsonl").read_text().splitlines()
+        entry = json.loads(journal[-1])
+        bad = {"id": entry["id"], "label": entry["label"], "group": entry["group"], "sources": {}}
+        bad["problem"] = ["", "worker_died", "its process ended by SIGKILL"]
+        (out / "journal.jsonl").write_text("\n".join([*journal[:-1], json.dumps(bad)]) + "\n")
+        prepare_set(*arguments)
+        assert contents(out) == whole
+
+    def test_odd_members(self, ids, kinetics_lists, tmp_path):
+        """Twice the same clip, upper-case names, links and paths that lead elsewhere."""
+        path = tmp_path / "raw/part.tar"
+        path.parent.mkdir()
+        with tarfile.open(path, "w") as tar:
+            for id, label in [*ids.items(), *list(ids.items())[:3]]:
+                content = synthetic.kinetics_clip(id, label, 1.0)
+                member = tarfile.TarInfo(f"../../{id}.MP4")
+                member.size = len(content)
+                tar.addfile(member, synthetic.io.BytesIO(content))
+            link = tarfile.TarInfo(f"{next(iter(ids))}.mp4")
+            link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            tar.addfile(link)
+        out = tmp_path / "set"
+        metadata = prepare_set("kinetics_sounds", path.parent, out, "--lists", kinetics_lists)
+        assert metadata["counts"]["clips"] == 12 and rows(out / "problems.csv") == []
+
+    def test_folders_that_are_links(self, ids, raw_folders, tmp_path):
+        raw = tmp_path / "raw"
+        raw.mkdir()
+        for folder in raw_folders.iterdir():
+            (raw / folder.name).symlink_to(folder)
+        (raw / "loop").symlink_to(raw)
+        assert prepare_set("kinetics_sounds", raw, tmp_path / "set")["counts"]["clips"] == 12
+
     def test_no_sound_track(self, raw_folders, tmp_path):
         raw = shutil.copytree(raw_folders, tmp_path / "raw")
         silent = next(raw.rglob("*.mp4"))
@@ -535,6 +589,27 @@ class TestModelNet:
             for path, view in ((front, 1), (rear, 7)):
                 source = folder / f"{id}.obj.shaded_v{view:03d}.png"
                 assert (tmp_path / "set" / path).read_bytes() == source.read_bytes()
+
+    def test_other_numbers_and_other_names(self, tmp_path, capsys):
+        """Views 0 to 11 are not taken for 1 to 12; upper-case endings and odd folders are told."""
+        raw = tmp_path / "raw"
+        synthetic.write_modelnet(raw, OBJECTS[:3], {"train": 3, "test": 2})
+        for number in range(1, 13):
+            name = "airplane_0001.obj.shaded_v{:03d}.png"
+            folder = raw / "airplane/train"
+            (folder / name.format(number)).rename(folder / name.format(number - 1))
+        for path in (raw / "bed").rglob("*.png"):
+            path.rename(path.with_suffix(".PNG"))
+        (raw / "spoon").mkdir()
+        metadata = prepare_set("modelnet40", raw, tmp_path / "set")
+        assert metadata["counts"]["per_class"] == {"airplane": 4, "bathtub": 5, "bed": 5}
+        assert rows(tmp_path / "set/problems.csv")[0][0] == "airplane_0001"
+        assert "3 of 40 classes; folders of no class: spoon" in capsys.readouterr().out
+
+    def test_one_part_only(self, tmp_path):
+        synthetic.write_modelnet(tmp_path / "raw", OBJECTS[:2], {"train": 2, "test": 0})
+        message = error_of("modelnet40", tmp_path / "raw", tmp_path / "set")
+        assert "split official has no clip for test" in message
 
     def test_wrong_level(self, tmp_path):
         synthetic.write_modelnet(tmp_path / "a/raw", OBJECTS[:1], {"train": 1, "test": 1})
@@ -587,7 +662,7 @@ class TestFolder:
         [
             ("id,label", "name,label", "column id not found"),
             ("film,voice", "film,film", "a column is there twice"),
-            ("film,voice", "2d,voice", "'2d' cannot be a modality"),
+            ("film,voice", "2d,voice", "'2d' cannot be a modality's name"),
             ("film,voice", "film:movie,voice", "frames, image, audio, array expected"),
             ("clip-3,", "clip-2,", "line 5: id clip-2 is there already in line 4"),
             ("clip-3,", "clip/3,", "line 5: id 'clip/3'"),
@@ -633,6 +708,45 @@ class TestFolder:
         prepare_set("folder", raw, tmp_path / "anew")
         assert contents(tmp_path / "set") == contents(tmp_path / "anew")
         assert not any(row[0] == "clip-5" for row in rows(tmp_path / "set/manifest.csv"))
+
+    def test_a_set_survives_a_call_that_fails(self, raw, tmp_path):
+        """Bad clips end the call; the set of the call before, and its table, stay as they are."""
+        prepare_set("folder", raw, tmp_path / "set")
+        before = contents(tmp_path / "set")
+        (raw / "4.wav").write_bytes(b"")
+        message = error_of("folder", raw, tmp_path / "set")
+        assert "1 of 12 clips cannot be used" in message and "problems-of-last-call.csv" in message
+        for name in ("metadata.json", "manifest.csv", "problems.csv"):
+            assert (tmp_path / "set" / name).read_bytes() == before[name]
+        lines = (raw / "clips.csv").read_text().splitlines(keepends=True)
+        (raw / "clips.csv").write_text("".join(s for s in lines if not s.startswith("clip-4,")))
+        assert prepare_set("folder", raw, tmp_path / "set")["counts"]["clips"] == 11
+        assert not (tmp_path / "set/problems-of-last-call.csv").exists()
+
+    @pytest.mark.parametrize("name", ["training", "type", "items", "joint", "splits", "_x"])
+    def test_names_that_torch_uses(self, raw, tmp_path, name):
+        self.edit(raw, lambda text: text.replace("pose", name, 1))
+        assert "cannot be a modality's name" in error_of("folder", raw, tmp_path / "set")
+
+    def test_damaged_headers_and_long_names(self, raw, tmp_path):
+        content = bytearray((raw / "4.npy").read_bytes())
+        content[12] = 0xFF
+        (raw / "4.npy").write_bytes(content)
+        np.savez(raw / "5", a=np.ones(10))
+        (raw / "5.npz").rename(raw / "5.npy")
+        prepare_set("folder", raw, tmp_path / "set", "--max_bad", 0.2)
+        assert [row[1:4] for row in rows(tmp_path / "set/problems.csv")] == [
+            ["pose", "excluded", "unreadable"]
+        ] * 2
+        self.edit(raw, lambda text: text.replace("3.npy", "3" * 300 + ".npy"))
+        assert "no such file" in error_of("folder", raw, tmp_path / "x")
+
+    def test_a_class_with_one_clip(self, raw, tmp_path):
+        """It trains; the others are split."""
+        self.edit(raw, lambda text: text.replace("clip-0,cat", "clip-0,yak"))
+        metadata = prepare_set("folder", raw, tmp_path / "set")
+        assert metadata["splits"] == ["random"]
+        assert dict(rows(tmp_path / "set/splits/random.csv"))["clip-0"] == "train"
 
     def test_not_finite(self, raw, tmp_path):
         np.save(raw / "4.npy", np.full(10, np.nan))

@@ -221,6 +221,24 @@ class TestBadMedia:
         assert prepared(kind, path, name).doubts == {}
         assert bad(kind, path, name, half=True)[0] == "unreadable"
 
+    def test_odd_rate(self, tmp_path):
+        """Its resampling filter would take gigabytes."""
+        soundfile.write(tmp_path / "a.wav", noise(44101), 44101)
+        assert bad("audio", tmp_path / "a.wav", "fbank")[0] == "odd_rate"
+        for rate in (8000, 11025, 12000, 22050, 32000, 37800, 44100, 48000, 96000):
+            soundfile.write(tmp_path / "a.wav", noise(rate), rate)
+            assert prepared("audio", tmp_path / "a.wav", "fbank").shape == (1024, 128)
+
+    def test_a_frame_of_a_wrong_time(self, tmp_path, large):
+        with av.open(str(tmp_path / "a.mkv"), "w") as file:
+            video = file.add_stream("libx264", rate=12, width=480, height=360, pix_fmt="yuv420p")
+            for number in (0, 1, 2, 12 * 7000):
+                frame = av.VideoFrame.from_ndarray(large[5], format="bgr24")
+                frame.pts, frame.time_base = number, Fraction(1, 12)
+                file.mux(video.encode(frame))
+            file.mux(video.encode())
+        assert bad("frames", tmp_path / "a.mkv", "3fps")[0] == "too_long"
+
     @pytest.mark.parametrize(
         ("kind", "end"),
         [("wav", "bytes, its header says 640044"), ("ogg", "bytes, its last page is missing")],

@@ -86,6 +86,7 @@ class TestVerify:
             (lambda s: edit(s / "manifest.csv", "audio/", "/audio/"), "path outside the set"),
             (lambda s: edit(s / "manifest.csv", ",group", ",actor"), "unreadable table"),
             (lambda s: edit(s / "splits/random.csv", "1001_", "2001_"), "clip of a split that is"),
+            (lambda s: edit(s / "splits/random.csv", ",val", ",train"), "edited or damaged since"),
             (lambda s: edit(s / "splits/random.csv", ",train", ",training"), "unreadable split"),
             (lambda s: edit(s / "metadata.json", '"fps": 3', '"fps": 4'), "recipe is not what"),
             (lambda s: edit(s / "files.csv", "audio/", "audio/x"), "edited or damaged since"),
@@ -128,11 +129,26 @@ class TestVerify:
         with pytest.raises(UserError, match="is no prepared set"):
             verify.check(tmp_path)
         (copy / "metadata.json").write_text("{")
-        with pytest.raises(UserError, match=r"metadata\.json: cannot be read"):
+        with pytest.raises(UserError, match=r"metadata\.json: is no metadata"):
             verify.check(copy)
-        (copy / "metadata.json").write_text(json.dumps({"schema": 9}))
-        with pytest.raises(UserError, match="cannot be read"):
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [("schema", 9), ("classes", None), ("classes", "ANG"), ("modalities", ["audio"]),
+         ("modalities", {"audio": {"kind": "spectrogram"}}), ("modalities", {"audio": None}),
+         ("splits", None), ("sha256", None), ("counts", None), ("recipe", 1)],
+    )  # fmt: skip
+    def test_metadata_of_another_form(self, copy, key, value):
+        metadata = json.loads((copy / "metadata.json").read_text()) | {key: value}
+        (copy / "metadata.json").write_text(json.dumps(metadata))
+        with pytest.raises(UserError, match="is no metadata of a prepared set"):
             verify.check(copy)
+
+    @pytest.mark.parametrize("size", ["", "abc", "1e3"])
+    def test_sizes_that_are_no_numbers(self, copy, capsys, size):
+        row = (copy / "files.csv").read_text().splitlines()[1]
+        edit(copy / "files.csv", row, ",".join([row.split(",")[0], size, row.split(",")[2]]))
+        assert any(line.startswith("another size") for line in findings(copy, capsys))
 
 
 def verify_hash(path):
@@ -250,6 +266,12 @@ class TestTraining:
                 ["--dataset", str(copy), *QUICK, "--workers", workers, "--out", f"{tmp_path}/r"]
             )
         assert "\n" not in str(caught.value)
+
+    def test_no_number_of_stills(self, copy):
+        row = (copy / "manifest.csv").read_text().splitlines()[1]
+        edit(copy / "manifest.csv", row, row.rpartition(",")[0] + ",x")
+        with pytest.raises(UserError, match="has no number of stills"):
+            self.data(copy)
 
     def test_damaged_array(self, copy):
         for path in copy.glob("audio/*/*.npy"):

@@ -8,9 +8,8 @@ from copy import deepcopy
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from .data import Data, Split, recipe_hash, stratified, to_device
+from .data import Data, Split, is_modality_name, recipe_hash, stratified, to_device
 from .datasets import DATASETS
 from .encoders import ENCODERS
 from .errors import UserError
@@ -118,7 +117,7 @@ def build_model(options: Namespace, data: Data) -> Fusion:
         )
     encoders = {}
     for modality, spec in data.modalities.items():
-        if modality == "joint" or not modality.isidentifier() or hasattr(nn.ModuleDict, modality):
+        if not is_modality_name(modality):
             raise UserError(f"{data.name}: a modality cannot be called {modality!r}: rename it")
         name = names[modality]
         weights = {"pretrained": options.pretrained} if _pretrainable(name) else {}

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 import torch
 from sklearn.utils import resample
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from .errors import UserError
+
+_TAKEN = nn.ModuleDict()  # whose attributes cannot be names of its members
 
 
 class Modality(NamedTuple):
@@ -71,6 +73,11 @@ class Data(NamedTuple):
     splits: dict[str, Split]  # "train" and "test", and "val" where there is one
     recipe: dict[str, Any]  # how the samples were made, as JSON
     notes: tuple[str, ...] = ()  # further lines for the header of a log
+
+
+def is_modality_name(name: str) -> bool:
+    """Whether a modality can be called so: a word as in Python that torch does not use itself."""
+    return name.isidentifier() and name[0] != "_" and name != "joint" and not hasattr(_TAKEN, name)
 
 
 def recipe_hash(recipe: dict[str, Any]) -> str:

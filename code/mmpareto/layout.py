@@ -28,6 +28,7 @@ MANIFEST = ("id", "label", "group")
 PROBLEMS = ("id", "modality", "action", "reason", "detail")
 FILES = ("path", "bytes", "sha256")
 SPLIT = ("id", "split")
+STILLS = ".stills"  # no modality ends so: a dot is not part of its name
 PARTS = ("train", "val", "test")
 
 
@@ -46,16 +47,37 @@ def read_metadata(root: Path) -> dict:
         )
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
-        schema = metadata["schema"]
-        metadata["dataset"], metadata["classes"], metadata["modalities"], metadata["recipe"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        wrong = [key for key, is_right in _METADATA.items() if not is_right(metadata[key])]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        wrong = [f"{type(error).__name__}: {error}"]
+    if wrong:
         raise UserError(
-            f"{path}: cannot be read ({type(error).__name__}: {error}): copy the set again, or "
-            "prepare it anew"
-        ) from None
-    if schema != SCHEMA:
-        raise UserError(f"{path}: schema {schema} found, {SCHEMA} expected: prepare the set anew")
+            f"{path}: is no metadata of a prepared set ({', '.join(wrong)}): copy the set again, "
+            "or prepare it anew"
+        )
     return metadata
+
+
+def _is_modality(spec: dict) -> bool:
+    """Whether a reader can be made of it."""
+    shape = spec.get("shape", [])
+    sized = bool(shape) and all(isinstance(size, int) and size > 0 for size in shape)
+    return spec["kind"] in ("frames", "image") or (
+        spec["kind"] in ("spectrogram", "array") and sized
+    )
+
+
+_METADATA = {
+    "schema": lambda value: value == SCHEMA,
+    "dataset": lambda value: isinstance(value, str),
+    "classes": lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value),
+    "modalities": lambda value: bool(value) and all(map(_is_modality, value.values())),
+    "recipe": lambda value: isinstance(value, dict),
+    "recipe_hash": lambda value: isinstance(value, str),
+    "splits": lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value),
+    "counts": lambda value: isinstance(value["clips"], int),
+    "sha256": lambda value: all(isinstance(v, str) for v in value.values()),
+}
 
 
 def manifest_columns(modalities: dict[str, dict]) -> list[str]:
@@ -66,7 +88,7 @@ def manifest_columns(modalities: dict[str, dict]) -> list[str]:
 
 
 def stills_column(modality: str) -> str:
-    return f"{modality}.stills"  # no modality can be called so: a dot is not part of a name
+    return modality + STILLS
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -88,7 +110,7 @@ def read_csv(path: Path) -> list[tuple[int, list[str]]]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
-            return [(reader.line_num, row) for row in reader if row]
+            return [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (csv.Error, UnicodeDecodeError) as error:
@@ -100,7 +122,9 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> Non
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+    # names of files need not be text
+    content = text.getvalue().encode(errors="backslashreplace")
+    write_atomically(path, lambda file: file.write(content))
 
 
 def write_json(path: Path, content: dict) -> None:

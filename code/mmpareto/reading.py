@@ -14,6 +14,7 @@ import numpy as np
 from .errors import UserError
 from .layout import stills_column
 
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # a missing file is told once
 cv2.setNumThreads(0)  # a thread pool does not survive the fork of a loading process
 
 
@@ -55,8 +56,9 @@ class Array:
         file, _, number = path.partition("#")
         try:
             values = _packed(file)[int(number)] if number else np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError, IndexError) as error:
-            raise UserError(_advice(path, str(error))) from None
+        except Exception as error:  # numpy parses the header as Python and fails in many ways
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(_advice(path, reason)) from None
         if values.size != out.size:
             raise UserError(_advice(path, f"shape {values.shape} found, {self.shape} expected"))
         np.divide(values.reshape(self.shape), self.scale, out=out)

@@ -58,11 +58,15 @@ class CGMNIST(Prepared):
         from ..preparation.color_archive import import_archive
 
         root = flags.mnist or flags.raw
-        mnist = {part: read_mnist(root, train=part == "train") for part in ("train", "test")}
+        flag = "--mnist" if flags.mnist else "--raw"
+        parts = {"train": True, "test": False}
+        mnist = {
+            part: read_mnist(root, train=is_train, flag=flag) for part, is_train in parts.items()
+        }
         import_archive(flags, cls.name, mnist, VALIDATION)
 
 
-def read_mnist(root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
+def read_mnist(root: Path, *, train: bool, flag: str = "--data_root") -> tuple[Tensor, Tensor]:
     """Digits uint8 (N, 28, 28) and labels (N,) from files in torchvision's layout."""
     from torchvision.datasets import MNIST
 
@@ -71,13 +75,13 @@ def read_mnist(root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
         mnist = MNIST(root, train=train, download=False)
     except (RuntimeError, ValueError, AssertionError, OSError) as error:
         raise UserError(
-            f"--data_root {root}: MNIST's files were not found or are damaged in {root}/MNIST/raw "
+            f"{flag} {root}: MNIST's files were not found or are damaged in {root}/MNIST/raw "
             f"({str(error).splitlines()[0] if str(error) else type(error).__name__}): "
             "data/cgmnist/README.md says how to get them"
         ) from None
     if mnist.data.shape != (expected, 28, 28) or len(mnist.targets) != expected:
         raise UserError(
-            f"--data_root {root}: found {tuple(mnist.data.shape)} images and {len(mnist.targets)} "
+            f"{flag} {root}: found {tuple(mnist.data.shape)} images and {len(mnist.targets)} "
             f"labels, expected ({expected}, 28, 28): data/cgmnist/README.md says how to get MNIST"
         )
     return mnist.data, mnist.targets

@@ -1,7 +1,9 @@
 """The user's own data: any number of modalities, described by one CSV file."""
 
+import os
 from pathlib import Path, PurePosixPath
 
+from ..data import is_modality_name
 from ..errors import UserError
 from ..layout import ID, PARTS, read_csv
 from .prepared import Prepared
@@ -13,7 +15,6 @@ ENDINGS = {
     "array": (".npy",),
 }
 OWN = ("id", "label", "split", "group")
-RESERVED = (*OWN, "joint", "splits")
 
 
 class Folder(Prepared):
@@ -106,8 +107,8 @@ def _modalities(path: Path, header: list[str], lines: list) -> dict[str, str]:
         name, _, kind = column.partition(":")
         if name in OWN:
             continue
-        if not name.isidentifier() or name.startswith("_") or name in RESERVED:
-            raise UserError(f"{path}: {name!r} cannot be a modality: use a word as in Python")
+        if not is_modality_name(name) or name == "splits":
+            raise UserError(f"{path}: {name!r} cannot be a modality's name: take another word")
         first = lines[0][1][position] if lines and position < len(lines[0][1]) else ""
         kinds[name] = kind or _kind_of(first)
         if kinds[name] not in KINDS:
@@ -131,7 +132,7 @@ def _source(where: str, raw: Path, name: str, kind: str, value: str, length: int
         raise UserError(
             f"{where}: {name} {value!r}: a path below --raw expected, without .. and backslashes"
         )
-    if not (raw / relative).exists():
+    if not os.path.exists(raw / relative):  # False, too, for a name that is too long
         raise UserError(f"{where}: {name} {value!r}: no such file in {raw}")
     if number and not number.isdecimal():
         raise UserError(f"{where}: {name} {value!r}: a row number expected after #")

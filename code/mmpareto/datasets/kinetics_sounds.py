@@ -58,7 +58,7 @@ class KineticsSounds(Prepared):
             labels = {id: label for id, (_, label) in listed.items()}
 
         def clip(path: Path) -> Clip | None:
-            match = ID.fullmatch(path.name.removesuffix(".mp4"))
+            match = ID.fullmatch(path.stem) if path.suffix.lower() == ".mp4" else None
             label = labels.get(path.stem) if labels else _class_of(path.parent)
             if not match or not label:
                 return None

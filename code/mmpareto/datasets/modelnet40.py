@@ -14,7 +14,7 @@ CLASSES = (
 )  # fmt: skip
 VIEWS = 12
 MODALITIES = {"front": 1, "rear": 7}  # numbers of views in file names: 0 and 6, counted from 0
-NAME = re.compile(r"(.+_\d+)\.obj\.shaded_v(\d{3})\.(png|jpg)")
+NAME = re.compile(r"(.+_\d+)\.obj\.shaded_v(\d{3})\.(png|jpg)", re.IGNORECASE)
 
 
 class ModelNet40(Prepared):
@@ -40,21 +40,31 @@ class ModelNet40(Prepared):
                 f"--raw {flags.raw}: no folders CLASS/train and CLASS/test, as airplane/train, "
                 f"in it{hint}"
             )
-        clips, left_out, listed = [], {}, {}
+        clips, left_out, listed, others = [], {}, {}, 0
         for label, part, folder in folders:
             views: dict[str, dict[int, object]] = {}
             for path in files_below(folder, ".png", ".jpg"):
-                if match := NAME.fullmatch(path.name):
+                match = NAME.fullmatch(path.name)
+                if match is None:
+                    others += 1
+                else:
                     views.setdefault(match[1], {})[int(match[2])] = path
             for id, found in views.items():
                 listed[id] = (part, label)
-                if len(found) < VIEWS:
+                if found.keys() != set(range(1, VIEWS + 1)):
                     detail = f"views {' '.join(map(str, sorted(found)))} found, 1 to 12 expected"
                     left_out[id] = Problem("", "views_missing", detail)
                 else:
                     sources = {m: Source("image", found[n]) for m, n in MODALITIES.items()}
                     clips.append(Clip(id, label, "", sources))
-        notes = [f"{len(clips)} objects with 12 views, {len(left_out)} left out"]
+        unknown = sorted(
+            p.name for p in flags.raw.iterdir() if p.is_dir() and p.name not in CLASSES
+        )
+        notes = [
+            f"{len(clips)} objects with 12 views, {len(left_out)} left out, {others} files ignored",
+            f"{len({label for label, *_ in folders})} of {len(CLASSES)} classes"
+            + (f"; folders of no class: {', '.join(unknown[:10])}" if unknown else ""),
+        ]
         return Raw(
             list(CLASSES), dict.fromkeys(MODALITIES, "image"), clips, left_out,
             {"official": listed}, notes=notes,

@@ -17,6 +17,7 @@ from ..layout import (
     PARTS,
     PROBLEMS,
     SPLIT,
+    STILLS,
     manifest_columns,
     read_metadata,
     read_table,
@@ -35,7 +36,7 @@ class Prepared:
     recipes: dict[str, str]  # family of `preparation.recipes`: the default
     stills: int | None = 2  # of each clip in a sample; None for a set without frames
     seconds = 3.0  # a clip's typical length, to estimate space
-    hint = "data/README.md says more"
+    hint: str  # where the raw files come from, for messages
     defaults = {"workers": min(8, os.cpu_count() or 1)}
 
     @classmethod
@@ -180,6 +181,8 @@ def _check_parts(root: Path, split: str, listed: dict, parts: dict, classes: lis
         if not rows:
             raise UserError(f"--split {split}: not one clip of {part} is in the set {root}")
         for row in rows:
+            if any(not n.isdecimal() or int(n) < 1 for k, n in row.items() if k.endswith(STILLS)):
+                raise UserError(f"{root / 'manifest.csv'}: {row['id']} has no number of stills")
             if row["label"] not in classes:
                 raise UserError(
                     f"{root / 'manifest.csv'}: {row['id']} has label {row['label']!r}, none of the "

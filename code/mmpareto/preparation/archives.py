@@ -18,15 +18,15 @@ def members(
     scratch: Path,
 ) -> Iterator[Clip]:
     """The archive's wanted clips that are not done, each extracted into scratch."""
-    seen = 0
+    seen = set()
     try:
         with tarfile.open(archive, "r|*") as tar:
             for member in tar:
                 name = PurePosixPath(member.name).name
                 clip = None if name.startswith("._") or not member.isfile() else identify(name)
-                if clip is None or is_done(clip.id):
+                if clip is None or clip.id in seen or is_done(clip.id):
                     continue
-                seen += 1
+                seen.add(clip.id)
                 path = scratch / f"raw.{name}"
                 with open(path, "wb") as file:
                     shutil.copyfileobj(tar.extractfile(member), file)
@@ -35,6 +35,6 @@ def members(
                 yield clip._replace(sources=sources)
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise UserError(
-            f"{archive}: is damaged or cut off after {seen} wanted clips ({error}): download it "
-            "again and run this again; finished clips are kept"
+            f"{archive}: is damaged or cut off after {len(seen)} wanted clips ({error}): download "
+            "it again and run this again; finished clips are kept"
         ) from None

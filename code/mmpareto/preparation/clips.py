@@ -81,10 +81,19 @@ def expect_folders(raw: Path, names: Iterable[str], readme: str) -> None:
 
 
 def files_below(folder: Path, *endings: str) -> Iterator[Path]:
-    """Files with one of these endings at any depth, sorted; without AppleDouble's "._" twins."""
-    for path in sorted(folder.rglob("*")):
-        if path.name.lower().endswith(endings) and not path.name.startswith("._"):
-            yield path
+    """Files with one of these endings at any depth, sorted; without AppleDouble's "._" twins.
+
+    Folders that are links are followed, each real folder once.
+    """
+    found, visited = [], set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        found += [Path(parent, name) for name in names if not name.startswith("._")]
+    yield from sorted(path for path in found if path.name.lower().endswith(endings))
 
 
 def check_media(paths: Iterable[Path], hint: str) -> None:

@@ -13,10 +13,14 @@ from torch import Tensor
 from ..checkpoint import write_atomically
 from ..errors import UserError
 from ..layout import SPLIT, sha256, split_path, write_table
+from ..runs import clear_errors
 from .tables import write_set
 
 NAME = re.compile(r"mnist_10color_jitter_var_(0\.\d+)\.npy")
 SIZES = {"train": 60000, "test": 10000}
+TABLES = ("manifest.csv", "files.csv", "problems.csv", "metadata.json")
+FILES = ("gray.npy", "color.npy", *TABLES)
+OURS = {"README.md", "splits", *FILES, *(f"{name}.tmp" for name in FILES)}
 ARRAYS = {  # what a pickled array is made of; anything else is refused
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
@@ -60,9 +64,12 @@ def import_archive(
     palette = [largest[classes[:train] == k].mean(0).round(3).tolist() for k in range(10)]
 
     out: Path = flags.out
-    if out.exists() and any(path.name != "README.md" for path in out.iterdir()):
-        raise UserError(f"--out {out}: the folder is not empty: give another one")
-    (out / "splits").mkdir(parents=True, exist_ok=True)
+    with clear_errors(f"--out {out}"):
+        foreign = [p.name for p in out.iterdir() if p.name not in OURS] if out.exists() else []
+        if foreign:
+            raise UserError(f"--out {out}: it holds other things ({foreign[0]}): give a new folder")
+        (out / "splits").mkdir(parents=True, exist_ok=True)
+        (out / "metadata.json").unlink(missing_ok=True)
     for name, values in arrays.items():
         write_atomically(out / f"{name}.npy", lambda file, values=values: np.save(file, values))
     rows = [{"id": id, "split": part} for id, part in zip(ids, parts, strict=True)]
@@ -102,7 +109,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             read(file)
             content = _Arrays(file, encoding="latin1").load()
         content = dict(content.item())
-    except (OSError, ValueError, AttributeError, TypeError, EOFError, pickle.PickleError) as error:
+    except Exception as error:  # a damaged pickle fails in many ways
         raise UserError(
             f"{path}: is no pickled dict of arrays ({str(error) or type(error).__name__}): "
             "data/cgmnist/README.md says which archive is meant"
@@ -158,6 +165,9 @@ def _check_order(
             "belong together"
         )
     colored = content[f"{part}_image"].max(3) > 16
+    black = float((colored.sum((1, 2)) == 0).mean())
+    if black > 0.5:
+        raise UserError(f"{path}: {part}_image: {black:.0%} of the pictures are black")
     beside = colored & (digits == 0)
     wrong = np.flatnonzero(beside.sum((1, 2)) > 0.1 * colored.sum((1, 2)))
     if len(wrong):

@@ -32,6 +32,8 @@ PATIENCE = 600  # seconds that one clip may take
 # be among it: that process does not look for modules where the program lies.
 HEAVY = ["av", "cv2", "sklearn.utils", "soundfile", "torch", "torchaudio"]
 HOPELESS = 50  # so many bad clips without a good one end the work early
+BY_CHANCE = ("worker_died", "timeout")  # problems that another try may not have
+REFUSED = "problems-of-last-call.csv"
 STORED_KINDS = {"frames": "frames", "image": "image", "audio": "spectrogram", "array": "array"}
 
 
@@ -61,16 +63,21 @@ class Preparation:
         twice = [id for id, n in Counter(clip.id for clip in raw.clips).items() if n > 1]
         if twice:
             raise UserError(f"--raw {flags.raw}: {len(twice)} clips found twice, first {twice[0]}")
+        for name, listed in raw.lists.items():
+            if lacking := {"train", "test"} - {part for part, _ in listed.values()}:
+                parts = " and ".join(sorted(lacking))
+                raise UserError(
+                    f"--raw {flags.raw}: split {name} has no clip for {parts}: add some"
+                )
         if not raw.archives:
             self._check_lists({clip.id for clip in raw.clips} | raw.left_out.keys())
         with clear_errors(f"--out {self.out}"):
             journal = Journal(self.out, self.dataset.name, self.recipe)  # writes nothing yet
-            self._check_space(len(raw.clips) - len(journal.records))
+            self._check_space(journal)
             with locked(self.out):
                 self._run(journal)
 
     def _run(self, journal: Journal) -> None:
-        (self.out / "metadata.json").unlink(missing_ok=True)
         shutil.rmtree(self.scratch, ignore_errors=True)
         self.scratch.mkdir()
         journal.start()
@@ -96,9 +103,10 @@ class Preparation:
         if self.raw.is_whole:
             for id in journal.records.keys() - {clip.id for clip in self.raw.clips}:
                 journal.forget(id)
-        total = len(self._wanted()) if self.raw.archives else len(self.raw.clips)
+        total = len(self._asked())
         batches: list[tuple[Path | None, Iterable[Clip]]] = [(None, todo)]
-        batches += [(path, self._extracted(path, journal)) for path in self.raw.archives]
+        again = self._lacks_some(journal)
+        batches += [(path, self._extracted(path, journal, again)) for path in self.raw.archives]
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(HEAVY)
         pool = ProcessPool(self.flags.workers, context=context, initializer=begin)
@@ -135,10 +143,15 @@ class Preparation:
                 pool.join()
         self._check_bad(journal, total, finished=True)
 
-    def _extracted(self, archive: Path, journal: Journal) -> Iterator[Clip]:
+    def _extracted(self, archive: Path, journal: Journal, again: bool) -> Iterator[Clip]:
         """Clips of an archive, unless it was read to its end before."""
-        if journal.archives.get(archive.name) != self._state(archive):
+        if again or journal.archives.get(archive.name) != self._state(archive):
             yield from members(archive, self.raw.identify, journal.has_id, self.scratch)
+
+    def _lacks_some(self, journal: Journal) -> bool:
+        """Whether clips have lost files since, or might do better at a second try."""
+        chance = any(r["problem"][1] in BY_CHANCE for r in journal.bad())
+        return chance or not all(journal.has_id(r["id"]) for r in journal.good())
 
     def _state(self, archive: Path) -> list:
         return [archive.stat().st_size, recipe_hash({"wanted": sorted(self._wanted())})]
@@ -149,6 +162,11 @@ class Preparation:
     def _wanted(self) -> set[str]:
         return self._listed() - self.raw.left_out.keys()
 
+    def _asked(self) -> set[str]:
+        """The clips that this call is about; the set may hold more, of earlier calls."""
+        in_archives = self._wanted() if self.raw.archives else set()
+        return in_archives | {clip.id for clip in self.raw.clips}
+
     def _forget_extracted(self, clip: Clip) -> None:
         for source in clip.sources.values():
             if source.path.is_relative_to(self.scratch):
@@ -156,17 +174,19 @@ class Preparation:
 
     def _check_bad(self, journal: Journal, total: int, *, finished: bool) -> None:
         """UserError for too many bad clips at the end, and where nothing works from the start."""
-        count = len(journal.bad_ids)
-        hopeless = count >= HOPELESS and count == len(journal.records)
-        if hopeless or (finished and count > self.flags.max_bad * total):
-            bad = journal.bad()
+        hopeless = len(journal.records) == len(journal.bad_ids) >= HOPELESS
+        if not finished and not hopeless:
+            return
+        asked = self._asked()
+        bad = [record for record in journal.bad() if record["id"] in asked]
+        if hopeless or len(bad) > self.flags.max_bad * total:
             reasons = Counter(record["problem"][1] for record in bad)
             counts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
-            self._write_problems(journal)
+            path = self._write_problems(journal)
             raise UserError(
-                f"{count} of {total} clips cannot be used ({counts}), more than --max_bad "
+                f"{len(bad)} of {total} clips cannot be used ({counts}), more than --max_bad "
                 f"{self.flags.max_bad:g} allows; first {bad[0]['id']}: {bad[0]['problem'][2]}; all "
-                f"in {self.out / 'problems.csv'}: mend or replace their files and run this again, "
+                f"in {path}: mend or replace their files and run this again, "
                 "or raise --max_bad"
             )
 
@@ -180,17 +200,16 @@ class Preparation:
                 f"{', '.join(missing[:10])}: get them, or --allow_missing to go without"
             )
 
-    def _check_space(self, clips: int) -> None:
+    def _check_space(self, journal: Journal) -> None:
         """UserError if the disk is too small for an estimate of what is to come."""
-        if self.raw.archives:
-            clips = len(self._wanted())
-        needed = max(0, clips) * sum(map(self._bytes_each, self.raw.modalities.values()))
+        clips = len(self._asked() - (journal.records.keys() - journal.bad_ids))
+        needed = clips * sum(map(self._bytes_each, self.raw.modalities.values()))
         folder = next(p for p in (self.out.absolute(), *self.out.absolute().parents) if p.exists())
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise UserError(
-                f"--out {self.out}: about {needed / 1e9:.1f} GB needed for {clips} clips, "
-                f"{free / 1e9:.1f} GB free: choose another disk"
+                f"--out {self.out}: about {needed / 1e9:.2g} GB needed for {clips} clips, "
+                f"{free / 1e9:.2g} GB free: choose another disk"
                 + (", or --frames 1fps" if "frames" in self.recipe else "")
             )
 
@@ -209,10 +228,12 @@ class Preparation:
         if self.raw.archives:
             self._check_lists({r["id"] for r in (*good, *journal.bad())} | self.raw.left_out.keys())
         if not good:
-            self._write_problems(journal)
-            raise UserError(f"--raw {self.flags.raw}: no clip left; see {self.out}/problems.csv")
+            path = self._write_problems(journal)
+            raise UserError(f"--raw {self.flags.raw}: no clip left; see {path}")
         for name in self.modalities:
             self._check_shapes(name, good)
+        for name in ("metadata.json", REFUSED):  # from here on the tables of the set change
+            (self.out / name).unlink(missing_ok=True)
         rows = [(r["id"], r["label"], r["group"]) for r in good]
         split_names = write_splits(self.out, rows, self.raw.lists)
         journal.compact()
@@ -258,8 +279,12 @@ class Preparation:
             "doubtful": {k: n for (action, k), n in sorted(actions.items()) if action == "kept"},
         }
 
-    def _write_problems(self, journal: Journal) -> None:
-        layout.write_table(self.out / "problems.csv", PROBLEMS, self._problems(journal))
+    def _write_problems(self, journal: Journal) -> Path:
+        """For a call that ends without a set; a set that is there keeps its own table."""
+        is_set = (self.out / "metadata.json").exists()
+        path = self.out / (REFUSED if is_set else "problems.csv")
+        layout.write_table(path, PROBLEMS, self._problems(journal))
+        return path
 
     def _problems(self, journal: Journal) -> list[dict]:
         good, bad = journal.good(), journal.bad()

@@ -12,6 +12,8 @@ from ..errors import UserError
 from .clips import Clip, state_of
 from .recipes import first_difference
 
+OURS = {"README.md", ".lock", ".tmp"}  # what a folder without a journal may hold
+
 
 class Journal:
     """One line for each clip that was tried: what became of it. The last line of a clip counts."""
@@ -25,13 +27,21 @@ class Journal:
         blocker = next((p for p in (out, *out.parents) if p.exists()), None)
         if blocker is not None and not blocker.is_dir():
             raise UserError(f"--out {out}: {blocker} is a file: give a folder")
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        foreign = [] if not out.exists() else [p for p in out.iterdir() if p.name not in OURS]
+        if foreign and not self.path.exists():
+            raise UserError(
+                f"--out {out}: the folder holds other things ({foreign[0].name}): give a new one"
+            )
+        text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
+        lines = text.splitlines()
         self.is_new = not lines
         for number, line in enumerate(lines):
             try:
                 entry = json.loads(line)
             except ValueError:
                 continue  # cut off by a kill; its clip is made again
+            if not isinstance(entry, dict):
+                continue
             if number == 0:
                 self._check_head(entry)
             elif "archive" in entry:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from math import gcd
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,9 @@ from .features import spectrogram
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 SOUND_FILES = (".wav", ".flac", ".ogg")  # read by soundfile; any other is a container with a track
+LARGEST_FILTER = 1_000_000  # for resampling, in numbers per tap; 44,101 Hz would take gigabytes
 SILENT = 1e-4  # peak, on the scale of [-1, 1]
+LONGEST = 600  # seconds of a video; a frame beyond has a wrong time, or the video is no clip
 FLAT = 1.0  # standard deviation of a picture, on the scale of [0, 255]
 
 
@@ -29,6 +32,13 @@ class Item(NamedTuple):
     shape: tuple[int, ...] | None = None  # of an array or spectrogram
     seconds: float | None = None
     doubts: dict[str, str] = {}  # reason: detail
+
+
+class Still(NamedTuple):
+    """A frame as it is kept: whole pictures of a long video would fill the memory."""
+
+    jpeg: bytes
+    is_flat: bool
 
 
 def convert(source: Source, recipe: dict) -> Item:
@@ -45,20 +55,19 @@ def _frames(source: Source, recipe: dict) -> Item:
             (p for p in files_below(source.path, *PICTURES) if p.parent == source.path),
             key=_natural,
         )
-        pictures, seconds = [_picture(path) for path in paths], None
+        stills, seconds = [_still(_picture(path), recipe) for path in paths], None
     else:
-        pictures, seconds = _stills(source.path, recipe)
-    if not pictures:
+        stills, seconds = _stills(source.path, recipe)
+    if not stills:
         raise Bad("too_short", f"{source.path.name} has no still ({seconds or 0:.2f} s)")
-    doubts = {}
-    if all(picture.std() < FLAT for picture in pictures):
-        doubts["constant_picture"] = f"mean level {pictures[0].mean():.0f} of 255"
-    files = {f"{i:06d}.jpg": _jpeg(picture, recipe) for i, picture in enumerate(pictures)}
+    flat = all(still.is_flat for still in stills)
+    doubts = {"constant_picture": f"{len(stills)} stills of one colour"} if flat else {}
+    files = {f"{i:06d}.jpg": still.jpeg for i, still in enumerate(stills)}
     return Item(files, seconds=seconds, doubts=doubts)
 
 
-def _stills(path: Path, recipe: dict) -> tuple[list[np.ndarray], float]:
-    """The recipe's frames (H, W, 3) in BGR, and the seconds that all frames take."""
+def _stills(path: Path, recipe: dict) -> tuple[list[Still], float]:
+    """The recipe's frames, encoded, and the seconds that all frames take."""
     with _opened(path, "video") as (container, stream):
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         # Times are exact fractions: at common rates the wanted moments fall between two frames.
@@ -70,27 +79,35 @@ def _stills(path: Path, recipe: dict) -> tuple[list[np.ndarray], float]:
                 now = time - start
             else:
                 now = number / rate
+            if now > LONGEST:
+                raise Bad(
+                    "too_long", f"{path.name}: a frame at {float(now):.0f} s, {LONGEST} allowed"
+                )
             if "fps" not in recipe:
                 if number % max(1, int(rate)) == 0:
-                    kept.append(_upright(frame))
+                    kept.append(_still(_upright(frame), recipe))
             else:
-                kept += _shown_until(shown, now, len(kept), recipe["fps"])
+                kept += _shown_until(shown, now, len(kept), recipe)
                 shown = frame
             number += 1
         if number == 0:
             raise Bad("no_frames", f"{path.name}: not one frame could be decoded")
         seconds = now + 1 / rate
         if "fps" in recipe:
-            kept += _shown_until(shown, seconds, len(kept), recipe["fps"])
+            kept += _shown_until(shown, seconds, len(kept), recipe)
     return kept, float(seconds)
 
 
-def _shown_until(frame: av.VideoFrame | None, end: Fraction, kept: int, fps: int) -> list:
+def _shown_until(frame: av.VideoFrame | None, end: Fraction, kept: int, recipe: dict) -> list:
     """frame, as often as stills number kept, kept + 1... fall before end."""
     count = 0
-    while Fraction(2 * (kept + count) + 1, 2 * fps) < end:
+    while Fraction(2 * (kept + count) + 1, 2 * recipe["fps"]) < end:
         count += 1
-    return [_upright(frame)] * count if count else []
+    return [_still(_upright(frame), recipe)] * count if count else []
+
+
+def _still(picture: np.ndarray, recipe: dict) -> Still:
+    return Still(_jpeg(picture, recipe), bool(picture.std() < FLAT))
 
 
 def _upright(frame: av.VideoFrame) -> np.ndarray:
@@ -143,6 +160,10 @@ def _audio(source: Source, recipe: dict) -> Item:
     peak = float(np.abs(wave).max())
     if peak < SILENT:
         doubts["silent"] = f"peak {peak:.1e} of 1"
+    wanted = recipe["audio"]["rate"]
+    if rate * wanted > LARGEST_FILTER * gcd(rate, wanted) ** 2:
+        detail = f"{rate} Hz has next to nothing in common with {wanted} Hz: convert the file"
+        raise Bad("odd_rate", f"{source.path.name}: {detail}")
     features = spectrogram(wave, rate, recipe["audio"])
     return Item({".npy": _npy(features)}, features.shape, seconds, doubts)
 
@@ -219,8 +240,8 @@ def _decoded(container, stream) -> Iterator:
             end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         if packet.stream_index == stream.index:
             yield from packet.decode()
-    if container.duration:
-        told = (container.duration + max(0, container.start_time or 0)) / 1e6
+    if container.duration and container.format.name != "aac":  # whose duration is but a guess
+        told = container.duration / 1e6
         if end < told - max(0.25, 0.02 * told):
             name = Path(container.name).name
             raise Bad("truncated", f"{name}: ends at {end:.2f} s, its header says {told:.2f} s")
@@ -243,8 +264,9 @@ def load_array(source: Source) -> np.ndarray:
     try:
         values = np.load(source.path, mmap_mode="r", allow_pickle=False)
         values = values if source.row is None else values[source.row]
-    except (OSError, ValueError, EOFError, IndexError) as error:
-        raise Bad("unreadable", f"{source.path.name}: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # numpy parses the header as Python and fails in many ways
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Bad("unreadable", f"{source.path.name}: {reason}") from None
     if not isinstance(values, np.ndarray | np.generic) or values.dtype.kind not in "fiub":
         raise Bad("unreadable", f"{source.path.name} is no array of numbers")
     return values

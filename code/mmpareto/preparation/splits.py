@@ -43,7 +43,7 @@ def read_lists(
     for part in (p for p in PARTS if p in files):
         path = files[part]
         rows = [(line, [v.strip() for v in row]) for line, row in read_csv(path)]
-        if rows and tuple(rows[0][1]) in set(headers):
+        if rows and tuple(v.lower() for v in rows[0][1]) in set(headers):
             del rows[0]
         text = "".join(",".join(row) + "\n" for _, row in rows)
         names.add(pinned.get(hashlib.sha256(text.encode()).hexdigest(), "custom"))
@@ -120,11 +120,12 @@ def write_splits(
 
 
 def _draw(labels: dict[str, str], share: float) -> set[str]:
-    """A stratified share of ids, at least one of each class; empty if a class has but one."""
-    ids = sorted(labels)
-    classes = [labels[id] for id in ids]
-    if min(Counter(classes).values(), default=0) < 2:
+    """A stratified share of ids, at least one of each class that has two or more."""
+    counts = Counter(labels.values())
+    ids = sorted(id for id, label in labels.items() if counts[label] > 1)
+    if not ids:
         return set()
+    classes = [labels[id] for id in ids]
     size = max(round(share * len(ids)), len(set(classes)))
     _, drawn = train_test_split(ids, test_size=size, stratify=classes, random_state=SEED)
     return set(drawn)

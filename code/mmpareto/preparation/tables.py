@@ -26,7 +26,8 @@ def write_set(
     write_table(out / "manifest.csv", manifest_columns(metadata["modalities"]), manifest)
     write_table(out / "files.csv", FILES, files)
     write_table(out / "problems.csv", PROBLEMS, problems)
-    tables = ("manifest.csv", "files.csv", "problems.csv")
+    tables = ["manifest.csv", "files.csv", "problems.csv"]
+    tables += [f"splits/{name}.csv" for name in metadata["splits"]]
     metadata = {
         "schema": SCHEMA,
         **metadata,
