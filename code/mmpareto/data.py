@@ -174,7 +174,7 @@ def _normalised(pictures: Tensor) -> Tensor:
         torch.tensor(values, device=pictures.device).view(3, 1, 1) * 255
         for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     )
-    return (pictures - mean).div_(deviation)
+    return pictures.float().sub_(mean).div_(deviation)
 
 
 def _as_is(batch):
