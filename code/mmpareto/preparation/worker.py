@@ -33,7 +33,8 @@ def convert_clip(clip: Clip, recipe: dict, out: Path) -> dict:
         except Bad as bad:
             return {**record, "problem": Problem(name, bad.reason, bad.detail)}
         except Exception as error:  # decoders fail in many ways; the other clips go on
-            detail = f"{source.path.name}: {type(error).__name__}: {error}"
+            reason = " ".join(str(error).split())
+            detail = f"{source.path.name}: {type(error).__name__}: {reason}"
             return {**record, "problem": Problem(name, "unreadable", detail)}
         doubts += [Problem(name, *doubt) for doubt in items[name].doubts.items()]
     doubts += _gaps(clip, items)
