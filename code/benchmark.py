@@ -91,7 +91,8 @@ class PlainReader(Dataset):
         columns = layout.manifest_columns(metadata["modalities"])
         rows = layout.read_table(root / "manifest.csv", columns)
         self.clips = []
-        for row in (row for row in rows if row["id"] in set(ids)):
+        wanted = set(ids)
+        for row in (row for row in rows if row["id"] in wanted):
             stills = [str(path) for path in sorted((root / row["visual"]).iterdir())]
             sound = root / f"{row['id']}.pt"
             torch.save(torch.from_numpy(np.load(root / row["audio"])), sound)

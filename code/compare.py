@@ -7,8 +7,6 @@ Any flag of train.py may follow. A run that is finished is not computed again, s
 goes on where an interrupted one stopped.
 """
 
-import csv
-import io
 import statistics
 import subprocess
 import sys
@@ -17,8 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmpareto import errors, options
-from mmpareto.checkpoint import write_atomically
 from mmpareto.errors import UserError
+from mmpareto.layout import write_table
 from mmpareto.runs import finished, read_json
 
 TRAIN = Path(__file__).with_name("train.py")
@@ -111,12 +109,8 @@ def read(plan: Plan) -> list[dict]:
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
-    text = io.StringIO()
-    table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    for row in rows:
-        table.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+    short = [{k: f"{v:.6g}" if isinstance(v, float) else v for k, v in r.items()} for r in rows]
+    write_table(path, list(rows[0]), short)
 
 
 def print_table(rows: list[dict], rule: str) -> None:

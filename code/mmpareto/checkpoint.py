@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from .errors import UserError
+from .errors import UserError, reason
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
@@ -26,8 +26,8 @@ def write_atomically(path: Path, fill: Callable[[BinaryIO], None]) -> None:
         os.replace(unfinished, path)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         unfinished.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise UserError(f"{path}: cannot be written ({reason})") from None
+        what = getattr(error, "strerror", None) or reason(error)
+        raise UserError(f"{path}: cannot be written ({what})") from None
 
 
 def read(path: Path, what: str = "checkpoint") -> Any:
@@ -42,10 +42,9 @@ def read(path: Path, what: str = "checkpoint") -> Any:
             "is no checkpoint: save tensors, numbers, strings, lists and dicts only"
         ) from None
     except Exception as error:  # random bytes make torch.load fail in many ways
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{what} {path}: damaged, cut off or no checkpoint ({path.stat().st_size} bytes; "
-            f"{reason}): restore it from a copy or train again"
+            f"{reason(error)}): restore it from a copy or train again"
         ) from None
 
 

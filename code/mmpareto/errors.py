@@ -9,6 +9,11 @@ class UserError(Exception):
     """Bad input or environment, in one line: what was found, what was expected, what to do."""
 
 
+def reason(error: Exception) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def run(main: Callable[[list[str]], None]) -> None:
     """Run a command's main with the arguments of the process, and exit with its code."""
     # Huge pages for torch's large tensors on a CPU: a batch of pictures is made 3 times as fast.

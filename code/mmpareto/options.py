@@ -113,8 +113,11 @@ def check_data_root(dataset: str, data_root: Path | None) -> None:
 
 def data_name(options: Namespace) -> str:
     """What runs are called after: the dataset, or the folder where one name stands for many."""
-    many = getattr(DATASETS[options.dataset], "one_of_many", False)
-    return options.data_root.name if many else options.dataset
+    return options.data_root.name if _is_one_of_many(options.dataset) else options.dataset
+
+
+def _is_one_of_many(dataset: str) -> bool:
+    return getattr(DATASETS[dataset], "one_of_many", False)
 
 
 def as_config(options: Namespace) -> dict:
@@ -125,9 +128,7 @@ def as_config(options: Namespace) -> dict:
 def changes(old: dict, new: dict) -> list[str]:
     """Flags in which two configs would compute different runs, as "name was this, is that"."""
     rows = []
-    free = FREE_ON_RESUME
-    if getattr(DATASETS[new["dataset"]], "one_of_many", False):
-        free = free - {"data_root"}
+    free = FREE_ON_RESUME - ({"data_root"} if _is_one_of_many(new["dataset"]) else set())
     for name in sorted((old.keys() | new.keys()) - free):
         pair = old.get(name), new.get(name)
         either = {"best-val", "last"}  # every run holds both results

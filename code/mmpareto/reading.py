@@ -11,7 +11,7 @@ from random import Random
 import cv2
 import numpy as np
 
-from .errors import UserError
+from .errors import UserError, reason
 from .layout import stills_column
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # a missing file is told once
@@ -57,8 +57,7 @@ class Array:
         try:
             values = _packed(file)[int(number)] if number else np.load(file, allow_pickle=False)
         except Exception as error:  # numpy parses the header as Python and fails in many ways
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(_advice(path, reason)) from None
+            raise UserError(_advice(path, reason(error))) from None
         if values.size != out.size:
             raise UserError(_advice(path, f"shape {values.shape} found, {self.shape} expected"))
         np.divide(values.reshape(self.shape), self.scale, out=out)

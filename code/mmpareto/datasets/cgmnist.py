@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..data import Data
-from ..errors import UserError
+from ..errors import UserError, reason
 from .colored import colored
 from .prepared import Prepared
 
@@ -76,8 +76,7 @@ def read_mnist(root: Path, *, train: bool, flag: str = "--data_root") -> tuple[T
     except (RuntimeError, ValueError, AssertionError, OSError) as error:
         raise UserError(
             f"{flag} {root}: MNIST's files were not found or are damaged in {root}/MNIST/raw "
-            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}): "
-            "data/cgmnist/README.md says how to get them"
+            f"({reason(error)}): data/cgmnist/README.md says how to get them"
         ) from None
     if mnist.data.shape != (expected, 28, 28) or len(mnist.targets) != expected:
         raise UserError(

@@ -6,11 +6,11 @@ from pathlib import Path, PurePosixPath
 from ..data import is_modality_name
 from ..errors import UserError
 from ..layout import ID, PARTS, read_csv
+from ..preparation.clips import KINDS, PICTURES, Bad, Clip, Raw, Source
 from .prepared import Prepared
 
-KINDS = ("frames", "image", "audio", "array")
 ENDINGS = {
-    "image": (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"),
+    "image": PICTURES,
     "audio": (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".aac", ".opus"),
     "array": (".npy",),
 }
@@ -41,8 +41,6 @@ class Folder(Prepared):
 
     @classmethod
     def collect(cls, flags):
-        from ..preparation.clips import Clip, Raw
-
         path = flags.csv or flags.raw / "clips.csv"
         if not flags.raw.is_dir() or not path.is_file():
             raise UserError(f"--raw {flags.raw}: {path} not found: {cls.hint}")
@@ -124,8 +122,6 @@ def _kind_of(name: str) -> str:
 
 
 def _source(where: str, raw: Path, name: str, kind: str, value: str, length: int | None):
-    from ..preparation.clips import Source
-
     text, _, number = value.partition("#") if kind == "array" else (value, "", "")
     relative = PurePosixPath(text)
     if not text or relative.is_absolute() or ".." in relative.parts or "\\" in text:
@@ -156,7 +152,6 @@ def _check_shapes(clips: list) -> None:
     """UserError where two arrays of a modality differ in shape; reads no more than headers."""
     if not any(source.kind == "array" for clip in clips for source in clip.sources.values()):
         return
-    from ..preparation.clips import Bad
     from ..preparation.media import load_array
 
     first = {}

@@ -1,7 +1,6 @@
 """What the datasets in the prepared layout share: reading, splits, flags, and preparing."""
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -216,14 +215,16 @@ def _readers(modalities: dict[str, dict], options) -> dict:
     return readers
 
 
+def shared_groups(train: list[dict], other: list[dict]) -> tuple[int, int]:
+    """How many groups, as actors, of other rows are also in train's, and how many there are."""
+    first, second = ({row["group"] for row in rows} - {""} for rows in (train, other))
+    return len(first & second), len(second)
+
+
 def _overlaps(parts: dict[str, list[dict]]) -> list[str]:
-    """How many groups, as actors, of each other part also occur in training."""
-    groups = {
-        part: Counter(row["group"] for row in rows if row["group"]) for part, rows in parts.items()
-    }
-    train = groups.pop("train")
-    return [
-        f"Groups   {len(found.keys() & train.keys())} of {len(found)} in {part} also in train"
-        for part, found in groups.items()
-        if found
-    ]
+    lines = []
+    for part, rows in parts.items():
+        shared, total = shared_groups(parts["train"], rows)
+        if part != "train" and total:
+            lines.append(f"Groups   {shared} of {total} in {part} also in train")
+    return lines

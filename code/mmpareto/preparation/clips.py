@@ -9,6 +9,8 @@ from typing import NamedTuple
 from ..errors import UserError
 
 KINDS = ("frames", "image", "audio", "array")
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+POINTER = b"version https://git-lfs"  # how Git LFS pointers begin
 
 
 class Source(NamedTuple):
@@ -106,7 +108,7 @@ def check_media(paths: Iterable[Path], hint: str) -> None:
     for path in paths:
         with open(path, "rb") as file:
             start = file.read(64)
-        if start.startswith(b"version https://git-lfs"):
+        if start.startswith(POINTER):
             pointers.append(path)
         elif re.match(rb"\s*<(!doctype html|html)", start, re.IGNORECASE):
             raise UserError(

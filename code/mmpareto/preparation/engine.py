@@ -105,7 +105,7 @@ class Preparation:
                 journal.forget(id)
         total = len(self._asked())
         batches: list[tuple[Path | None, Iterable[Clip]]] = [(None, todo)]
-        again = self._lacks_some(journal)
+        again = bool(self.raw.archives) and self._lacks_some(journal)
         batches += [(path, self._extracted(path, journal, again)) for path in self.raw.archives]
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(HEAVY)
@@ -120,7 +120,7 @@ class Preparation:
                     self._forget_extracted(clip)
                     bar.update()
                     bar.set_postfix_str(f"{len(journal.bad_ids)} bad")
-                    self._check_bad(journal, total, finished=False)
+                    self._check_bad(journal, finished=False)
 
         done = min(len(journal.records) - len(journal.bad_ids), total)
         with tqdm(total=total, initial=done, unit="clip", disable=None) as bar:
@@ -141,7 +141,7 @@ class Preparation:
             finally:
                 pool.stop()
                 pool.join()
-        self._check_bad(journal, total, finished=True)
+        self._check_bad(journal, finished=True)
 
     def _extracted(self, archive: Path, journal: Journal, again: bool) -> Iterator[Clip]:
         """Clips of an archive, unless it was read to its end before."""
@@ -172,19 +172,19 @@ class Preparation:
             if source.path.is_relative_to(self.scratch):
                 source.path.unlink(missing_ok=True)
 
-    def _check_bad(self, journal: Journal, total: int, *, finished: bool) -> None:
+    def _check_bad(self, journal: Journal, *, finished: bool) -> None:
         """UserError for too many bad clips at the end, and where nothing works from the start."""
         hopeless = len(journal.records) == len(journal.bad_ids) >= HOPELESS
         if not finished and not hopeless:
             return
         asked = self._asked()
         bad = [record for record in journal.bad() if record["id"] in asked]
-        if hopeless or len(bad) > self.flags.max_bad * total:
+        if hopeless or len(bad) > self.flags.max_bad * len(asked):
             reasons = Counter(record["problem"][1] for record in bad)
             counts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
             path = self._write_problems(journal)
             raise UserError(
-                f"{len(bad)} of {total} clips cannot be used ({counts}), more than --max_bad "
+                f"{len(bad)} of {len(asked)} clips cannot be used ({counts}), more than --max_bad "
                 f"{self.flags.max_bad:g} allows; first {bad[0]['id']}: {bad[0]['problem'][2]}; all "
                 f"in {path}: mend or replace their files and run this again, "
                 "or raise --max_bad"

@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 import soundfile
 
-from .clips import Bad, Source, files_below
+from ..errors import reason
+from .clips import PICTURES, Bad, Source, files_below
 from .features import spectrogram
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 SOUND_FILES = (".wav", ".flac", ".ogg")  # read by soundfile; any other is a container with a track
 LARGEST_FILTER = 1_000_000  # for resampling, in numbers per tap; 44,101 Hz would take gigabytes
 SILENT = 1e-4  # peak, on the scale of [-1, 1]
@@ -265,8 +265,7 @@ def load_array(source: Source) -> np.ndarray:
         values = np.load(source.path, mmap_mode="r", allow_pickle=False)
         values = values if source.row is None else values[source.row]
     except Exception as error:  # numpy parses the header as Python and fails in many ways
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise Bad("unreadable", f"{source.path.name}: {reason}") from None
+        raise Bad("unreadable", f"{source.path.name}: {reason(error)}") from None
     if not isinstance(values, np.ndarray | np.generic) or values.dtype.kind not in "fiub":
         raise Bad("unreadable", f"{source.path.name} is no array of numbers")
     return values

@@ -4,8 +4,6 @@ A recipe goes whole into metadata.json and, as a hash, into every log. Change a 
 another recipe: give it another name.
 """
 
-from ..errors import UserError
-
 JPEG = {"format": "jpeg", "quality": 95, "subsampling": "4:2:0"}
 SHORT_SIDE = {"short_side": 256, "resize": "area, never enlarged"}
 TIMED = "the frame shown at (k + 0.5) / fps seconds after the first one"
@@ -77,4 +75,4 @@ def first_difference(old: dict, new: dict, path: str = "") -> str:
             return first_difference(a, b, f"{path}{key}.")
         if a != b:
             return f"{path}{key} was {a}, is {b}"
-    raise UserError("the recipes are equal")
+    raise ValueError("the recipes are equal")

@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from .. import layout
 from ..data import recipe_hash
-from ..datasets.prepared import read_split
+from ..datasets.prepared import read_split, shared_groups
 from ..errors import UserError
+from .clips import POINTER
 
 SAMPLE = 0.05  # share of the media files that are read without --full
-POINTER = b"version https://git-lfs"
 
 
 class Report:
@@ -46,7 +46,7 @@ def verify(root: Path, *, full: bool, workers: int) -> Report:
     """Check the set in root; UserError only where there is no set at all."""
     metadata = layout.read_metadata(root)
     report = Report()
-    fact, clips = report.facts.append, None
+    fact = report.facts.append
     fact(f"Set      {metadata['dataset']}, recipe {metadata['recipe_hash']}, {root}")
     _check_metadata(root, metadata, report)
     try:
@@ -169,10 +169,10 @@ def _check_splits(
             for id in ids:
                 if id not in rows and id not in explained:
                     report.add("clip of a split that is not in the set", f"{name}: {id}")
-        train = {row["group"] for id in parts["train"] if (row := rows.get(id))} - {""}
-        test = {row["group"] for id in parts["test"] if (row := rows.get(id))} - {""}
-        overlap = f"; {len(train & test)} of {len(test)} groups in test also in train"
-        report.facts.append(f"Split    {name}: {', '.join(sizes)}{overlap if test else ''}")
+        train, test = ([rows[id] for id in parts[p] if id in rows] for p in ("train", "test"))
+        shared, total = shared_groups(train, test)
+        overlap = f"; {shared} of {total} groups in test also in train" if total else ""
+        report.facts.append(f"Split    {name}: {', '.join(sizes)}{overlap}")
 
 
 def _of(listed: int, present: int) -> str:
