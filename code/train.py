@@ -91,12 +91,14 @@ class Trainer:
 
     def train_epoch(self) -> list[dict]:
         """One pass over the training split; returns the record of every optimizer step."""
+        self.method.start_epoch(self)
         self.model.train()
         self.order.epoch = self.epoch + 1
         batches, parts = iter(self.loaders["train"]), self.flags.accumulate
         steps = []
         for step in tqdm(range(self.steps), f"epoch {self.epoch + 1}", leave=False, disable=None):
-            buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+            kept = [*self.model.buffers(), *self.method.state.values()]
+            kept = [(tensor, tensor.clone()) for tensor in kept]
             records = []
             for part in range(1, parts + 1):
                 inputs, targets = next(batches)
@@ -107,8 +109,8 @@ class Trainer:
             measured = report.measured(records, self.clip())  # sync
             steps.append({"epoch": self.epoch + 1, "step": step + 1, **measured})
             if measured["skipped"]:
-                for buffer, before in buffers:
-                    buffer.copy_(before)
+                for tensor, before in kept:
+                    tensor.copy_(before)
                 self.count_skipped(steps[-1])
             else:
                 self.optimizer.step()
@@ -165,7 +167,7 @@ class Trainer:
             **self.model_state(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "method": self.method.state_dict(),
+            "method": self.method.state,
             "rng": [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if cuda else [])],
             "best": self.best,
             "skipped_in_a_row": self.skipped_in_a_row,
@@ -177,7 +179,8 @@ class Trainer:
         build.load_weights(self.model, state["model"], self.run.folder / "last.pt")
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        self.method.load_state_dict(state["method"])
+        for name, value in state["method"].items():
+            self.method.state[name].copy_(value)
         torch.set_rng_state(state["rng"][0])
         if self.device.type == "cuda" and len(state["rng"]) > 1:
             torch.cuda.set_rng_state_all(state["rng"][1:])

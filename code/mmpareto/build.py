@@ -122,7 +122,7 @@ def build_model(options: Namespace, data: Data) -> Fusion:
         name = names[modality]
         weights = {"pretrained": options.pretrained} if _pretrainable(name) else {}
         encoders[modality] = ENCODERS[name](spec, **weights)
-    return FUSIONS[options.fusion](encoders, len(data.classes))
+    return FUSIONS[options.fusion].build(encoders, len(data.classes), options)
 
 
 def _pretrainable(encoder: str) -> bool:

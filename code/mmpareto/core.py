@@ -28,7 +28,8 @@ class Integrator:
     encoders: {name: module}, parts of the model that share no parameter. Each has two objectives:
         the joint loss and its own. For multi-task learning, one shared encoder whose objectives
         are the two tasks' losses.
-    rule: (j, g) -> (h, Stats) on lists of tensors, as in `mmpareto.integrate`; may overwrite j.
+    rule: (j, g) -> (h, Stats) on lists of tensors, as in `mmpareto.integrate`; may overwrite j. A
+        mapping {name: rule} gives every encoder its own.
     late: whether modalities meet only after the encoders, so that the loss of one encoder does not
         reach the parameters of another. Then any number of encoders takes two backward traversals;
         otherwise it takes one more for each. The first step of a model that is not compiled
@@ -41,12 +42,13 @@ class Integrator:
         self,
         model: nn.Module,
         encoders: Mapping[str, nn.Module],
-        rule: Rule,
+        rule: Rule | Mapping[str, Rule],
         *,
         late: bool = True,
     ):
         _check_encoders(model, encoders)
-        self.model, self.encoders, self.rule, self.late = model, dict(encoders), rule, late
+        self.model, self.encoders, self.late = model, dict(encoders), late
+        self.rules = rule if isinstance(rule, Mapping) else dict.fromkeys(encoders, rule)
         self._verified = False
         self._held: list[dict[nn.Parameter, Tensor]] | None = None
         _keep_buffers_of_compiled_backwards()
@@ -99,7 +101,7 @@ class Integrator:
             if not params:  # nothing to train, all frozen for example
                 continue
             pairs = [_zero_filled(gradients, params) for gradients in (j, g)]
-            h, stats[name] = self.rule(*pairs)
+            h, stats[name] = self.rules[name](*pairs)
             _write(params, h)
         for gradients in (j, g):
             reached = [p for p in outside if p in gradients]

@@ -1,5 +1,6 @@
 """The face of every model: encoders, a joint prediction, and one unimodal head per modality."""
 
+from argparse import Namespace
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -28,6 +29,15 @@ class Fusion(nn.Module):
         self.unimodal_heads = nn.ModuleDict(
             {name: nn.Linear(encoder.out_dim, classes) for name, encoder in encoders.items()}
         )
+
+    @staticmethod
+    def add_flags(parser) -> None:
+        """Add the fusion's own flags to an argparse parser."""
+
+    @classmethod
+    def build(cls, encoders: dict[str, nn.Module], classes: int, options: Namespace) -> "Fusion":
+        """The fusion that the parsed flags, its own among them, ask for."""
+        return cls(encoders, classes)
 
     def joint(self, features: dict[str, Tensor]) -> Tensor:
         """Joint logits (B, C)."""

@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from ..core import Integrator, Rule
 from ..fusions.base import Fusion, Output
 from ..integrate import Stats
+
+if TYPE_CHECKING:
+    from train import Trainer
 
 
 class Record(NamedTuple):
@@ -39,6 +42,12 @@ class Method:
 
     def __init__(self, model: Fusion, forward: Callable[[dict], Output], options: Namespace):
         self.model, self.forward, self.options = model, forward, options
+        # What the method remembers from step to step. Its tensors are changed in place: the loop
+        # puts them back when it skips a step, and checkpoints hold them.
+        self.state: dict[str, Tensor] = {}
+
+    def start_epoch(self, trainer: "Trainer") -> None:
+        """Called before every epoch; `trainer.epoch` is the number of epochs already trained."""
 
     def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
         """One forward pass, and its gradients times share added to `.grad`.
@@ -51,12 +60,6 @@ class Method:
     def clip_groups(self) -> list[list[nn.Parameter]]:
         """Parameters whose gradients are clipped together; those in no group are left alone."""
         return [list(self.model.parameters())]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
 
 class ProbedMethod(Method):
@@ -83,14 +86,16 @@ class ProbedMethod(Method):
 
 
 class IntegratingMethod(Method):
-    """A method that integrates each encoder's joint and unimodal gradient by its `rule`."""
+    """A method that integrates each encoder's joint and unimodal gradient by a `rule`."""
 
-    def rule(self) -> Rule:
+    def rule(self, encoder: str) -> Rule:
+        """The rule of one encoder, under its name; asked for once."""
         raise NotImplementedError
 
     def __init__(self, model: Fusion, forward: Callable[[dict], Output], options: Namespace):
         super().__init__(model, forward, options)
-        self.integrator = Integrator(model, model.encoders, self.rule(), late=model.late)
+        rules = {name: self.rule(name) for name in model.encoders}
+        self.integrator = Integrator(model, model.encoders, rules, late=model.late)
 
     def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
         output = self.forward(inputs)

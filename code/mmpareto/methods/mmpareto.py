@@ -27,6 +27,6 @@ class MMPareto(IntegratingMethod):
             "script's rule, which can",
         )
 
-    def rule(self) -> Rule:
+    def rule(self, encoder: str) -> Rule:
         settings = {"gamma": self.options.gamma, "granularity": self.options.granularity}
         return partial(integrate.mmpareto, **settings)

@@ -23,5 +23,5 @@ class Pareto(IntegratingMethod):
             help="what the two weights sum to: 1 is the textbook, 2 what uniform's sum to",
         )
 
-    def rule(self) -> Rule:
+    def rule(self, encoder: str) -> Rule:
         return partial(integrate.pareto, scale=self.options.scale)
