@@ -6,6 +6,7 @@ python code/train.py --method uniform --dataset cgmnist --data_root DIR --epochs
 
 import time
 from argparse import Namespace
+from copy import copy, deepcopy
 from math import isfinite
 
 import torch
@@ -15,6 +16,7 @@ from mmpareto import build, checkpoint, errors, options, report
 from mmpareto.data import ShuffledBatches, loader, recipe_hash, to_device
 from mmpareto.errors import UserError
 from mmpareto.evaluation import evaluate
+from mmpareto.fusions.base import Fusion
 from mmpareto.methods import METHODS
 from mmpareto.runs import Run, finished
 
@@ -44,14 +46,14 @@ class Trainer:
         build.seed_everything(flags.random_seed, flags.deterministic)
         self.device = build.pick_device(flags.device, flags.gpu_ids)
         self.data = build.load_data(flags)
-        self.model = build.build_model(flags, self.data).to(self.device)
-        self.forward = build.build_forward(
-            self.model, self.device, precision=flags.precision, compiled=flags.compile
-        )
-        self.method = METHODS[flags.method](self.model, self.forward, flags)
-        self.optimizer, self.scheduler = build.build_optimizer(flags, self.model, self.device)
+        self.equip(build.build_model(flags, self.data).to(self.device))
 
         splits = self.data.splits
+        if self.method.needs_validation and "val" not in splits:
+            raise UserError(
+                f"--method {flags.method} needs a validation split, and {self.data.name} has none: "
+                "choose another --split or --method"
+            )
         self.order = ShuffledBatches(len(splits["train"]), flags.batch_size, flags.random_seed)
         loading = {"workers": flags.workers, "pin_memory": self.device.type == "cuda"}
         self.loaders = {
@@ -68,6 +70,27 @@ class Trainer:
         self.epoch, self.best, self.skipped_in_a_row = 0, {"epoch": 0, "Acc": -1.0}, 0
         if run.state:
             self.restore(run.state)
+
+    def equip(self, model: Fusion) -> None:
+        """Take a model, and what trains it."""
+        flags, self.model = self.flags, model
+        self.forward = build.build_forward(
+            model, self.device, precision=flags.precision, compiled=flags.compile
+        )
+        self.method = METHODS[flags.method](model, self.forward, flags)
+        self.optimizer, self.scheduler = build.build_optimizer(flags, model, self.device)
+
+    def fork(self, method: str, **own) -> "Trainer":
+        """A copy of this trainer that goes on by another method, whose own flags are given.
+
+        Its model, optimizer and scheduler are copies, too: nothing here changes.
+        """
+        other = copy(self)
+        other.flags = Namespace(**{**vars(self.flags), "method": method, **own})
+        other.equip(deepcopy(self.model))
+        other.optimizer.load_state_dict(deepcopy(self.optimizer.state_dict()))
+        other.scheduler.load_state_dict(self.scheduler.state_dict())
+        return other
 
     def train(self) -> None:
         """The epochs that are left, then the test scores."""
@@ -95,8 +118,8 @@ class Trainer:
         self.model.train()
         self.order.epoch = self.epoch + 1
         batches, parts = iter(self.loaders["train"]), self.flags.accumulate
-        steps = []
-        for step in tqdm(range(self.steps), f"epoch {self.epoch + 1}", leave=False, disable=None):
+        steps, title = [], f"{self.flags.method}, epoch {self.epoch + 1}"
+        for step in tqdm(range(self.steps), title, leave=False, disable=None):
             kept = [*self.model.buffers(), *self.method.state.values()]
             kept = [(tensor, tensor.clone()) for tensor in kept]
             records = []

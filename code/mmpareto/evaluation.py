@@ -1,10 +1,12 @@
 """Accuracy and macro-F1 of the joint prediction and of every modality's own."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 import torch
+import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, f1_score
+from torch import Tensor
 from tqdm import tqdm
 
 from .data import to_device
@@ -32,13 +34,31 @@ def evaluate(
 
 def predict(model, forward, batches, device, limit=None) -> tuple[dict[str, list], list]:
     """Predicted classes of the joint head ("") and of each modality ("_NAME"), and the targets."""
-    rows, total = [], min(len(batches), limit or len(batches))
-    model.eval()
-    with torch.inference_mode():
-        bar = tqdm(batches, "evaluate", total, leave=False, disable=None)
-        for inputs, targets in islice(bar, total):
-            output = forward(to_device(inputs, device))
-            logits = {"": output.joint} | {f"_{name}": u for name, u in output.unimodal.items()}
-            rows.append({name: u.argmax(1) for name, u in logits.items()} | {"targets": targets})
+    rows = []
+    for output, targets in outputs(model, forward, batches, device, limit):
+        logits = {"": output.joint} | {f"_{name}": u for name, u in output.unimodal.items()}
+        rows.append({name: u.argmax(1) for name, u in logits.items()} | {"targets": targets})
     columns = {name: torch.cat([row[name] for row in rows]).tolist() for name in rows[0]}
     return columns, columns.pop("targets")
+
+
+def mean_losses(model, forward, batches, device, limit=None) -> dict[str, float]:
+    """Cross-entropy of the joint prediction and of each modality's, means over samples."""
+    rows = []
+    for output, targets in outputs(model, forward, batches, device, limit):
+        logits, targets = {"joint": output.joint, **output.unimodal}, targets.to(device)
+        rows.append(
+            {name: F.cross_entropy(u, targets, reduction="none") for name, u in logits.items()}
+        )
+    return {name: torch.cat([row[name] for row in rows]).mean().item() for name in rows[0]}
+
+
+@torch.no_grad()
+def outputs(model, forward, batches, device, limit=None) -> Iterator[tuple[Output, Tensor]]:
+    """What the model, in evaluation mode, says of each batch, and the targets as they came."""
+    total = min(len(batches), limit or len(batches))
+    model.eval()
+    for inputs, targets in islice(
+        tqdm(batches, "evaluate", total, leave=False, disable=None), total
+    ):
+        yield forward(to_device(inputs, device)), targets

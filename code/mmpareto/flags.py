@@ -22,6 +22,14 @@ def seed(text: str) -> int:
     return _number(int, lambda value: 0 <= value < 2**32, wanted)(text)
 
 
+def epochs(text: str) -> list[int]:
+    """FIRST-LAST, both included and counted from 1."""
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise ArgumentTypeError(f"{text!r} is no range of epochs: give FIRST-LAST, as in 1-50")
+    return [int(first), int(last)]
+
+
 def _number(kind: type, accepts: Callable[[float], bool], wanted: str) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:

@@ -18,6 +18,7 @@ def measured(records: list[Record], grad_norm: Tensor) -> dict:
         tensors["losses", name] = torch.stack([r.losses[name].detach() for r in records]).mean()
     for name, stats in records[-1].encoders.items():
         tensors |= {("encoders", name, field): value for field, value in stats._asdict().items()}
+    tensors |= {("measures", name): value for name, value in records[-1].measures.items()}
     values = torch.stack([widest(tensor) for tensor in tensors.values()]).tolist()  # sync
 
     step: dict = {"losses": {}}
@@ -34,11 +35,13 @@ def summary(steps: list[dict]) -> dict:
     """One epoch's steps in a few numbers; conflict is a share of all (step, encoder) pairs."""
     good = [step for step in steps if not step["skipped"]]
     encoders = [stats for step in good for stats in step.get("encoders", {}).values()]
+    measures = dict.fromkeys(name for step in good for name in step.get("measures", {}))
     return {
         "loss": mean(step["loss"] for step in good),
         "conflict": mean(stats["conflict"] for stats in encoders),
         "stationary": sum(stats["stationary"] for stats in encoders),
         "skipped": len(steps) - len(good),
+        **{name: mean(step["measures"].get(name) for step in good) for name in measures},
     }
 
 

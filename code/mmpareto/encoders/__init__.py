@@ -1,7 +1,9 @@
 """Encoders: a Module from one modality's batch to features (B, out_dim), with its `stages`.
 
 An encoder is built as `Encoder(modality)` from a `data.Modality`. One that says
-`pretrainable = True` also takes pretrained: None, "imagenet" or the path of a state dict.
+`pretrainable = True` also takes pretrained: None, "imagenet" or the path of a state dict. Fusions
+that exchange between stages need `widths`, the channels that each stage returns, and
+`fold(inputs)`, what the first stage takes.
 """
 
 from ..registry import Registry

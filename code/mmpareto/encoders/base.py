@@ -15,13 +15,21 @@ class ConvEncoder(nn.Module):
 
     out_dim: int
     stages: nn.Sequential
+    widths: tuple[int, ...]  # the channels that each stage returns
+
+    def fold(self, inputs: Tensor) -> Tensor:
+        """What the first stage takes: frames are samples of their own."""
+        return inputs if inputs.dim() == 4 else inputs.flatten(0, 1)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        if inputs.dim() == 4:
-            return self.stages(inputs).mean((2, 3))
-        clips, frames = inputs.shape[:2]
-        features = self.stages(inputs.flatten(0, 1)).mean((2, 3))
-        return features.unflatten(0, (clips, frames)).mean(1)
+        return pooled(self.stages(self.fold(inputs)), len(inputs))
+
+
+def pooled(maps: Tensor, samples: int) -> Tensor:
+    """The mean (samples, C) of maps (samples * T, C, ...) over time and all positions."""
+    if maps.dim() > 2:
+        maps = maps.mean(tuple(range(2, maps.dim())))
+    return maps if len(maps) == samples else maps.unflatten(0, (samples, -1)).mean(1)
 
 
 class OnePixelConv(nn.Conv2d):

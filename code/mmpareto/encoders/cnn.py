@@ -12,10 +12,11 @@ class CNN(ConvEncoder):
     """Four stages of 3x3 convolution (stride 2), BatchNorm and ReLU; 98 thousand parameters."""
 
     out_dim = 128
+    widths = (16, 32, 64, 128)
 
     def __init__(self, modality: Modality):
         super().__init__()
-        widths = [channels(modality, "cnn"), 16, 32, 64, self.out_dim]
+        widths = [channels(modality, "cnn"), *self.widths]
         self.stages = nn.Sequential(
             *(
                 nn.Sequential(

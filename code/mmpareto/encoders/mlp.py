@@ -12,10 +12,11 @@ class MLP(nn.Module):
     """Two hidden layers with BatchNorm and ReLU, of 256 and 128 units."""
 
     out_dim = 128
+    widths = (256, 128)
 
     def __init__(self, modality: Modality):
         super().__init__()
-        widths = [prod(modality.shape), 256, self.out_dim]
+        widths = [prod(modality.shape), *self.widths]
         self.stages = nn.Sequential(
             *(
                 nn.Sequential(nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU())
@@ -23,5 +24,8 @@ class MLP(nn.Module):
             )
         )
 
+    def fold(self, inputs: Tensor) -> Tensor:
+        return inputs.flatten(1)
+
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.stages(inputs.flatten(1))
+        return self.stages(self.fold(inputs))

@@ -22,6 +22,7 @@ class ResNet18(ConvEncoder):
     """
 
     out_dim = 512
+    widths = (64, 64, 128, 256, 512)
     pretrainable = True
 
     def __init__(self, modality: Modality, pretrained: str | None = None):

@@ -8,5 +8,6 @@ FUSIONS = Registry(
     {
         "concat": "concat:Concat",
         "sum": "sum:Sum",
+        "mmtm": "mmtm:MMTM",
     },
 )

@@ -19,6 +19,10 @@ class Fusion(nn.Module):
 
     encoders: {modality: encoder}. late: whether modalities meet only in `joint`, after the
     encoders; a subclass that lets them exchange earlier says False and replaces `encode`.
+
+    A fusion whose joint logits are the sum or the mean of one part per modality also defines
+    `read_out(features) -> {modality: logits (B, C)}`, those parts: what the joint head itself
+    makes of each modality. Methods that score modalities by it run with no other fusion.
     """
 
     late = True

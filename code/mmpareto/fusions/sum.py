@@ -14,5 +14,9 @@ class Sum(Fusion):
             {name: nn.Linear(encoder.out_dim, classes) for name, encoder in encoders.items()}
         )
 
+    def read_out(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """W_k z_k + b_k."""
+        return {name: head(features[name]) for name, head in self.joint_heads.items()}
+
     def joint(self, features: dict[str, Tensor]) -> Tensor:
-        return sum(head(features[name]) for name, head in self.joint_heads.items())
+        return sum(self.read_out(features).values())

@@ -11,5 +11,10 @@ METHODS = Registry(
         "uniform": "uniform:Uniform",
         "pareto": "pareto:Pareto",
         "mmpareto": "mmpareto:MMPareto",
+        "gblend": "gblend:GBlend",
+        "ogm_ge": "ogm_ge:OGMGE",
+        "greedy": "greedy:Greedy",
+        "pmr": "pmr:PMR",
+        "agm": "agm:AGM",
     },
 )

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core import Integrator, Rule
+from ..flags import epochs
 from ..fusions.base import Fusion, Output
 from ..integrate import Stats
 
@@ -21,6 +22,7 @@ class Record(NamedTuple):
     loss: Tensor  # what is minimised
     losses: dict[str, Tensor]  # "joint" and each modality's
     encoders: dict[str, Stats] = {}
+    measures: dict[str, Tensor] = {}  # scalars that the method has decided by, for the log
 
 
 class Method:
@@ -31,6 +33,7 @@ class Method:
     """
 
     default_fusion = "concat"
+    needs_validation = False  # whether it cannot train without a validation split
 
     @staticmethod
     def add_flags(parser) -> None:
@@ -45,9 +48,11 @@ class Method:
         # What the method remembers from step to step. Its tensors are changed in place: the loop
         # puts them back when it skips a step, and checkpoints hold them.
         self.state: dict[str, Tensor] = {}
+        self.epoch = 1
 
     def start_epoch(self, trainer: "Trainer") -> None:
         """Called before every epoch; `trainer.epoch` is the number of epochs already trained."""
+        self.epoch = trainer.epoch + 1
 
     def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
         """One forward pass, and its gradients times share added to `.grad`.
@@ -56,6 +61,11 @@ class Method:
         each with its share, precede it.
         """
         raise NotImplementedError
+
+    def in_window(self) -> bool:
+        """Whether this epoch is one of --window's, a flag of methods that act for a while only."""
+        first, last = self.options.window
+        return first <= self.epoch <= last
 
     def clip_groups(self) -> list[list[nn.Parameter]]:
         """Parameters whose gradients are clipped together; those in no group are left alone."""
@@ -85,6 +95,18 @@ class ProbedMethod(Method):
         return self.model.read({name: z.detach() for name, z in output.features.items()})
 
 
+class JointMethod(ProbedMethod):
+    """A method that trains encoders and joint prediction; the unimodal heads are probes."""
+
+    def probe_losses(self, output: Output, targets: Tensor) -> dict[str, Tensor]:
+        probe = self.probe(output)
+        return unimodal_losses(probe, targets) if probe else {}
+
+    def clip_groups(self) -> list[list[nn.Parameter]]:
+        probes = set(self.model.unimodal_heads.parameters())
+        return [[p for p in self.model.parameters() if p not in probes]]
+
+
 class IntegratingMethod(Method):
     """A method that integrates each encoder's joint and unimodal gradient by a `rule`."""
 
@@ -106,6 +128,17 @@ class IntegratingMethod(Method):
             accumulate=not last,
         )
         return Record(joint + sum(unimodal.values()), {"joint": joint, **unimodal}, encoders)
+
+
+def add_window_flag(parser, default: str) -> None:
+    """Add --window; `in_window` of the method asks it."""
+    parser.add_argument(
+        "--window",
+        type=epochs,
+        default=epochs(default),
+        metavar="FIRST-LAST",
+        help=f"epochs in which the method acts, counted from 1; {default} is the release's",
+    )
 
 
 def joint_loss(output: Output, targets: Tensor) -> Tensor:

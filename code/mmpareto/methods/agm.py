@@ -1,0 +1,164 @@
+"""AGM: adaptive gradient modulation (Li et al., ICCV 2023)."""
+
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from math import factorial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..flags import non_negative
+from ..fusions.base import Fusion
+from .base import JointMethod, Record, add_window_flag, joint_loss
+
+Coalition = frozenset[str]
+LARGEST = 10.0  # exponent, before alpha, as in the authors' code
+FLOOR = 1e-8  # of probabilities, as there
+
+
+class AGM(JointMethod):
+    """The joint loss, with the gradient through each modality's share of the logits scaled.
+
+    phi_k is the Shapley value of modality k in the joint logits, with absent inputs set to zero,
+    so that sum_k phi_k = T, the joint logits. q_k is its cross-entropy (small: strong),
+    r_k = exp(mean over n != k of (q_n - q_k)), tau_k the same of q's running means before this
+    batch, kappa_k = exp(alpha min(tau_k - r_k, 10)): a modality that is stronger than usual takes
+    a smaller gradient, in the encoders and in the joint head alike. If an entry of the joint
+    head's weight gradient exceeds 1, all gradients are clipped to norm 1.
+
+    Logits without any modality count as zero, as in the authors' code. --bn_mode says which
+    statistics BatchNorm uses where inputs are zeroed; those of its running means (the released
+    code) do not cancel between the shares, the batch's own do. Passes with zeroed inputs never
+    change the running means. With late fusion a step costs two passes, for any number of
+    modalities; where modalities mix earlier, 2^N - 1. Outside --window it is the joint loss alone.
+    With --accumulate every micro-batch counts as a step for q's means and has its own kappa_k.
+    """
+
+    @staticmethod
+    def add_flags(parser) -> None:
+        JointMethod.add_flags(parser)
+        parser.add_argument(
+            "--alpha", type=non_negative(float), default=1.0, help="strength of modulation, >= 0"
+        )
+        parser.add_argument(
+            "--bn_mode",
+            choices=("running", "batch"),
+            default="running",
+            help="statistics of BatchNorm in passes with zeroed inputs",
+        )
+        add_window_flag(parser, "1-21")
+
+    def __init__(self, model: Fusion, forward, options):
+        super().__init__(model, forward, options)
+        probes = set(model.unimodal_heads.parameters())
+        inside = set(model.encoders.parameters()) | probes
+        self.head = [p for p in model.parameters() if p not in inside and p.dim() > 1]
+        self.state["mean_score"] = torch.zeros(len(model.encoders), device=self.head[0].device)
+        self.state["steps"] = torch.zeros((), device=self.head[0].device)
+
+    def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
+        output = self.forward(inputs)
+        joint, probes = joint_loss(output, targets), self.probe_losses(output, targets)
+        if not self.in_window():
+            ((joint + sum(probes.values())) * share).backward()
+            return Record(joint, {"joint": joint, **probes})
+
+        kept = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        self.model.train(self.options.bn_mode == "batch")
+        parts = shapley(list(self.model.encoders), output.joint, self.coalitions(inputs))
+        self.model.train()
+        kappa = self.kappa(torch.stack([score(phi, targets) for phi in parts.values()]))
+        delta = gradient_of_cross_entropy(output.joint, targets)
+        modulated = sum(
+            k * (delta * phi).sum() for k, phi in zip(kappa, parts.values(), strict=True)
+        )
+        ((modulated + sum(probes.values())) * share).backward()
+        for buffer, before in kept:
+            buffer.copy_(before)
+        if last:
+            self.clip()
+        measures = {f"kappa_{name}": k for name, k in zip(parts, kappa, strict=True)}
+        return Record(joint, {"joint": joint, **probes}, measures=measures)
+
+    def coalitions(self, inputs: dict[str, Tensor]) -> Callable[[Coalition], Tensor]:
+        """Joint logits (B, C) of a coalition, the inputs of all others being zero."""
+        if not self.model.late:
+            return lambda present: (
+                self.forward(
+                    {
+                        name: x if name in present else torch.zeros_like(x)
+                        for name, x in inputs.items()
+                    }
+                ).joint
+            )
+        real = self.forward(inputs).features
+        two = {
+            name: x.new_zeros(2, *x.shape[1:]) for name, x in inputs.items()
+        }  # BatchNorm's least
+        absent = self.forward(two).features
+        return lambda present: self.model.joint(
+            {
+                name: z if name in present else absent[name][:1].expand_as(z)
+                for name, z in real.items()
+            }
+        )
+
+    @torch.no_grad()
+    def kappa(self, scores: Tensor) -> Tensor:
+        """kappa_k (N,) from q_k (N,), which then enter the running means."""
+        mean, steps = self.state["mean_score"], self.state["steps"].add_(1)
+        kappa = modulation(scores, mean, self.options.alpha)
+        mean.mul_((steps - 1) / steps).add_(scores / steps)
+        return kappa
+
+    def clip(self) -> None:
+        largest = torch.stack([p.grad.abs().max() for p in self.head if p.grad is not None]).max()
+        if largest > 1:  # sync
+            torch.nn.utils.clip_grad_norm_(self.clip_groups()[0], 1.0)
+
+
+def shapley(
+    names: list[str], whole: Tensor, logits: Callable[[Coalition], Tensor]
+) -> dict[str, Tensor]:
+    """Each modality's share of the joint logits, whole (B, C); they add up to it.
+
+    phi_k = sum over S without k of |S|! (N - |S| - 1)! / N! (f(S + k) - f(S)), f(empty) = 0.
+    """
+    number = len(names)
+    sizes = range(1, number)
+    some = [frozenset(members) for size in sizes for members in combinations(names, size)]
+    f = {coalition: logits(coalition) for coalition in some}
+    f |= {frozenset(): torch.zeros_like(whole), frozenset(names): whole}
+
+    def gains(name: str) -> Iterator[Tensor]:
+        for s in f:
+            if name not in s:
+                weight = factorial(len(s)) * factorial(number - len(s) - 1) / factorial(number)
+                yield weight * (f[s | {name}] - f[s])
+
+    return {name: sum(gains(name)) for name in names}
+
+
+def score(phi: Tensor, targets: Tensor) -> Tensor:
+    """q: the mean cross-entropy of one share, detached."""
+    probability = phi.detach().softmax(1).gather(1, targets[:, None])
+    return -probability.clamp(min=FLOOR).log().mean()
+
+
+def discrepancy(scores: Tensor) -> Tensor:
+    """r_k = exp(mean over n != k of (q_n - q_k)) of scores (N,)."""
+    number = len(scores)
+    return ((scores.sum() - number * scores) / max(number - 1, 1)).exp()
+
+
+def modulation(scores: Tensor, mean_scores: Tensor, alpha: float) -> Tensor:
+    """kappa_k (N,)."""
+    excess = discrepancy(mean_scores) - discrepancy(scores)
+    return (alpha * excess.clamp(max=LARGEST)).exp()
+
+
+def gradient_of_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Of the batch mean with respect to logits (B, C)."""
+    one_hot = F.one_hot(targets, logits.shape[1])
+    return (logits.detach().softmax(1) - one_hot) / len(logits)

@@ -1,0 +1,105 @@
+"""G-Blend: gradient blending (Wang et al., CVPR 2020)."""
+
+import torch
+from torch import Tensor
+
+from ..data import loader
+from ..evaluation import mean_losses
+from ..flags import positive
+from ..fusions.base import Fusion
+from .base import Method, Record, joint_loss, unimodal_losses
+
+FLAT = 1e-12  # below it a squared change of the overfitting gap counts as none
+
+
+class GBlend(Method):
+    """L = w_J L_joint + sum_k w_k L_k, with weights by generalisation per overfitting.
+
+    Before every --super_epoch epochs (online; by default once, for the whole training: offline)
+    each loss trains a copy of the model alone for as many epochs; its fall on the validation split
+    is its generalisation G, the growth of the gap between both splits its overfitting O, and its
+    weight max(G, 0) / O^2, made to sum to --weight_sum. Losses are means over samples in
+    evaluation mode, the first ones taken before the copies train. The copies take over the
+    optimizer's state and are thrown away. All unimodal losses train one copy, in which they do not
+    touch each other. Clamping at zero is ours; if nothing generalises all weights are equal.
+
+    In the paper weights sum to 1; N + 1 brings them to the size of the uniform baseline's.
+    """
+
+    needs_validation = True
+
+    @staticmethod
+    def add_flags(parser) -> None:
+        parser.add_argument(
+            "--super_epoch",
+            type=positive(int),
+            metavar="EPOCHS",
+            help="epochs between two estimates of the weights, >= 1 (default: all, one estimate)",
+        )
+        parser.add_argument(
+            "--weight_sum", type=positive(float), default=1.0, help="what all weights sum to, > 0"
+        )
+
+    @staticmethod
+    def runs_with(fusion: type[Fusion]) -> bool:
+        return fusion.late
+
+    def __init__(self, model: Fusion, forward, options):
+        super().__init__(model, forward, options)
+        self.names = [*model.encoders, "joint"]
+        device = next(model.parameters()).device
+        self.state["weights"] = torch.full((len(self.names),), torch.nan, device=device)
+
+    def start_epoch(self, trainer) -> None:
+        super().start_epoch(trainer)
+        total = trainer.flags.epochs
+        length = self.options.super_epoch or total
+        if trainer.epoch % length == 0:
+            weights = self.estimate(trainer, min(length, total - trainer.epoch))
+            self.state["weights"].copy_(weights * self.options.weight_sum)
+
+    def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
+        output = self.forward(inputs)
+        losses = {"joint": joint_loss(output, targets), **unimodal_losses(output, targets)}
+        weights = dict(zip(self.names, self.state["weights"], strict=True))
+        loss = sum(weights[name] * value for name, value in losses.items())
+        (loss * share).backward()
+        measures = {f"weight_{name}": weight for name, weight in weights.items()}
+        return Record(loss, losses, measures=measures)
+
+    def estimate(self, trainer, epochs: int) -> Tensor:
+        """The weights, summing to 1, that epochs of training each loss alone speak for."""
+        before = self.gap(trainer)
+        after: dict[str, dict[str, float]] = {"train": {}, "val": {}}
+        for method, names in (("unimodal", self.names[:-1]), ("joint", self.names[-1:])):
+            copy = trainer.fork(method, no_probes=True)
+            for _ in range(epochs):
+                copy.train_epoch()
+                copy.scheduler.step()
+                copy.epoch += 1
+            for split, losses in self.gap(copy).items():
+                after[split] |= {name: losses[name] for name in names}
+        rows = ([losses[split][n] for n in self.names] for losses in (before, after)
+                for split in ("train", "val"))  # fmt: skip
+        return blend(*map(torch.tensor, rows))
+
+    @staticmethod
+    def gap(trainer) -> dict[str, dict[str, float]]:
+        """Every loss on both splits."""
+        flags = trainer.flags
+        found = {}
+        for split in ("train", "val"):
+            batches = loader(trainer.data.splits[split], flags.batch_size, workers=flags.workers)
+            found[split] = mean_losses(
+                trainer.model, trainer.forward, batches, trainer.device, flags.limit_batches
+            )
+        return found
+
+
+def blend(train_before: Tensor, val_before: Tensor, train_after: Tensor, val_after: Tensor):
+    """Weights that sum to 1, of the losses before and after, all of shape (number of losses,)."""
+    generalisation = val_before - val_after
+    overfitting = (val_after - train_after) - (val_before - train_before)
+    raw = generalisation.clamp(min=0) / overfitting.square().clamp(min=FLAT)
+    equal = torch.full_like(raw, 1 / len(raw))
+    return torch.where(raw.sum() > 0, raw / raw.sum(), equal)

@@ -1,0 +1,106 @@
+"""Balanced learning by conditional learning speed (Wu et al., ICML 2022), the greedy method."""
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..flags import non_negative, positive
+from ..fusions.base import Fusion
+from .base import JointMethod, Record, joint_loss
+
+
+class Greedy(JointMethod):
+    """L = sum_k CE of each branch; a branch that leans on the others loses their gate for a while.
+
+    The speed of parameters is the sum over steps of ||gradient||^2 / ||parameters||^2. For branch
+    k, bypass parameters are its gates and the layers that they share, main ones its encoder and
+    classifier; its balance is log10(bypass speed / main speed). Where the largest and the smallest
+    balance are more than --threshold apart, the gates of the branch with the largest are held at
+    their own running mean for --balancing_steps steps, in which speeds are not counted. Two
+    branches are the paper's, the largest minus the smallest of more is ours.
+
+    The joint prediction is the branches' mean. The released code averages the second branch's gate
+    from the first one's, also in evaluation; here each gate has its own mean, of training alone.
+    The release trains with SGD 0.1 without momentum and weight decay, and batches of 8.
+    """
+
+    default_fusion = "mmtm"
+
+    @staticmethod
+    def add_flags(parser) -> None:
+        JointMethod.add_flags(parser)
+        parser.add_argument(
+            "--threshold",
+            type=non_negative(float),
+            default=0.01,
+            help="difference of the branches' balance that is tolerated, >= 0",
+        )
+        parser.add_argument(
+            "--balancing_steps", type=positive(int), default=5, help="steps of a window, >= 1"
+        )
+        parser.add_argument(
+            "--warmup_epochs",
+            type=non_negative(int),
+            default=1,
+            help="epochs before the first window, >= 0",
+        )
+
+    @staticmethod
+    def runs_with(fusion: type[Fusion]) -> bool:
+        return hasattr(fusion, "freeze")
+
+    def __init__(self, model: Fusion, forward, options):
+        super().__init__(model, forward, options)
+        self.names = list(model.encoders)
+        device = next(model.parameters()).device
+        for speed in ("bypass_speed", "main_speed"):
+            self.state[speed] = torch.zeros(len(self.names), device=device)
+        self.state["window"] = torch.zeros(2, dtype=torch.int64)  # steps left, branch
+
+    def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
+        left, branch = self.state["window"].tolist()
+        self.model.freeze(self.names[branch] if left else None)
+        output = self.forward(inputs)
+        branches = self.model.read_out(output.features)
+        loss = sum(F.cross_entropy(logits, targets) for logits in branches.values())
+        probes = self.probe_losses(output, targets)
+        ((loss + sum(probes.values())) * share).backward()
+        if last and left:
+            self.state["window"][0] -= 1
+        elif last:
+            self.measure()
+        balance = conditional_speed(self.state["bypass_speed"], self.state["main_speed"])
+        measures = {f"balance_{n}": b for n, b in zip(self.names, balance, strict=True)}
+        measures["window"] = balance.new_tensor(float(left > 0))
+        losses = {"joint": joint_loss(output, targets), **probes}
+        return Record(loss, losses, measures=measures)
+
+    def measure(self) -> None:
+        """Count a normal step's speeds, and open a window where they have drifted apart."""
+        bypass, main = [], []
+        for name in self.names:
+            bypass.append(speed(self.model.gate_parameters(name)))
+            parts = self.model.encoders[name], self.model.joint_heads[name]
+            main.append(speed(p for part in parts for p in part.parameters()))
+        self.state["bypass_speed"].add_(torch.stack(bypass))
+        self.state["main_speed"].add_(torch.stack(main))
+        if self.epoch > self.options.warmup_epochs:
+            balance = conditional_speed(self.state["bypass_speed"], self.state["main_speed"])
+            if balance.max() - balance.min() > self.options.threshold:  # sync
+                self.state["window"][0] = self.options.balancing_steps
+                self.state["window"][1] = balance.argmax()
+
+
+def conditional_speed(bypass: Tensor, main: Tensor) -> Tensor:
+    """The balance log10(bypass / main) of every branch."""
+    return (bypass / main).log10()
+
+
+@torch.no_grad()
+def speed(params: Iterable[nn.Parameter]) -> Tensor:
+    """||gradient||^2 / ||parameters||^2 of one step, over all parameters together."""
+    moved = [p for p in params if p.grad is not None]
+    gradients = torch.stack(torch._foreach_norm([p.grad for p in moved]))
+    return gradients.square().sum() / torch.stack(torch._foreach_norm(moved)).square().sum()

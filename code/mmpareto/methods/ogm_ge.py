@@ -1,0 +1,87 @@
+"""OGM-GE: on-the-fly gradient modulation (Peng et al., CVPR 2022)."""
+
+import torch
+from torch import Tensor, nn
+
+from ..flags import non_negative
+from ..fusions.base import Fusion, Output
+from .base import JointMethod, Record, add_window_flag, joint_loss
+
+
+class OGMGE(JointMethod):
+    """The joint loss; convolutions of encoders that lead take a smaller gradient, all take noise.
+
+    score_k is the sum over a batch of the true class's softmax in what the joint head makes of
+    modality k alone, rho_k its ratio to the mean of the others' scores (ours for N > 2). Gradients
+    of encoder k's convolutions are multiplied by c_k = 1 - tanh(alpha rho_k) where rho_k > 1, and
+    get noise N(0, std^2), std over the entries of each tensor before (GE). BatchNorm, biases and
+    heads are left alone; an encoder without convolutions is modulated in its matrices (ours).
+
+    The released code damps the first of two modalities whose scores are equal; here nobody is.
+    """
+
+    @staticmethod
+    def add_flags(parser) -> None:
+        JointMethod.add_flags(parser)
+        parser.add_argument(
+            "--alpha",
+            type=non_negative(float),
+            default=0.8,
+            help="how hard a leading modality is damped, >= 0; the authors advise 0.8 for CREMA-D, "
+            "0.1 for VGGSound",
+        )
+        parser.add_argument("--without_ge", action="store_true", help="no noise: OGM alone")
+        add_window_flag(parser, "1-51")
+
+    @staticmethod
+    def runs_with(fusion: type[Fusion]) -> bool:
+        return hasattr(fusion, "read_out")
+
+    def __init__(self, model: Fusion, forward, options):
+        super().__init__(model, forward, options)
+        self._scores: list[Tensor] = []  # of the micro-batches since the last step
+
+    def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
+        output = self.forward(inputs)
+        joint, probes = joint_loss(output, targets), self.probe_losses(output, targets)
+        ((joint + sum(probes.values())) * share).backward()
+        self._scores.append(self.scores(output, targets))
+        measures = self.modulate() if last and self.in_window() else {}
+        if last:
+            self._scores = []
+        return Record(joint, {"joint": joint, **probes}, measures=measures)
+
+    @torch.no_grad()
+    def scores(self, output: Output, targets: Tensor) -> Tensor:
+        """score_k of every modality (N,)."""
+        logits = self.model.read_out(output.features)
+        right = [u.softmax(1).gather(1, targets[:, None]).sum() for u in logits.values()]
+        return torch.stack(right)
+
+    @torch.no_grad()
+    def modulate(self) -> dict[str, Tensor]:
+        damping = coefficients(sum(self._scores), self.options.alpha)
+        for encoder, c in zip(self.model.encoders.values(), damping, strict=True):
+            for weight in modulated(encoder):
+                noise = torch.zeros_like(weight) if self.options.without_ge else noise_of(weight)
+                weight.grad.mul_(c).add_(noise)
+        names = self.model.encoders
+        return {f"coefficient_{name}": c for name, c in zip(names, damping, strict=True)}
+
+
+def coefficients(scores: Tensor, alpha: float) -> Tensor:
+    """c_k (N,) of scores (N,): 1 for all that do not lead."""
+    others = (scores.sum() - scores) / (len(scores) - 1)
+    ratio = scores / others.clamp(min=torch.finfo(scores.dtype).tiny)
+    return torch.where(ratio > 1, 1 - torch.tanh(alpha * ratio), 1.0)
+
+
+def modulated(encoder: nn.Module) -> list[nn.Parameter]:
+    """The convolutions' weights; without any, the matrices. Only those with a gradient."""
+    params = [p for p in encoder.parameters() if p.grad is not None]
+    return [p for p in params if p.dim() == 4] or [p for p in params if p.dim() >= 2]
+
+
+def noise_of(weight: nn.Parameter) -> Tensor:
+    """Gaussian noise as large as the gradient's entries vary."""
+    return torch.randn_like(weight.grad) * (weight.grad.std() + 1e-8)

@@ -1,0 +1,134 @@
+"""PMR: prototypical modal rebalance (Fan et al., CVPR 2023)."""
+
+from math import ceil
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..data import Split, loader
+from ..evaluation import outputs
+from ..flags import fraction, non_negative
+from ..fusions.base import Fusion
+from .base import JointMethod, Record, add_window_flag, joint_loss
+
+SHARE = 0.1  # of the training samples that prototypes are made of
+FAR = 1e4  # distance of a class without a prototype: its probability is zero
+
+
+class PMR(JointMethod):
+    """L_joint + alpha sum_k w_k PCE_k - mu max_k w_k H(p_fastest).
+
+    p_k = softmax of the negative Euclidean distances of features z_k to the classes' prototypes,
+    PCE_k its cross-entropy, H its entropy, score_k the sum over a batch of the true class's p_k,
+    w_k = clip(max_n score_n / score_k - 1, 0, 1), which for two modalities are the paper's two
+    coefficients and for more is ours. The entropy term acts in the first --entropy_epochs only
+    (the paper leaves their number open). Before every epoch prototypes are the class means over a
+    random tenth of the training set, in evaluation mode, blended with the epoch before.
+
+    --variant release: w_k = 1 for all but the fastest, no entropy term, as in the authors' code.
+    That code takes prototypes from test samples on one dataset; here they are always training's.
+    With --accumulate every micro-batch has its own w_k.
+    """
+
+    @staticmethod
+    def add_flags(parser) -> None:
+        JointMethod.add_flags(parser)
+        add = parser.add_argument
+        # fmt: off
+        add("--alpha", type=non_negative(float), default=1.0,
+            help="weight of the prototypes' cross-entropy, >= 0; the paper takes 1 or 2")
+        add("--mu", type=non_negative(float), default=0.01,
+            help="weight of the entropy, >= 0; the paper takes 0.01 or 0.001")
+        add("--entropy_epochs", type=non_negative(int), default=10,
+            help="first epochs, in which the entropy term acts, >= 0")
+        add("--prototype_momentum", type=fraction, default=0.2,
+            help="share of the last epoch's prototypes in the new ones, in [0, 1)")
+        add("--variant", choices=("paper", "release"), default="paper",
+            help="release: hard weights and no entropy term")
+        # fmt: on
+        add_window_flag(parser, "1-101")
+
+    def __init__(self, model: Fusion, forward, options):
+        super().__init__(model, forward, options)
+        for name, head in model.unimodal_heads.items():
+            self.state[f"prototypes_{name}"] = torch.zeros_like(head.weight)  # (C, D)
+        self.state["known"] = torch.zeros_like(head.bias, dtype=torch.bool)  # (C,)
+
+    @torch.no_grad()
+    def start_epoch(self, trainer) -> None:
+        super().start_epoch(trainer)
+        if not self.in_window():
+            return
+        split = trainer.data.splits["train"]
+        chosen = split.subset(sample(split, trainer.flags.random_seed, self.epoch))
+        batches = loader(chosen, trainer.flags.batch_size)
+        features, targets = [], []
+        for output, truth in outputs(self.model, self.forward, batches, trainer.device):
+            features.append(output.features)
+            targets.append(truth)
+        targets = torch.cat(targets).to(trainer.device)
+        known = self.state["known"]
+        for name in self.model.encoders:
+            z = torch.cat([part[name] for part in features])
+            old = self.state[f"prototypes_{name}"]
+            new, seen = class_means(z, targets, len(known))
+            momentum = torch.where(known, self.options.prototype_momentum, 0.0)[:, None]
+            old.copy_(torch.where(seen[:, None], momentum * old + (1 - momentum) * new, old))
+        known.logical_or_(seen)
+
+    def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
+        output = self.forward(inputs)
+        joint, probes = joint_loss(output, targets), self.probe_losses(output, targets)
+        loss, measures = joint, {}
+        if self.in_window():
+            rebalance, measures = self.rebalance(output.features, targets)
+            loss = joint + rebalance
+        ((loss + sum(probes.values())) * share).backward()
+        return Record(loss, {"joint": joint, **probes}, measures=measures)
+
+    def rebalance(self, features: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, dict]:
+        """What is added to the joint loss, and the weights."""
+        options, known = self.options, self.state["known"]
+        logs = []
+        for name, z in features.items():
+            distance = distances(z, self.state[f"prototypes_{name}"]).masked_fill(~known, FAR)
+            logs.append((-distance).log_softmax(1))
+        right = torch.stack([F.nll_loss(log_p, targets, reduction="none") for log_p in logs])
+        scores = (-right.detach()).exp().sum(1)
+        weights = weights_of(scores, options.variant)
+        loss = options.alpha * (weights * right.mean(1)).sum()
+        if options.variant == "paper" and self.epoch <= options.entropy_epochs:
+            entropies = torch.stack([-(log_p.exp() * log_p).sum(1).mean() for log_p in logs])
+            fastest = F.one_hot(scores.argmax(), len(scores))
+            loss = loss - options.mu * weights.max() * (fastest * entropies).sum()
+        names = (f"weight_{name}" for name in features)
+        return loss, dict(zip(names, weights, strict=True))
+
+
+def sample(split: Split, seed: int, epoch: int) -> list[int]:
+    """A random tenth of split, and one sample of each class that it would lack."""
+    order = np.random.default_rng([seed, epoch]).permutation(len(split))
+    _, first = np.unique(split.targets.numpy()[order], return_index=True)
+    return order[np.union1d(np.arange(ceil(SHARE * len(split))), first)].tolist()
+
+
+def class_means(z: Tensor, targets: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Means (C, D) of features (n, D) by class, zero for classes without any; which have some."""
+    counts = torch.bincount(targets, minlength=classes)
+    sums = z.new_zeros(classes, z.shape[1]).index_add_(0, targets, z)
+    return sums / counts.clamp(min=1)[:, None], counts > 0
+
+
+def distances(z: Tensor, prototypes: Tensor) -> Tensor:
+    """Euclidean distances (B, C); their gradient at zero is zero."""
+    return torch.cdist(z, prototypes, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def weights_of(scores: Tensor, variant: str) -> Tensor:
+    """w_k of scores (N,): how far each modality lags behind the fastest."""
+    if variant == "release":
+        return (scores < scores.max()).to(scores.dtype)
+    lag = scores.max() / scores.clamp(min=torch.finfo(scores.dtype).tiny) - 1
+    return lag.clamp(0, 1)
