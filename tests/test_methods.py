@@ -68,10 +68,14 @@ def test_the_loss_falls(tmp_path, method):
 
 def test_an_invalid_pair_is_one_clear_error(monkeypatch):
     monkeypatch.setattr(FUSIONS, "parts", FUSIONS.parts | {"mixing": models.Mixing})
-    with pytest.raises(
-        UserError, match="unimodal does not run with --fusion mixing: choose concat or sum"
+    for method, fusion, choice in (
+        ("unimodal", "mixing", "concat or sum"),
+        ("gblend", "mmtm", "concat or sum"),
+        ("greedy", "concat", "mmtm"),
     ):
-        options.parse(["--method", "unimodal", "--fusion", "mixing"])
+        message = f"{method} does not run with --fusion {fusion}: choose {choice}"
+        with pytest.raises(UserError, match=message):
+            options.parse(["--method", method, "--fusion", fusion])
     assert options.parse(["--method", "mmpareto", "--fusion", "mixing"]).fusion == "mixing"
 
 
