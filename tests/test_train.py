@@ -172,6 +172,19 @@ class TestFolder:
             run()
         assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
 
+    def test_what_a_method_decides_by(self, run):
+        """Step by step, and as the epoch's mean."""
+        folder = run(method="agm")
+        steps, epochs = read(folder / "steps.jsonl"), read(folder / "epochs.jsonl")
+        assert steps[0]["measures"].keys() == {"kappa_a", "kappa_b"}
+        first = [step["measures"]["kappa_a"] for step in steps if step["epoch"] == 1]
+        assert epochs[0]["kappa_a"] == pytest.approx(sum(first) / len(first))
+
+    def test_without_the_validation_split_that_a_method_needs(self, run, tmp_path):
+        with pytest.raises(UserError, match="--method gblend needs a validation split, and toy"):
+            run("--dataset", "toy_without_val", method="gblend")
+        assert not (tmp_path / "run").exists()
+
     def test_tensorboard(self, run):
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -421,6 +434,20 @@ class TestFlags:
         a = self.first_steps(run, name="a")
         b = self.first_steps(run, "--random_seed", 1, name="b")
         assert a[0]["loss"] != b[0]["loss"]
+
+    def test_window(self, run):
+        """Outside it OGM-GE is the joint loss, whose noise and damping are nothing."""
+        joint = run("--epochs", 2, method="joint", name="joint")
+        for window, same in (("3-9", True), ("2-9", False)):
+            folder = run("--epochs", 2, "--window", window, method="ogm_ge", name=window)
+            one, other = (read(f / "steps.jsonl") for f in (folder, joint))
+            assert one[0]["loss"] == other[0]["loss"]
+            assert (one[-1]["loss"] == other[-1]["loss"]) == same
+
+    @pytest.mark.parametrize("window", ["5", "0-3", "4-3", "1-", "a-b", "1-2-3"])
+    def test_window_that_is_none(self, run, window):
+        with pytest.raises(UserError, match=f"'{window}' is no range of epochs: give FIRST-LAST"):
+            run("--window", window, method="agm")
 
     def test_lr_decay(self, run):
         folder = run("--epochs", 4, "--lr_decay_step", 2, "--lr_decay_ratio", 0.5)
