@@ -17,6 +17,10 @@ def fraction(text: str) -> float:
     return _number(float, lambda value: 0 <= value < 1, "a number in [0, 1)")(text)
 
 
+def share(text: str) -> float:
+    return _number(float, lambda value: 0 <= value <= 1, "a number in [0, 1]")(text)
+
+
 def seed(text: str) -> int:
     wanted = f"a whole number from 0 to {2**32 - 1}"  # what numpy takes
     return _number(int, lambda value: 0 <= value < 2**32, wanted)(text)

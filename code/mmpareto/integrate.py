@@ -12,6 +12,7 @@ MMPareto: Wei and Hu, "Boosting Multimodal Learning with Innocent Unimodal Assis
 Pareto (MGDA): Desideri 2012; Sener and Koltun 2018.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -106,6 +107,28 @@ def uniform(j: list[Tensor], g: list[Tensor]) -> tuple[list[Tensor], Stats]:
     return apply(j, g, gram, one, one)
 
 
+@torch.no_grad()
+def weighted(
+    j: list[Tensor],
+    g: list[Tensor],
+    weighting: Callable[[Tensor], Tensor],
+    *,
+    scale: float = 1,
+) -> tuple[list[Tensor], Stats]:
+    """h = scale * (w_1 j + w_2 g) with w (2,) = weighting(Gramian (2, 2)), as torchjd's are.
+
+    The weighting sees the Gramian divided by its mean diagonal, so that what regularises it means
+    the same for gradients of any length. One that is not finite it never sees: some fail on it,
+    others return finite weights; h is then not finite either way. May overwrite j.
+    """
+    gram = gramian(j, g)
+    jj, jg, gg = gram.sum(1)
+    size = (jj + gg) / 2
+    square = torch.stack([jj, jg, jg, gg]).view(2, 2) / torch.where(size > 0, size, 1.0)
+    square = torch.where(square.isfinite().all(), square, torch.eye(2).to(square))
+    return apply(j, g, gram, *weighting(square).to(square), scale=scale)
+
+
 def apply(
     j: list[Tensor],
     g: list[Tensor],
@@ -130,19 +153,25 @@ def apply(
     factor = torch.where(stationary, 0.0, factor)
     for x, y, f in zip(j, g, factor.expand(len(j)), strict=True):
         x.mul_(f * joint_weight).addcmul_(y, (f * unimodal_weight).to(y.dtype))
+    total = torch.where(stationary.all(), 0.0, (factor * length).norm() / length.norm())
+    return j, stats(gram, joint_weight, unimodal_weight, total, stationary.all())
 
+
+def stats(
+    gram: Tensor, joint_weight: Tensor, unimodal_weight: Tensor, scale: Tensor, stationary: Tensor
+) -> Stats:
+    """What was decided for the encoder of this Gramian."""
     jj, jg, gg = gram.sum(1)
-    stats = Stats(
+    return Stats(
         cos=jg / (jj * gg).sqrt(),
         joint_norm=jj.sqrt(),
         unimodal_norm=gg.sqrt(),
         joint_weight=joint_weight,
         unimodal_weight=unimodal_weight,
-        scale=torch.where(stationary.all(), 0.0, (factor * length).norm() / length.norm()),
+        scale=scale,
         conflict=_conflict(gram),
-        stationary=stationary.all(),
+        stationary=stationary,
     )
-    return j, stats
 
 
 def _conflict(gram: Tensor) -> Tensor:

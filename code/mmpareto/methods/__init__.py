@@ -16,5 +16,12 @@ METHODS = Registry(
         "greedy": "greedy:Greedy",
         "pmr": "pmr:PMR",
         "agm": "agm:AGM",
+        "pcgrad": "pcgrad:PCGrad",
+        "cagrad": "cagrad:CAGrad",
+        "upgrad": "upgrad:UPGrad",
+        "imtl_g": "imtl_g:IMTLG",
+        "aligned_mtl": "aligned_mtl:AlignedMTL",
+        "gradnorm": "gradnorm:GradNorm",
+        "metabalance": "metabalance:MetaBalance",
     },
 )

@@ -1,13 +1,15 @@
 """What a method is to the training loop, and what the five basic ones share."""
 
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core import Integrator, Rule
+from ..errors import UserError, reason
 from ..flags import epochs
 from ..fusions.base import Fusion, Output
 from ..integrate import Stats
@@ -130,6 +132,18 @@ class IntegratingMethod(Method):
         return Record(joint + sum(unimodal.values()), {"joint": joint, **unimodal}, encoders)
 
 
+@contextmanager
+def solver(method: str, extra: str) -> Iterator[None]:
+    """UserError with the line that installs what torchjd solves a method's problem with."""
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(
+            f"--method {method} needs solvers that are not installed ({reason(error)}): run "
+            f'pip install "torchjd[{extra}]"'
+        ) from None
+
+
 def add_window_flag(parser, default: str) -> None:
     """Add --window; `in_window` of the method asks it."""
     parser.add_argument(
@@ -138,6 +152,18 @@ def add_window_flag(parser, default: str) -> None:
         default=epochs(default),
         metavar="FIRST-LAST",
         help=f"epochs in which the method acts, counted from 1; {default} is the release's",
+    )
+
+
+def add_scale_flag(parser) -> None:
+    """Add --scale, for methods whose h is a mean of j and g."""
+    parser.add_argument(
+        "--scale",
+        type=int,
+        choices=(1, 2),
+        default=1,
+        help="1 is the method's own, a mean of both gradients; 2 brings equal ones to the size of "
+        "their sum, as uniform has it",
     )
 
 

@@ -4,7 +4,7 @@ from functools import partial
 
 from .. import integrate
 from ..core import Rule
-from .base import IntegratingMethod
+from .base import IntegratingMethod, add_scale_flag
 
 
 class Pareto(IntegratingMethod):
@@ -15,13 +15,7 @@ class Pareto(IntegratingMethod):
 
     @staticmethod
     def add_flags(parser) -> None:
-        parser.add_argument(
-            "--scale",
-            type=int,
-            choices=(1, 2),
-            default=1,
-            help="what the two weights sum to: 1 is the textbook, 2 what uniform's sum to",
-        )
+        add_scale_flag(parser)
 
     def rule(self, encoder: str) -> Rule:
         return partial(integrate.pareto, scale=self.options.scale)

@@ -1,0 +1,92 @@
+"""GradNorm (Chen et al., ICML 2018) on each encoder's two gradients."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from .. import integrate
+from ..core import Rule
+from ..flags import non_negative, positive
+from ..fusions.base import Fusion
+from .base import IntegratingMethod, Record
+
+LEAST = 1e-3  # of a weight, which gradient descent alone could make negative
+
+
+class GradNorm(IntegratingMethod):
+    """h = w_J j + w_k g with weights that let both losses fall at one rate; w_J + w_k = 2.
+
+    With G = w ||gradient|| on the encoder's last stage and r the loss's share of its first value,
+    over the mean of both shares, the weights descend sum |G - mean(G) r^alpha|, the target held
+    fixed; they are then made positive and to sum to 2. A step uses the weights before its update.
+    No parameter has all losses in common, so each encoder has its own pair, which acts on its own
+    gradient only (ours).
+    """
+
+    @staticmethod
+    def add_flags(parser) -> None:
+        parser.add_argument(
+            "--alpha",
+            type=non_negative(float),
+            default=1.5,
+            help="how strongly the slower loss is favoured, >= 0",
+        )
+        parser.add_argument(
+            "--weight_learning_rate",
+            type=positive(float),
+            default=0.025,
+            help="of the losses' weights, > 0",
+        )
+
+    def __init__(self, model: Fusion, forward, options):
+        super().__init__(model, forward, options)
+        self._norms: dict[str, Tensor] = {}  # of both gradients of each encoder's last stage
+        self._losses: list[dict[str, Tensor]] = []  # of the micro-batches since the last step
+
+    def rule(self, encoder: str) -> Rule:
+        device = next(self.model.parameters()).device
+        self.state[f"weights_{encoder}"] = torch.ones(2, device=device)
+        self.state[f"first_losses_{encoder}"] = torch.full((2,), torch.nan, device=device)
+        return partial(self.integrate, encoder)
+
+    def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
+        record = super().backward(inputs, targets, share=share, last=last)
+        self._losses.append({name: loss.detach() * share for name, loss in record.losses.items()})
+        if not last:
+            return record
+        measures = {}
+        for name, norms in self._norms.items():
+            pair = [sum(losses[k] for losses in self._losses) for k in ("joint", name)]
+            weights, first = self.state[f"weights_{name}"], self.state[f"first_losses_{name}"]
+            measures |= {f"joint_weight_{name}": weights[0].clone()}
+            first.copy_(torch.where(first.isnan(), torch.stack(pair), first))
+            weights.copy_(
+                updated(
+                    weights, norms.to(weights), torch.stack(pair) / first,
+                    self.options.alpha, self.options.weight_learning_rate,
+                )
+            )  # fmt: skip
+        self._losses = []
+        return record._replace(measures=measures)
+
+    @torch.no_grad()
+    def integrate(self, encoder: str, j: list[Tensor], g: list[Tensor]) -> tuple:
+        module = self.model.encoders[encoder]
+        stage = module.stages[-1] if hasattr(module, "stages") else module
+        chosen = set(stage.parameters())
+        is_last = [p in chosen for p in module.parameters() if p.requires_grad]
+        gram = integrate.gramian(j, g)
+        self._norms[encoder] = gram[::2, torch.tensor(is_last)].sum(1).sqrt()
+        return integrate.apply(j, g, gram, *self.state[f"weights_{encoder}"].to(gram).clone())
+
+
+def updated(
+    weights: Tensor, norms: Tensor, shares: Tensor, alpha: float, learning_rate: float
+) -> Tensor:
+    """The next weights (2,), from the gradients' norms and each loss's share of its first value."""
+    length = weights * norms
+    target = length.mean() * (shares / shares.mean()) ** alpha
+    weights = weights - learning_rate * (length - target).sign() * norms
+    weights = weights.clamp(min=LEAST)
+    return 2 * weights / weights.sum()

@@ -1,0 +1,23 @@
+"""IMTL-G (Liu et al., ICLR 2021) on each encoder's two gradients."""
+
+from functools import partial
+
+from .. import integrate
+from ..core import Rule
+from .base import IntegratingMethod, add_scale_flag
+
+
+class IMTLG(IntegratingMethod):
+    """h = scale * (w j + (1 - w) g) with equal projections on the directions of j and of g.
+
+    A weight may be negative.
+    """
+
+    @staticmethod
+    def add_flags(parser) -> None:
+        add_scale_flag(parser)
+
+    def rule(self, encoder: str) -> Rule:
+        from torchjd.aggregation import IMTLGWeighting
+
+        return partial(integrate.weighted, weighting=IMTLGWeighting(), scale=self.options.scale)

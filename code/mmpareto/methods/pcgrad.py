@@ -1,0 +1,19 @@
+"""PCGrad: gradient surgery (Yu et al., NeurIPS 2020) on each encoder's two gradients."""
+
+from functools import partial
+
+from .. import integrate
+from ..core import Rule
+from .base import IntegratingMethod
+
+
+class PCGrad(IntegratingMethod):
+    """Where j and g conflict each loses its part along the other, as it was; then they add up.
+
+    Without conflict h = j + g: the scale is that of uniform.
+    """
+
+    def rule(self, encoder: str) -> Rule:
+        from torchjd.aggregation import PCGradWeighting
+
+        return partial(integrate.weighted, weighting=PCGradWeighting())

@@ -1,0 +1,25 @@
+"""UPGrad: Jacobian descent (Quinton and Rey, 2024) on each encoder's two gradients."""
+
+from functools import partial
+
+from .. import integrate
+from ..core import Rule
+from .base import IntegratingMethod, add_scale_flag, solver
+
+
+class UPGrad(IntegratingMethod):
+    """h = scale times the mean of j and g, each projected to where neither loss ascends.
+
+    With two gradients and scale 2 it is PCGrad, up to the solver's regularisation.
+    """
+
+    @staticmethod
+    def add_flags(parser) -> None:
+        add_scale_flag(parser)
+
+    def rule(self, encoder: str) -> Rule:
+        with solver("upgrad", "quadprog-projector"):
+            from torchjd.aggregation import UPGradWeighting
+
+            weighting = UPGradWeighting()
+        return partial(integrate.weighted, weighting=weighting, scale=self.options.scale)
