@@ -1,145 +1,361 @@
-"""Train several methods with several seeds, and print one table of their test accuracies.
+"""Train several methods with several seeds, and print one table of their test scores.
 
     python code/compare.py --methods joint,uniform,mmpareto --seeds 0,1,2
-    python code/compare.py --methods pareto,pareto:scale=2,mmpareto:granularity=tensor --epochs 3
+    python code/compare.py --methods pareto,pareto:scale=2,mmpareto:granularity=tensor --jobs 2
+    python code/compare.py --tune learning_rate=0.05,0.01,0.002 --gpu_ids 0,1,2,3
 
 Any flag of train.py may follow. A run that is finished is not computed again, so the same command
 goes on where an interrupted one stopped.
 """
 
-import statistics
-import subprocess
+import json
+import re
+import shlex
+import signal
 import sys
 from argparse import Namespace
+from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
-from typing import NamedTuple
 
-from mmpareto import errors, options
+from tqdm import tqdm
+
+from mmpareto import build, comparison, errors, figures, jobs, options, report
+from mmpareto.comparison import Comparison, Plan
+from mmpareto.datasets import DATASETS
 from mmpareto.errors import UserError
-from mmpareto.layout import write_table
-from mmpareto.runs import finished, read_json
+from mmpareto.flags import positive
+from mmpareto.methods import METHODS
+from mmpareto.runs import check_flags, clear_errors, read_json
 
-TRAIN = Path(__file__).with_name("train.py")
+TRAIN = Path(__file__).absolute().with_name("train.py")
+
+SET_HERE = {
+    "method": "give --methods",
+    "random_seed": "give --seeds",
+    "resume": "drop it",
+    "out": "give one for all runs",
+    "ckpt_path": "give one for all runs",
+    "gpu_ids": "give them for all runs",
+    "tensorboard_path": "drop it, every run has its own",
+}
+# Without these in common, numbers of two runs have no place in one table.
+IN_COMMON = ("dataset", "data_root", "split", "select")
+PATHS = ("--data_root", "--pretrained")
 
 
 def main(arguments: list[str]) -> None:
+    flags, rest = parser().parse_known_args(arguments)
+    slots = find_slots(flags)
+    compared = plan_comparison(flags, rest)
+    left = [plan for plan in compared.plans if plan.result() is None]
+    if flags.print_commands:
+        for plan in left:
+            print(shlex.join(command(plan)))
+        return
+    if not find_spec("tabulate"):
+        raise UserError("the table needs a package: run pip install tabulate")
+
+    failed: dict[str, str] = {}
+    if not flags.collect:
+        check_before_training(compared, slots)
+        for plan in compared.plans:
+            if plan not in left:
+                print(f"== {plan.label}: finished already", flush=True)
+        try:
+            failed = train(compared, left, slots)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("interrupted; the same command goes on from here") from None
+    missing = show(compared)
+    if flags.collect and missing:
+        total = len(compared.plans)
+        print(f"Not finished, {len(missing)} of {total} runs: {'; '.join(missing)}")
+    for run, reason in failed.items():
+        print(f"Failed: {run} ({reason})")
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(compared.plans)} runs failed: {'; '.join(failed)}: mend what "
+            "is said above, and run the same command again"
+        )
+
+
+def parser() -> options.Parser:
     parser = options.Parser(
         prog="compare.py",
         description=__doc__.splitlines()[0] + " Any flag of train.py may follow.",
         allow_abbrev=False,
     )
-    add = parser.add_argument
     # fmt: off
+    add = parser.add_argument_group("what to compare").add_argument
     add("--methods", default="joint,unimodal,uniform,pareto,mmpareto", metavar="NAMES",
         help="comma-separated; a method's own flags after colons, as in pareto:scale=2 "
              "(default: %(default)s)")
     add("--seeds", default="0,1,2", help="comma-separated (default: %(default)s)")
+    add("--tune", nargs="+", action="extend", default=[], metavar="FLAG=VALUES",
+        help="train every method with each of the comma-separated values, as in "
+             "learning_rate=0.01,0.002; validation chooses each method's own")
+    add("--baseline", metavar="NAME",
+        help="the one of --methods from which the others' Acc is subtracted, seed by seed "
+             "(default: uniform, if it is among them)")
+
+    group = parser.add_argument_group("how to run")
+    add = group.add_argument
+    add("--jobs", type=positive(int), metavar="N",
+        help="runs side by side, each with an equal share of the cores (default: 1, or the number "
+             "of --gpu_ids)")
+    add("--gpu_ids", metavar="IDS", help="comma-separated; every GPU takes one run at a time")
+    add = group.add_mutually_exclusive_group().add_argument
+    add("--print_commands", action="store_true",
+        help="train nothing; print the commands of the runs that are left, one a line")
+    add("--collect", action="store_true", help="train nothing; make the table of what is finished")
+    add = parser.add_argument_group("what is written").add_argument
     add("--out", "--ckpt_path", type=Path, metavar="DIR",
-        help="the folder of all runs and of comparison.csv (default: runs/compare-DATASET)")
+        help="the folder of all runs, of runs.csv and of table.csv, .md, .tex, .png and .svg "
+             "(default: runs/compare-DATASET)")
     # fmt: on
-    flags, rest = parser.parse_known_args(arguments)
-
-    plans = plan_runs(flags, rest)
-    failed = []
-    for name, seed, argv, trained in plans:
-        if finished(trained.out, options.as_config(trained)):
-            print(f"== {name}, seed {seed}: finished already", flush=True)
-            continue
-        print(f"== {name}, seed {seed}", flush=True)
-        code = subprocess.run([sys.executable, str(TRAIN), *argv], check=False).returncode
-        if code == 130:
-            raise KeyboardInterrupt("interrupted; the same command goes on from here")
-        if code:
-            failed.append(f"{name} seed {seed} (exit {code})")
-
-    rows = [row for plan in plans for row in read(plan)]
-    if rows:
-        path = plans[0].flags.out.parent / "comparison.csv"
-        write_csv(path, rows)
-        print_table(rows, plans[0].flags.select)
-        print(f"\nEvery run, seed and rule: {path}")
-    if failed:
-        raise UserError(f"{len(failed)} of {len(plans)} runs failed: {', '.join(failed)}")
+    return parser
 
 
-class Plan(NamedTuple):
-    """One run to be made."""
-
-    name: str  # the method with its flags, as given
-    seed: int
-    arguments: list[str]  # of train.py
-    flags: Namespace
-
-
-def plan_runs(flags: Namespace, rest: list[str]) -> list[Plan]:
-    """Every run; its flags, and those of a finished run in its folder, are checked here."""
-    for flag in ("--method", "--random_seed", "--resume"):
-        if any(word.split("=")[0] == flag for word in rest):
-            raise UserError(f"{flag}: compare.py sets it itself, give --methods and --seeds")
-    names = [name.strip() for name in flags.methods.split(",")]
-    seeds = [seed.strip() for seed in flags.seeds.split(",")]
-    if len(set(names)) < len(names) or len(set(seeds)) < len(seeds):
-        raise UserError(f"--methods {flags.methods} --seeds {flags.seeds}: one is given twice")
-    plans = []
-    for seed in seeds:
-        for name in names:
-            method, *own = name.split(":")
-            words = [f"--{setting}" for setting in own]
-            argv = [*rest, "--method", method, *words, "--random_seed", seed, "--resume"]
-            out = flags.out or Path("runs") / f"compare-{options.data_name(options.parse(argv))}"
-            argv += ["--out", str(out / f"{name.replace(':', '-')}-s{seed}")]
-            trained = options.parse(argv)
-            finished(trained.out, options.as_config(trained))
-            plans.append(Plan(name, trained.random_seed, argv, trained))
-    return plans
+def find_slots(flags: Namespace) -> list[str | None]:
+    """For every run that may go on at once its GPU; None leaves the device to train.py."""
+    if flags.gpu_ids is None:
+        return [None] * (flags.jobs or 1)
+    if flags.print_commands:
+        raise UserError("--gpu_ids: --print_commands leaves the GPUs to who runs them: drop one")
+    ids = [id.strip() for id in flags.gpu_ids.split(",")]
+    if len(set(ids)) < len(ids):
+        raise UserError(f"--gpu_ids {flags.gpu_ids}: one is given twice")
+    if flags.jobs and flags.jobs > len(ids):
+        raise UserError(
+            f"--jobs {flags.jobs}: a GPU takes one run at a time, and --gpu_ids {flags.gpu_ids} "
+            f"are {len(ids)}: lower it, or give more of them"
+        )
+    return ids[: flags.jobs]
 
 
-def read(plan: Plan) -> list[dict]:
-    """A finished run as rows, one for each rule that chose an epoch."""
-    result = finished(plan.flags.out, options.as_config(plan.flags))
-    if result is None:
-        return []
-    config = read_json(plan.flags.out / "config.json")
-    kept = {key: result[key] for key in ("conflict", "seconds_per_epoch")}
-    kept |= {"commit": config["commit"], "threads": config["threads"], **config["versions"]}
-    return [
-        {"method": plan.name, "seed": plan.seed, "rule": rule, **scores, **kept}
-        for rule, scores in result["results"].items()
+def plan_comparison(flags: Namespace, rest: list[str]) -> Comparison:
+    """All that is asked for; every run's flags, and those found in its folder, are checked."""
+    given = _flags_in(rest)
+    _refuse_set_here(given)
+    names = [find_name(name) for name in _split(flags.methods)]
+    seeds = _split(flags.seeds)
+    settings = find_settings(flags.tune)
+    plans = [
+        plan_run(flags.out, rest, name, setting, seed)
+        for seed in seeds
+        for name in names
+        for setting in settings
     ]
-
-
-def write_csv(path: Path, rows: list[dict]) -> None:
-    short = [{k: f"{v:.6g}" if isinstance(v, float) else v for k, v in r.items()} for r in rows]
-    write_table(path, list(rows[0]), short)
-
-
-def print_table(rows: list[dict], rule: str) -> None:
-    """Mean and standard deviation over seeds of the test accuracies (%), for one rule."""
-    rows = [row for row in rows if row["rule"] == rule] or [r for r in rows if r["rule"] == "last"]
-    if not rows:
-        return
-    accuracies = [column for column in rows[0] if column.split("_")[0] == "Acc"]
-    width = max(len(row["method"]) for row in rows) + 2
-    print(f"\nTest accuracy (%), {rows[0]['rule']} epoch, mean and standard deviation over seeds")
-    print(
-        f"{'method':{width}}seeds" + "".join(f"{c:>15}" for c in accuracies) + "  conflict  s/epoch"
+    check_distinct(plans)
+    for plan in plans:
+        check_folder(plan)
+    select = plans[0].flags.select
+    if flags.tune and select == "best-test":
+        raise UserError("--tune: validation chooses, --select best-test has none: drop one")
+    baseline = find_name(flags.baseline) if flags.baseline else "uniform"
+    if flags.baseline and baseline not in names:
+        raise UserError(f"--baseline {flags.baseline}: choose one of --methods {flags.methods}")
+    return Comparison(
+        folder=flags.out or plans[0].folder.parent,
+        select=select,
+        names=names,
+        seeds=len(seeds),
+        settings=settings,
+        baseline=baseline if baseline in names and len(names) > 1 else None,
+        plans=plans,
     )
-    for method in dict.fromkeys(row["method"] for row in rows):
-        mine = [row for row in rows if row["method"] == method]
-        cells = [spread([100 * row[column] for row in mine]) for column in accuracies]
-        conflict = [row["conflict"] for row in mine if row["conflict"] is not None]
-        share = f"{statistics.mean(conflict):.1%}" if conflict else "-"
-        seconds = statistics.mean(row["seconds_per_epoch"] for row in mine)
-        print(
-            f"{method:{width}}{len(mine):5}" + "".join(f"{cell:>15}" for cell in cells)
-            + f"{share:>10}{seconds:9.1f}"
-        )  # fmt: skip
 
 
-def spread(values: list[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.1f}"
-    return f"{statistics.mean(values):.1f} +- {statistics.stdev(values):.1f}"
+def find_name(name: str) -> str:
+    """METHOD:FLAG=VALUE:FLAG... in its registered spelling; what its flags are is checked later."""
+    method, *own = name.split(":")
+    if not all(own):
+        raise UserError(f"--methods {name}: a flag is empty: give METHOD:FLAG=VALUE")
+    _check_own(own, f"--methods {name}")
+    return ":".join([METHODS.find(method), *own])
+
+
+def find_settings(words: list[str]) -> list[dict[str, str]]:
+    """Every combination of --tune's values, the first flag's changing last."""
+    tuned: dict[str, list[str]] = {}
+    for word in words:
+        flag, _, values = word.partition("=")
+        if not flag or not all(_split(values)):
+            raise UserError(f"--tune {word}: give FLAG=VALUE,VALUE, as in learning_rate=0.01,0.002")
+        if flag in tuned:
+            raise UserError(f"--tune {flag}: given twice: give all its values at once")
+        tuned[flag] = _split(values)
+    _check_own(tuned, "--tune")
+    return [dict(zip(tuned, values, strict=True)) for values in product(*tuned.values())]
+
+
+def _check_own(words, where: str) -> None:
+    """Whether flags may differ from run to run."""
+    flags = {word.split("=")[0] for word in words}
+    _refuse_set_here(flags)
+    if common := flags & set(IN_COMMON):
+        raise UserError(f"{where}: --{min(common)} has to be the same for all: give it as a flag")
+
+
+def _refuse_set_here(flags: set[str]) -> None:
+    if found := flags & SET_HERE.keys():
+        raise UserError(f"--{min(found)}: compare.py sets it itself: {SET_HERE[min(found)]}")
+
+
+def plan_run(
+    out: Path | None, rest: list[str], name: str, setting: dict[str, str], seed: str
+) -> Plan:
+    method, *own = name.split(":")
+    words = [*rest, "--method", method, *(f"--{word}" for word in own), "--random_seed", seed]
+    if both := _flags_in(words) & setting.keys():
+        raise UserError(f"--tune {min(both)}: it is given with a single value, too: drop one")
+    words = from_anywhere(words)
+    trained = options.parse(words)
+    tried = [f"{flag}={value}" for flag, value in setting.items()]
+    words = from_anywhere([*words, *(f"--{word}" for word in tried)])
+    try:
+        options.parse(words)
+    except UserError as error:
+        raise UserError(f"--tune with {comparison.label(name, setting)}: {error}") from None
+    out = out or Path("runs") / f"compare-{options.data_name(trained)}"
+    folder = re.sub(r"[^\w.,=+-]", "-", "-".join([method, *own, *tried, f"s{seed}"]))
+    words += ["--resume", "--out", str((out / folder).absolute())]
+    flags = options.parse(words)
+    return Plan(name, setting, flags.random_seed, words, flags)
+
+
+def from_anywhere(words: list[str]) -> list[str]:
+    """The words of a command, the paths in them absolute."""
+    moved: list[str] = []
+    for word in words:
+        joined = word.startswith("--") and "=" in word
+        flag, value = word.split("=", 1) if joined else (moved[-1] if moved else "", word)
+        is_path = flag in PATHS or (flag == "--dataset" and value not in DATASETS)
+        if is_path and Path(value).exists():
+            value = str(Path(value).absolute())
+        moved.append(f"{flag}={value}" if joined else value)
+    return moved
+
+
+def check_distinct(plans: list[Plan]) -> None:
+    """UserError where two plans would compute the same run, or share a folder."""
+    labels: dict[str, str] = {}
+    free = options.FREE_ON_RESUME - {"epochs"}
+    for plan in plans:
+        config = options.as_config(plan.flags)
+        run = json.dumps({flag: config[flag] for flag in config.keys() - free}, sort_keys=True)
+        for key in (run, str(plan.folder)):
+            if key in labels:
+                raise UserError(f"{labels[key]} and {plan.label}: one run is given twice: drop one")
+            labels[key] = plan.label
+
+
+def check_folder(plan: Plan) -> None:
+    """UserError where its folder holds a run of other flags, finished or not."""
+    path = plan.folder / "config.json"
+    if path.exists():
+        check_flags(plan.folder, read_json(path).get("flags", {}), options.as_config(plan.flags))
+    plan.result()
+
+
+def check_before_training(compared: Comparison, slots: list[str | None]) -> None:
+    """What needs this machine's GPUs and data."""
+    for gpu in slots:
+        if gpu is not None:
+            build.pick_device(compared.plans[0].flags.device, gpu)
+    if compared.settings[0]:
+        data = build.load_data(compared.plans[0].flags)
+        if "val" not in data.splits:
+            raise UserError(
+                f"--tune: {data.name} has no validation split to choose by: drop --tune, or "
+                "choose another --split"
+            )
+
+
+def command(plan: Plan, gpu: str | None = None) -> list[str]:
+    device = [] if gpu is None else ["--gpu_ids", gpu]
+    return [sys.executable, str(TRAIN), *plan.arguments, *device]
+
+
+def train(compared: Comparison, plans: list[Plan], slots: list[str | None]) -> dict[str, str]:
+    """Run the plans, len(slots) at a time; returns {run: why} of those that failed.
+
+    A single job has the console. Of several, each prints to a file beside its folder.
+    """
+    several, environment = len(slots) > 1, jobs.share_of_cores(len(slots))
+    failed: dict[str, str] = {}
+    if several:
+        with clear_errors(f"--out {compared.folder}"):
+            compared.folder.mkdir(parents=True, exist_ok=True)
+
+    def start(plan: Plan, gpu: str | None) -> jobs.Child:
+        if not several:
+            print(f"== {plan.label}", flush=True)
+        log = plan.folder.with_name(f"{plan.folder.name}.log") if several else None
+        return jobs.Child(command(plan, gpu), environment, log)
+
+    def ended(plan: Plan, child: jobs.Child) -> None:
+        code = child.poll()
+        if code in (130, -signal.SIGINT):
+            raise KeyboardInterrupt
+        if code:
+            failed[plan.label] = f"{jobs.how(code)}: {child.last_line() or 'no message'}"
+        if several:
+            bar.update()
+            tqdm.write(f"== {plan.label}: {failed.get(plan.label) or outcome(plan)}")
+            sys.stdout.flush()
+
+    done = len(compared.plans) - len(plans)
+    hidden = None if several else True
+    with tqdm(
+        desc="runs", total=len(compared.plans), initial=done, leave=False, disable=hidden
+    ) as bar:
+        jobs.run(plans, slots, start, ended)
+    return failed
+
+
+def outcome(plan: Plan) -> str:
+    """The Result line of a finished run."""
+    result = plan.result()
+    rule = result["selected"]
+    return report.result_lines({rule: result["results"][rule]})[0]
+
+
+def show(compared: Comparison) -> list[str]:
+    """Print the table of what is finished, and write it; returns the runs that are not."""
+    found = {plan.label: comparison.read(plan) for plan in compared.plans}
+    rows = [row for rows in found.values() for row in rows]
+    if rows:
+        path = comparison.write_runs(compared, rows)
+        chosen, notes = comparison.of_rule(rows, compared.select), []
+        if compared.settings[0]:
+            chosen, notes = comparison.pick_settings(compared, chosen)
+        if chosen:
+            show_table(compared, chosen, notes)
+        else:
+            print(*notes, sep="\n")
+        print(f"\nEvery run, seed and rule: {path}")
+    return [run for run, rows in found.items() if not rows]
+
+
+def show_table(compared: Comparison, rows: list[dict], notes: list[str]) -> None:
+    summary = comparison.summarise(compared, rows)
+    table = comparison.cells(compared, summary)
+    print(f"\n{comparison.title(rows)}", comparison.as_text(table, "simple"), *notes, sep="\n")
+    comparison.write_table_files(compared, rows, summary, notes)
+    pictures = [compared.folder / f"table.{form}" for form in ("png", "svg")]
+    if find_spec("matplotlib"):
+        figures.write(pictures, comparison.points(compared, rows), rows[0]["rule"])
+    else:
+        print("No picture of the table: it needs a package, run pip install matplotlib")
+
+
+def _flags_in(words: list[str]) -> set[str]:
+    return {word.split("=")[0][2:] for word in words if word.startswith("--")}
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The shipped scripts, run as a person runs them."""
 
+import csv
 import json
 import os
 import re
@@ -54,30 +55,62 @@ def test_default_folder(tmp_path):
     ] == ["cgdigits-uniform-s0-TIME"]
 
 
-def test_compare_killed_half_way(tmp_path):
-    """A second call computes only what is missing and prints the table of an undisturbed one."""
-    words = [ROOT / "script/compare.sh", "--encoder", "cnn", "--epochs", "1", "--seeds", "0",
-             "--methods", "joint,uniform,mmpareto"]  # fmt: skip
-    whole = sh(*words, "--out", "whole", cwd=tmp_path)
-    assert whole.returncode == 0, whole.stderr
-    first = subprocess.Popen(
-        ["sh", *map(str, words), "--out", "broken"], cwd=tmp_path, start_new_session=True,
-        env={**os.environ, "PYTHON": sys.executable}, stdout=subprocess.DEVNULL,
+COMPARE = [ROOT / "script/compare.sh", "--encoder", "cnn", "--epochs", "2", "--limit_batches", "8",
+           "--seeds", "0,1", "--methods", "joint,uniform", "--jobs", "2"]  # fmt: skip
+
+
+def start_compare(folder, cwd):
+    """In a process group of its own, so that a signal can reach its runs and nobody else."""
+    return subprocess.Popen(
+        ["sh", *map(str, COMPARE), "--out", folder], cwd=cwd, start_new_session=True, text=True,
+        env={**os.environ, "PYTHON": sys.executable},
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
-    wait_for(lambda: (tmp_path / "broken/joint-s0/result.json").exists())
-    time.sleep(1)
+
+
+def numbers(path):
+    """The rows of a table, without what depends on the clock."""
+    with open(path, newline="") as file:
+        return [
+            {name: value for name, value in row.items() if "seconds_per" not in name}
+            for row in csv.DictReader(file)
+        ]
+
+
+def test_compare_killed_half_way(tmp_path):
+    """A second call computes only what is missing; the table is that of an undisturbed one."""
+    whole = sh(*COMPARE, "--out", "whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    first = start_compare("broken", tmp_path)
+    results = [tmp_path / f"broken/{name}-s0/result.json" for name in ("joint", "uniform")]
+    wait_for(lambda: any(path.exists() for path in results))
     os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
-    done_before = (tmp_path / "broken/joint-s0/result.json").stat().st_mtime_ns
-    second = sh(*words, "--out", "broken", cwd=tmp_path)
+    first.communicate()
+    done_before = {p: p.stat().st_mtime_ns for p in results if p.exists()}
+    second = sh(*COMPARE, "--out", "broken", cwd=tmp_path)
     assert second.returncode == 0, second.stderr
-    assert "joint, seed 0: finished already" in second.stdout
-    assert (tmp_path / "broken/joint-s0/result.json").stat().st_mtime_ns == done_before
-    tables = [
-        [re.sub(r"\s+[\d.]+$", "", row) for row in out.stdout.split("method ")[-1].splitlines()[:4]]
-        for out in (whole, second)
-    ]
-    assert tables[0] == tables[1]
+    assert second.stdout.count("finished already") == len(done_before) < 4
+    assert {path: path.stat().st_mtime_ns for path in done_before} == done_before
+    for name in ("table.csv", "runs.csv"):
+        assert numbers(tmp_path / "broken" / name) == numbers(tmp_path / "whole" / name)
+
+
+def test_compare_interrupted(tmp_path):
+    """Ctrl-C with two runs at work: one line, exit 130, no process left; it goes on."""
+    process = start_compare("out", tmp_path)
+    folders = [tmp_path / "out/joint-s0", tmp_path / "out/uniform-s0"]
+    wait_for(lambda: all(epochs(folder) for folder in folders))
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate()
+    assert process.returncode == 130
+    assert stderr == "interrupted; the same command goes on from here\n"
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    again = sh(*COMPARE, "--out", "out", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert [row["seeds"] for row in numbers(tmp_path / "out/table.csv")] == ["2", "2"]
+    share = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert {row["threads"] for row in numbers(tmp_path / "out/runs.csv")} == {str(share)}
 
 
 @pytest.mark.parametrize("method", ["uniform", "mmpareto"])

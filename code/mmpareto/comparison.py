@@ -1,0 +1,315 @@
+"""From finished runs to a table of methods: means over seeds, paired differences, files."""
+
+import json
+import re
+import statistics
+from argparse import Namespace
+from collections.abc import Iterable
+from math import sqrt
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .checkpoint import write_atomically
+from .errors import UserError
+from .layout import write_table
+from .options import as_config
+from .report import mean
+from .runs import clear_errors, finished, read_json
+
+
+class Plan(NamedTuple):
+    """One run to be made."""
+
+    name: str  # the method with its flags, as given
+    setting: dict[str, str]  # {flag: value} that --tune tries
+    seed: int
+    arguments: list[str]  # of train.py
+    flags: Namespace
+
+    @property
+    def folder(self) -> Path:
+        return self.flags.out
+
+    @property
+    def label(self) -> str:
+        return f"{label(self.name, self.setting)}, seed {self.seed}"
+
+    def result(self) -> dict[str, Any] | None:
+        """What the finished run has written; None where it is not finished."""
+        return finished(self.folder, as_config(self.flags))
+
+
+class Comparison(NamedTuple):
+    """What is compared."""
+
+    folder: Path  # of all runs and of the table
+    select: str
+    names: list[str]
+    seeds: int
+    settings: list[dict[str, str]]  # that --tune tries; a single empty one without it
+    baseline: str | None
+    plans: list[Plan]
+
+
+class Difference(NamedTuple):
+    """Of one method's scores from another's, over the seeds that both have."""
+
+    seeds: int
+    mean: float
+    low: float | None  # the ends of the mean's 95 % confidence interval; None with one seed
+    high: float | None
+
+
+def label(name: str, setting: dict[str, str]) -> str:
+    return " ".join([name, *(f"{flag}={value}" for flag, value in setting.items())])
+
+
+def read(plan: Plan) -> list[dict]:
+    """A finished run as rows, one for each rule that chose an epoch; none where it is unfinished.
+
+    val_Acc: validation accuracy of that epoch, None where validation was not looked at.
+    """
+    result = plan.result()
+    if result is None:
+        return []
+    config = read_json(plan.folder / "config.json")
+    kept = {key: result[key] for key in ("conflict", "seconds_per_epoch")}
+    kept |= {"commit": config["commit"], "threads": config["threads"], **config["versions"]}
+    validation = _validation(plan.folder / "epochs.jsonl")
+    return [
+        {
+            "method": plan.name,
+            **plan.setting,
+            "seed": plan.seed,
+            "rule": rule,
+            "epoch": scores["epoch"],
+            "val_Acc": validation.get(scores["epoch"]),
+            **scores,
+            **kept,
+        }
+        for rule, scores in result["results"].items()
+    ]
+
+
+def _validation(path: Path) -> dict[int, float]:
+    """{epoch: joint accuracy} of the epochs scored on the validation split."""
+    with clear_errors(path):
+        lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        epochs = [json.loads(line) for line in lines]
+        return {epoch["epoch"]: epoch["Acc"] for epoch in epochs if epoch["split"] == "val"}
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{path}: is damaged ({type(error).__name__}: {error}): delete the run's folder and "
+            "run it again"
+        ) from None
+
+
+def of_rule(rows: list[dict], select: str) -> list[dict]:
+    """The rows of the epoch that --select names; of the last one where no other was chosen."""
+    return [row for row in rows if row["rule"] == select] or [
+        row for row in rows if row["rule"] == "last"
+    ]
+
+
+def complete(rows: list[dict], settings: list[dict], seeds: int) -> list[dict]:
+    """The settings of which one method's rows hold every seed."""
+    return [setting for setting in settings if len(_having(rows, setting)) == seeds]
+
+
+def choose(rows: list[dict], settings: list[dict]) -> dict[str, str]:
+    """The setting with the highest mean validation accuracy, the first of equals."""
+    if any(row["val_Acc"] is None for row in rows):
+        raise UserError(
+            f"--tune: {label(rows[0]['method'], settings[0])} was scored on the test split only, "
+            "and validation has to choose: give a --split with a validation part, or drop --tune"
+        )
+    return max(
+        settings,
+        key=lambda setting: statistics.mean(row["val_Acc"] for row in _having(rows, setting)),
+    )
+
+
+def _having(rows: list[dict], setting: dict) -> list[dict]:
+    return [row for row in rows if setting.items() <= row.items()]
+
+
+def pick_settings(comparison: Comparison, rows: list[dict]) -> tuple[list[dict], list[str]]:
+    """The rows of every method's chosen setting, and what the reader has to know of the choice."""
+    kept, notes = [], []
+    total = len(comparison.settings)
+    for name in comparison.names:
+        mine = [row for row in rows if row["method"] == name]
+        whole = complete(mine, comparison.settings, comparison.seeds)
+        if len(whole) < total:
+            notes.append(
+                f"{name}: only {len(whole)} of {total} settings have all their runs finished"
+                + (", the choice is among them" if whole else ": not in the table")
+            )
+        if whole:
+            mine = [row for setting in whole for row in _having(mine, setting)]
+            kept += _having(mine, choose(mine, whole))
+    flags = ", ".join(comparison.settings[0])
+    notes.append(
+        f"{flags}: chosen by the mean validation accuracy over seeds, never by the test split; "
+        f"{total * comparison.seeds} runs for each method ({total} settings x "
+        f"{comparison.seeds} seeds)"
+    )
+    return kept, notes
+
+
+def interval(values: list[float]) -> tuple[float, float] | None:
+    """95 % confidence interval of the mean, by Student's t; None for a single value."""
+    if len(values) < 2:
+        return None
+    from scipy.stats import t
+
+    half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / sqrt(len(values))
+    middle = statistics.mean(values)
+    return float(middle - half), float(middle + half)
+
+
+def paired_difference(scores: dict[int, float], baseline: dict[int, float]) -> Difference | None:
+    """Mean of scores - baseline, both {seed: score}; None without a common seed."""
+    differences = [scores[seed] - baseline[seed] for seed in scores if seed in baseline]
+    if not differences:
+        return None
+    low, high = interval(differences) or (None, None)
+    return Difference(len(differences), statistics.mean(differences), low, high)
+
+
+def accuracies(rows: list[dict]) -> list[str]:
+    """Acc and every Acc_MODALITY."""
+    return [column for column in rows[0] if column.split("_")[0] == "Acc"]
+
+
+def summarise(comparison: Comparison, rows: list[dict]) -> list[dict]:
+    """A row of plain numbers for every method: mean and standard deviation of all that rows hold.
+
+    Accuracies, F1, conflict and differences are shares (0 to 1); None is what cannot be known.
+    """
+    columns = accuracies(rows)
+    columns += [f"F1{column[3:]}" for column in columns]
+    columns += ["conflict", "seconds_per_epoch"]
+    by_method = {name: [r for r in rows if r["method"] == name] for name in comparison.names}
+    baseline = by_method.get(comparison.baseline, [])
+    summary = []
+    for name, mine in by_method.items():
+        if not mine:
+            continue
+        row = {"method": name, **{flag: mine[0][flag] for flag in comparison.settings[0]}}
+        row["seeds"] = len(mine)
+        for column in columns:
+            known = [run[column] for run in mine if run[column] is not None]
+            row[f"{column}_mean"] = mean(known)
+            row[f"{column}_std"] = statistics.stdev(known) if len(known) > 1 else None
+        if comparison.baseline:
+            difference = None
+            if name != comparison.baseline:
+                difference = paired_difference(_by_seed(mine), _by_seed(baseline))
+            for field in Difference._fields:
+                row[f"difference_{field}"] = getattr(difference, field, None)
+        summary.append(row)
+    return summary
+
+
+def _by_seed(rows: list[dict]) -> dict[int, float]:
+    return {row["seed"]: row["Acc"] for row in rows}
+
+
+def cells(comparison: Comparison, summary: list[dict]) -> list[dict[str, str]]:
+    """The summary as it is read: percent, one decimal."""
+    columns = [column[: -len("_mean")] for column in summary[0] if re.match("Acc.*_mean$", column)]
+    table = []
+    for row in summary:
+        shown = {"method": row["method"], **{flag: row[flag] for flag in comparison.settings[0]}}
+        shown["seeds"] = str(row["seeds"])
+        for column in [*columns, "F1"]:
+            shown[column] = _spread(row[f"{column}_mean"], row[f"{column}_std"])
+        conflict = row["conflict_mean"]
+        shown["conflict"] = "-" if conflict is None else f"{conflict:.1%}"
+        shown["s/epoch"] = f"{row['seconds_per_epoch_mean']:.1f}"
+        if comparison.baseline:
+            shown[f"Acc vs {comparison.baseline} [95% CI]"] = _difference(row)
+        table.append(shown)
+    return table
+
+
+def _spread(middle: float, deviation: float | None) -> str:
+    after = "" if deviation is None else f" +- {100 * deviation:.1f}"
+    return f"{100 * middle:.1f}{after}"
+
+
+def _difference(row: dict) -> str:
+    if row["difference_mean"] is None:
+        return "-"
+    low, high = row["difference_low"], row["difference_high"]
+    after = "" if low is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return f"{100 * row['difference_mean']:+.1f}{after}"
+
+
+def title(rows: list[dict]) -> str:
+    return (
+        f"Test accuracy and macro-F1 (%), {rows[0]['rule']} epoch, "
+        "mean and standard deviation over seeds"
+    )
+
+
+def as_text(table: list[dict[str, str]], form: str) -> str:
+    """The cells in one of tabulate's forms."""
+    from tabulate import tabulate
+
+    sides = ["left", *["right"] * (len(table[0]) - 1)]
+    return tabulate(table, "keys", form, disable_numparse=True, colalign=sides)
+
+
+def as_markdown(heading: str, table: list[dict[str, str]], notes: list[str]) -> str:
+    text = as_text(table, "pipe").replace(" +- ", " \u00b1 ")
+    return "\n\n".join([heading, text, *notes]) + "\n"
+
+
+def as_latex(heading: str, table: list[dict[str, str]], notes: list[str]) -> str:
+    """A tabular for booktabs; heading and notes are comments."""
+    text = as_text(table, "latex_booktabs").replace(" +- ", r" $\pm$ ")
+    text = re.sub(r"(?<=[ \[])([+-])(?=\d)", r"$\1$", text)
+    return "\n".join([*(f"% {line}" for line in [heading, *notes]), text]) + "\n"
+
+
+def write_runs(comparison: Comparison, rows: list[dict]) -> Path:
+    """Every run, seed and rule."""
+    path = comparison.folder / "runs.csv"
+    _write_numbers(path, rows)
+    return path
+
+
+def write_table_files(
+    comparison: Comparison, rows: list[dict], summary: list[dict], notes: list[str]
+) -> None:
+    """table.csv in plain numbers, and the table to read as .md and .tex."""
+    table, heading, folder = cells(comparison, summary), title(rows), comparison.folder
+    _write_numbers(folder / "table.csv", summary)
+    _write(folder / "table.md", as_markdown(heading, table, notes))
+    _write(folder / "table.tex", as_latex(heading, table, notes))
+
+
+def points(comparison: Comparison, rows: list[dict]) -> dict[str, dict[str, list[float]]]:
+    """{accuracy: {method: percent of each seed}}, methods in their order."""
+    methods: dict[str, list[dict]] = {}
+    for name in comparison.names:
+        for row in (row for row in rows if row["method"] == name):
+            setting = {flag: row[flag] for flag in comparison.settings[0]}
+            methods.setdefault(label(name, setting), []).append(row)
+    return {
+        column: {name: [100 * row[column] for row in mine] for name, mine in methods.items()}
+        for column in accuracies(rows)
+    }
+
+
+def _write_numbers(path: Path, rows: Iterable[dict]) -> None:
+    """Rows need not have the same columns: versions that a run has noted differ over time."""
+    short = [{k: f"{v:.6g}" if isinstance(v, float) else v for k, v in r.items()} for r in rows]
+    write_table(path, list(dict.fromkeys(key for row in short for key in row)), short)
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, lambda file: file.write(text.encode()))

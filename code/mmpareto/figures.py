@@ -1,0 +1,55 @@
+"""The picture of a comparison: the accuracies of all seeds, and their means."""
+
+import io
+import statistics
+from itertools import cycle
+from pathlib import Path
+
+from .checkpoint import write_atomically
+
+# Okabe and Ito's colours: readers who are colour-blind tell them apart.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+INCHES = {"panel": 2.3, "row": 0.36, "letter": 0.075, "rest": 1.3}
+
+
+def write(paths: list[Path], points: dict[str, dict[str, list[float]]], rule: str) -> None:
+    """Draw points into every path, whose ending says the form.
+
+    points: {panel: {method: percent of each seed}}, every panel with the same methods.
+    """
+    # lazily: training needs no matplotlib; without pyplot, Agg draws whatever screen there is
+    from matplotlib import rc_context
+
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "table", "font.size": 9}):
+        figure = draw(points, rule)
+        for path in paths:
+            content = io.BytesIO()
+            plain = {"metadata": {"Date": None}} if path.suffix == ".svg" else {"dpi": 200}
+            figure.savefig(content, format=path.suffix[1:], **plain)
+            write_atomically(path, lambda file, content=content: file.write(content.getvalue()))
+
+
+def draw(points: dict[str, dict[str, list[float]]], rule: str):
+    """One panel for each accuracy, one line for each method, in their order."""
+    from matplotlib.figure import Figure
+
+    methods = list(next(iter(points.values())))
+    width = len(points) * INCHES["panel"] + max(map(len, methods)) * INCHES["letter"]
+    height = len(methods) * INCHES["row"] + INCHES["rest"]
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels = figure.subplots(1, len(points), sharey=True, squeeze=False)[0]
+    for panel, (name, seeds), color in zip(panels, points.items(), cycle(COLORS), strict=False):
+        for place, values in enumerate(seeds.values()):
+            middle = statistics.mean(values)
+            deviation = statistics.stdev(values) if len(values) > 1 else None
+            panel.errorbar(middle, place, xerr=deviation, fmt="|", color=color, markersize=14)
+            panel.plot(values, [place] * len(values), "o", color=color, alpha=0.6, markersize=4)
+        panel.set_title(name, fontsize="medium")
+        panel.set_yticks(range(len(methods)), methods)
+        panel.set_ylim(len(methods) - 0.5, -0.5)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel(
+        f"test accuracy (%), {rule} epoch\ndots: seeds; tick: mean; line: standard deviation",
+        fontsize="medium",
+    )
+    return figure
