@@ -297,14 +297,16 @@ class TestMetaBalance:
         """||j|| = 2, ||g|| = 8, at any step while norms are constant."""
         assert self.adjusted(variant, steps) == pytest.approx(norm, rel=1e-6)
 
-    def test_a_zero_norm_stops_nobody(self):
+    @pytest.mark.parametrize("variant", ["both", "shrink", "enlarge"])
+    def test_a_zero_norm_stops_nobody(self, variant):
         """No NaN, and tensors after the empty one are balanced all the same."""
-        method = method_of("metabalance")
+        method = method_of("metabalance", variant=variant)
         j = [torch.ones(2), torch.tensor([2.0, 0.0])]
         g = [torch.zeros(2), torch.tensor([0.0, 8.0])]
         h, stats = method.integrate(torch.zeros(2, 2), j, g)
         assert torch.equal(h[0], torch.ones(2))
-        assert h[1].tolist() == pytest.approx((2, 3.8), rel=1e-6)
+        balanced = 8 if variant == "enlarge" else 3.8
+        assert h[1].tolist() == pytest.approx((2, balanced), rel=1e-6)
         assert all(value.dim() == 0 for value in stats)
 
 

@@ -13,7 +13,7 @@ from .base import IntegratingMethod
 VARIANTS = {
     "shrink": lambda joint, own: own > joint,
     "enlarge": lambda joint, own: own < joint,
-    "both": lambda joint, own: own > 0,
+    "both": lambda joint, own: torch.ones_like(own, dtype=torch.bool),
 }
 
 
