@@ -1,11 +1,14 @@
 """Small models for tests of the core, in float64 so that parity is a matter of 1e-10."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpareto.fusions.base import Fusion, Output
 from mmpareto.fusions.concat import Concat
+from mmpareto.fusions.mmtm import MMTM
 
 CLASSES, SIZE = 3, 6
 
@@ -30,6 +33,29 @@ class Mixing(Concat):
         features = super().encode(inputs)
         shared = self.exchange(sum(features.values()) / len(features))
         return {name: torch.tanh(z + shared) for name, z in features.items()}
+
+
+class Staged(nn.Module):
+    """Three stages on vectors."""
+
+    widths, out_dim = (7, 6, 5), 5
+
+    def __init__(self):
+        super().__init__()
+        sizes = [SIZE, *self.widths]
+        self.stages = nn.Sequential(
+            *(nn.Sequential(nn.Linear(a, b), nn.Tanh()) for a, b in pairwise(sizes))
+        )
+
+    def fold(self, inputs):
+        return inputs
+
+    def forward(self, inputs):
+        return self.stages(inputs)
+
+
+def mmtm(modalities: int = 2) -> MMTM:
+    return MMTM({name: Staged() for name in "abcde"[:modalities]}, CLASSES).double()
 
 
 def build(fusion: type[Fusion] = Concat, modalities: int = 2) -> Fusion:
