@@ -149,6 +149,7 @@ def test_flags_reach_the_fusion(tmp_path):
 
 @pytest.mark.parametrize("method", ["mmpareto", "greedy"])
 def test_in_bfloat16(tmp_path, method):
-    train.main(["--dataset", "toy", "--encoder", "cnn", "--fusion", "mmtm", "--epochs", "1",
-                "--method", method, "--precision", "bf16", "--out", str(tmp_path / "run")])  # fmt: skip
+    words = ["--dataset", "toy", "--encoder", "cnn", "--fusion", "mmtm", "--method", method]
+    words += ["--epochs", "1", "--precision", "bf16", "--out", str(tmp_path / "run")]
+    train.main(words)
     assert "skipped" not in (tmp_path / "run/train.log").read_text()
