@@ -1,5 +1,7 @@
 """Small models and data for the tests: CPU, no network, no files from outside."""
 
+import signal
+
 import pytest
 import torch
 
@@ -7,6 +9,9 @@ from mmpareto.data import Data, Modality, TensorSplit
 from mmpareto.datasets import DATASETS
 
 CLASSES = 4
+
+# A shell lets what it starts in the background ignore Ctrl-C; the commands under test must not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def toy_split(modalities: int, size: int, seed: int) -> TensorSplit:
