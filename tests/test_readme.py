@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from sets import SMALL, write_folder
 
+import compare
 import train
 from mmpareto.preparation import synthetic
 
@@ -37,12 +38,19 @@ def test_nothing_is_left_to_fill_in():
 
 def test_every_flag_is_listed():
     """And every flag that is listed exists."""
-    table = README.split("### Flags of code/train.py")[1].split("\n## ")[0]
+    table = README.split("### Flags of code/train.py")[1].split("\n##")[0]
     rows = [line for line in table.splitlines() if line.startswith("| `--")]
     listed = {flag for row in rows for flag in re.findall(r"--\w+", row.split("|")[1])}
     help = train.options._parser().format_help()
     known = set(re.findall(r"^  .*?(--\w+)", help, re.MULTILINE)) | {"--ckpt_path"}
     assert listed == known - {"--help"}
+
+
+def test_flags_of_compare_are_listed():
+    table = README.split("### Comparing")[1].split("\n##")[0]
+    listed = set(re.findall(r"--\w+", table))
+    known = set(re.findall(r"--\w+", compare.parser().format_help()))
+    assert known - {"--help", "--methods", "--seeds", "--ckpt_path"} <= listed <= known
 
 
 def test_words_of_the_rows_are_explained():
