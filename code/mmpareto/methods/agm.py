@@ -64,8 +64,9 @@ class AGM(JointMethod):
             ((joint + sum(probes.values())) * share).backward()
             return Record(joint, {"joint": joint, **probes})
 
-        kept = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
-        self.model.train(self.options.bn_mode == "batch")
+        training = self.options.bn_mode == "batch"  # only such passes change buffers
+        kept = [(b, b.clone()) for b in self.model.buffers()] if training else []
+        self.model.train(training)
         parts = shapley(list(self.model.encoders), output.joint, self.coalitions(inputs))
         self.model.train()
         kappa = self.kappa(torch.stack([score(phi, targets) for phi in parts.values()]))
@@ -84,25 +85,23 @@ class AGM(JointMethod):
     def coalitions(self, inputs: dict[str, Tensor]) -> Callable[[Coalition], Tensor]:
         """Joint logits (B, C) of a coalition, the inputs of all others being zero."""
         if not self.model.late:
-            return lambda present: (
-                self.forward(
-                    {
-                        name: x if name in present else torch.zeros_like(x)
-                        for name, x in inputs.items()
-                    }
-                ).joint
-            )
+
+            def mixed(present: Coalition) -> Tensor:
+                kept = {n: x if n in present else torch.zeros_like(x) for n, x in inputs.items()}
+                return self.forward(kept).joint
+
+            return mixed
         real = self.forward(inputs).features
-        two = {
-            name: x.new_zeros(2, *x.shape[1:]) for name, x in inputs.items()
-        }  # BatchNorm's least
+        two = {n: x.new_zeros(2, *x.shape[1:]) for n, x in inputs.items()}  # BatchNorm's least
         absent = self.forward(two).features
-        return lambda present: self.model.joint(
-            {
-                name: z if name in present else absent[name][:1].expand_as(z)
-                for name, z in real.items()
+
+        def late(present: Coalition) -> Tensor:
+            features = {
+                n: z if n in present else absent[n][:1].expand_as(z) for n, z in real.items()
             }
-        )
+            return self.model.joint(features)
+
+        return late
 
     @torch.no_grad()
     def kappa(self, scores: Tensor) -> Tensor:
