@@ -1,5 +1,6 @@
 """Small models for tests of the core, in float64 so that parity is a matter of 1e-10."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
@@ -66,6 +67,15 @@ def batch(model: Fusion, size: int = 12) -> tuple[dict[str, Tensor], Tensor]:
     """Inputs without any relation to the targets: conflict is then common."""
     inputs = {name: torch.randn(size, SIZE, dtype=torch.float64) for name in model.encoders}
     return inputs, torch.randint(CLASSES, (size,))
+
+
+def micro_batches(inputs: dict[str, Tensor], targets: Tensor, parts: int) -> Iterator[tuple]:
+    """A batch in equal parts: inputs, targets, and what a method's `backward` is told of each."""
+    size = len(targets) // parts
+    for part in range(parts):
+        rows = slice(part * size, (part + 1) * size)
+        chunk = {modality: x[rows] for modality, x in inputs.items()}
+        yield chunk, targets[rows], {"share": 1 / parts, "last": part == parts - 1}
 
 
 def losses(output: Output, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -112,10 +112,8 @@ class TestOGM:
             inputs["a"] = inputs["a"] + targets[:, None]  # a leads
             for stepper in steppers:
                 stepper.zero_grad()
-            for part in range(parts):
-                rows = slice(part * 12 // parts, (part + 1) * 12 // parts)
-                chunk = {name: x[rows] for name, x in inputs.items()}
-                method.backward(chunk, targets[rows], share=1 / parts, last=part == parts - 1)
+            for chunk, truth, told in models.micro_batches(inputs, targets, parts):
+                method.backward(chunk, truth, **told)
             output = theirs(inputs)
             F.cross_entropy(output.joint, targets).backward()
             scores = literal.ogm_scores(theirs, output.features, targets)
@@ -453,13 +451,11 @@ class TestGreedy:
             inputs["b"] = inputs["b"] / 9 + targets[:, None]
             for stepper in steppers:
                 stepper.zero_grad()
-            for part in range(parts):
-                rows = slice(part * 12 // parts, (part + 1) * 12 // parts)
-                chunk = {name: x[rows] for name, x in inputs.items()}
-                method.backward(chunk, targets[rows], share=1 / parts, last=part == parts - 1)
+            for chunk, truth, told in models.micro_batches(inputs, targets, parts):
+                method.backward(chunk, truth, **told)
                 features = slow.features(theirs, chunk)
                 logits = [theirs.joint_heads[n](z) for n, z in features.items()]
-                (sum(F.cross_entropy(u, targets[rows]) for u in logits) / parts).backward()
+                (sum(F.cross_entropy(u, truth) for u in logits) / parts).backward()
             windows.append(slow.left)
             slow.after_backward(theirs, warm=step >= 5)
             for stepper in steppers:

@@ -199,10 +199,8 @@ def test_thirty_steps_equal_the_reference(name, settings, rule, parts):
         inputs, targets = models.batch(ours)
         for stepper in steppers:
             stepper.zero_grad()
-        for part in range(parts):
-            rows = slice(part * 12 // parts, (part + 1) * 12 // parts)
-            chunk = {modality: x[rows] for modality, x in inputs.items()}
-            method.backward(chunk, targets[rows], share=1 / parts, last=part == parts - 1)
+        for chunk, truth, told in models.micro_batches(inputs, targets, parts):
+            method.backward(chunk, truth, **told)
         joint, unimodal = models.losses(theirs(inputs), targets)
         reference.backward(theirs, dict(theirs.encoders), joint, unimodal, rule)
         for stepper in steppers:
