@@ -36,7 +36,7 @@ def gradients(module):
 
 
 def trainer_of(tmp_path, *flags):
-    flags = options.parse([*flags, "--encoder", "cnn", "--out", str(tmp_path / "run")])
+    flags = options.parse(["--encoder", "cnn", *flags, "--out", str(tmp_path / "run")])
     return Trainer(flags, Run(flags.out, options.as_config(flags), resume=False))
 
 
@@ -46,7 +46,7 @@ def test_three_steps(tmp_path, method, fusion, dataset):
     """Finite, and every encoder and head moves (probes train the heads nobody else does)."""
     trainer = trainer_of(
         tmp_path, "--dataset", dataset, "--method", method, "--fusion", fusion,
-        "--limit_batches", "3",
+        "--limit_batches", "3", "--encoder", FUSIONS[fusion].default_encoder or "cnn",
     )  # fmt: skip
     before = {name: p.clone() for name, p in trainer.model.named_parameters()}
     steps = trainer.train_epoch()

@@ -8,6 +8,7 @@ from copy import deepcopy
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from .data import Data, Split, is_modality_name, recipe_hash, stratified, to_device
 from .datasets import DATASETS
@@ -18,7 +19,8 @@ from .fusions.base import Fusion, Output
 from .options import OPTIMIZER_DEFAULTS
 from .runs import environment
 
-DEFAULT_ENCODERS = {"array": "mlp"}  # by kind of modality; resnet18 for the others
+# By kind of modality; resnet18 for the others.
+DEFAULT_ENCODERS = {"array": "mlp", "tokens": "transformer"}
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
@@ -98,8 +100,9 @@ def check_recipe(data: Data, trained_on: str, checkpoint: Path) -> None:
 
 def build_model(options: Namespace, data: Data) -> Fusion:
     """The fusion of one encoder per modality, newly initialised, on the CPU."""
+    fusion = FUSIONS[options.fusion]
     names = {
-        modality: DEFAULT_ENCODERS.get(spec.kind, "resnet18")
+        modality: fusion.default_encoder or DEFAULT_ENCODERS.get(spec.kind, "resnet18")
         for modality, spec in data.modalities.items()
     }
     for choice in options.encoder:
@@ -122,7 +125,7 @@ def build_model(options: Namespace, data: Data) -> Fusion:
         name = names[modality]
         weights = {"pretrained": options.pretrained} if _pretrainable(name) else {}
         encoders[modality] = ENCODERS[name](spec, **weights)
-    return FUSIONS[options.fusion].build(encoders, len(data.classes), options)
+    return fusion.build(encoders, len(data.classes), options)
 
 
 def _pretrainable(encoder: str) -> bool:
@@ -148,9 +151,7 @@ def build_forward(
     def forward(inputs: dict) -> Output:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             output = call(inputs)
-        unimodal = {name: logits.float() for name, logits in output.unimodal.items()}
-        features = {name: z.float() for name, z in output.features.items()}
-        return Output(output.joint.float(), unimodal, features)
+        return output.map(Tensor.float)
 
     return forward
 

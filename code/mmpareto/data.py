@@ -16,13 +16,15 @@ _TAKEN = nn.ModuleDict()  # whose attributes cannot be names of its members
 
 
 class Modality(NamedTuple):
-    """kind: "image", "frames", "spectrogram" or "array". shape: of one sample.
+    """kind: "image", "frames", "flow", "spectrogram", "array" or "tokens". shape: of one sample.
 
-    Images and spectrograms are (C, H, W), frames (T, C, H, W), arrays anything.
+    Images and spectrograms are (C, H, W), frames (T, C, H, W), optical flow (T, 2, H, W), arrays
+    anything; tokens are L integers below vocabulary, 0 where a text has ended.
     """
 
     kind: str
     shape: tuple[int, ...]
+    vocabulary: int | None = None
 
 
 class Split(Dataset):

@@ -2,8 +2,9 @@
 
 An encoder is built as `Encoder(modality)` from a `data.Modality`. One that says
 `pretrainable = True` also takes pretrained: None, "imagenet" or the path of a state dict. Fusions
-that exchange between stages need `widths`, the channels that each stage returns, and
-`fold(inputs)`, what the first stage takes.
+that look between stages need `widths`, the channels that each stage returns, and
+`fold(inputs)`, what the first stage takes; `bottleneck` needs `embed` and `summary`, as
+transformer has them.
 """
 
 from ..registry import Registry
@@ -15,5 +16,6 @@ ENCODERS = Registry(
         "resnet18": "resnet18:ResNet18",
         "cnn": "cnn:CNN",
         "mlp": "mlp:MLP",
+        "transformer": "transformer:Transformer",
     },
 )

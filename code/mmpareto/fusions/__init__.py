@@ -8,6 +8,10 @@ FUSIONS = Registry(
     {
         "concat": "concat:Concat",
         "sum": "sum:Sum",
+        "film": "film:FiLM",
+        "gated": "gated:Gated",
         "mmtm": "mmtm:MMTM",
+        "centralnet": "centralnet:CentralNet",
+        "bottleneck": "bottleneck:Bottleneck",
     },
 )

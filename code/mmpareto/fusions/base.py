@@ -1,31 +1,53 @@
 """The face of every model: encoders, a joint prediction, and one unimodal head per modality."""
 
 from argparse import Namespace
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor, nn
+
+from ..errors import UserError
+
+Taps = dict[str, list[Tensor]]
+NO_TAPS: Taps = {}
 
 
 class Output(NamedTuple):
     """What a model says of a batch of B samples; C classes."""
 
-    joint: Tensor  # logits (B, C)
-    unimodal: dict[str, Tensor]  # logits (B, C) of each modality's own head
+    joint: Tensor | None  # logits (B, C); None of a multi-task model
+    unimodal: dict[str, Tensor]  # logits (B, C) of each modality's own head, or of each task's
     features: dict[str, Tensor]  # (B, out_dim) of each encoder
+    taps: Taps = NO_TAPS  # what else of each encoder the joint prediction reads
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Output":
+        """The same with every tensor changed."""
+        joint, unimodal, features, taps = self
+        return Output(
+            None if joint is None else change(joint),
+            {name: change(logits) for name, logits in unimodal.items()},
+            {name: change(z) for name, z in features.items()},
+            {name: [change(x) for x in maps] for name, maps in taps.items()},
+        )
 
 
 class Fusion(nn.Module):
     """Encoders whose features meet in `joint`; a subclass defines that method and its layers.
 
-    encoders: {modality: encoder}. late: whether modalities meet only in `joint`, after the
-    encoders; a subclass that lets them exchange earlier says False and replaces `encode`.
+    encoders: {modality: encoder}. late: whether modalities meet only after the encoders; a
+    subclass that lets them exchange earlier says False and replaces `encode`. A subclass whose
+    joint prediction reads more of the encoders than their features says `tapped`, replaces
+    `forward`, and has a `joint(features, taps)`.
 
-    A fusion whose joint logits are the sum or the mean of one part per modality also defines
-    `read_out(features) -> {modality: logits (B, C)}`, those parts: what the joint head itself
-    makes of each modality. Methods that score modalities by it run with no other fusion.
+    `read_out(features) -> {modality: logits (B, C)}` is what the joint head itself makes of each
+    modality: its part where the joint logits are a sum or a mean of such parts, else the joint
+    logits with the features of all others at zero. Methods that score modalities by it run with
+    no fusion that does not define it.
     """
 
     late = True
+    tapped = False
+    default_encoder: str | None = None  # for every modality; None: by the modality's kind
 
     def __init__(self, encoders: dict[str, nn.Module], classes: int):
         super().__init__()
@@ -50,10 +72,21 @@ class Fusion(nn.Module):
     def encode(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
 
-    def read(self, features: dict[str, Tensor]) -> Output:
-        """All predictions from given features; from detached ones it trains probes only."""
+    def read(self, features: dict[str, Tensor], taps: Taps = NO_TAPS) -> Output:
+        """All predictions from given features and taps; from detached ones it trains probes."""
         unimodal = {name: head(features[name]) for name, head in self.unimodal_heads.items()}
-        return Output(self.joint(features), unimodal, features)
+        joint = self.joint(features, taps) if self.tapped else self.joint(features)
+        return Output(joint, unimodal, features, taps)
 
     def forward(self, inputs: dict[str, Tensor]) -> Output:
         return self.read(self.encode(inputs))
+
+
+def check_stages(encoders: dict[str, nn.Module], fusion: str) -> None:
+    """UserError where an encoder has no stages of feature maps that a fusion could tap."""
+    for name, encoder in encoders.items():
+        if not hasattr(encoder, "widths"):
+            raise UserError(
+                f"--fusion {fusion}: the encoder of {name} ({type(encoder).__name__}) does not "
+                "say the widths of its stages: choose resnet18, cnn or mlp"
+            )

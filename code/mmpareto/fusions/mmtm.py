@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from ..encoders.base import pooled
 from ..errors import UserError
 from ..flags import positive
-from .sum import Sum
+from .base import check_stages
+from .sum import Mean
 
 EXCHANGES = 3  # after each of the last three stages: 2 to 4 of a ResNet
 
@@ -60,7 +61,7 @@ class Exchange(nn.Module):
         mean.add_((gate - mean) / batches)
 
 
-class MMTM(Sum):
+class MMTM(Mean):
     """o = mean_k (W_k z_k + b_k), with z_k of branches that exchange after their last stages.
 
     The encoder of a modality is its whole branch; the exchanging layers belong to none.
@@ -98,12 +99,7 @@ class MMTM(Sum):
         gate_scale: int = 1,
     ):
         super().__init__(encoders, classes)
-        for name, encoder in encoders.items():
-            if not hasattr(encoder, "widths"):
-                raise UserError(
-                    f"--fusion mmtm: the encoder of {name} ({type(encoder).__name__}) does not "
-                    "say the widths of its stages: choose resnet18, cnn or mlp"
-                )
+        check_stages(encoders, "mmtm")
         depth = min(EXCHANGES, *(len(encoder.stages) for encoder in encoders.values()))
         self.exchanges = nn.ModuleList(
             Exchange({name: e.widths[-level] for name, e in encoders.items()}, ratio, gate_scale)
@@ -120,9 +116,6 @@ class MMTM(Sum):
             maps = {name: e.stages[level](maps[name]) for name, e in self.encoders.items()}
             maps = exchange(maps, samples)
         return {name: pooled(x, samples) for name, x in maps.items()}
-
-    def joint(self, features: dict[str, Tensor]) -> Tensor:
-        return super().joint(features) / len(features)
 
     def gate_parameters(self, modality: str) -> list[nn.Parameter]:
         """Of the layers that make a modality's gates, those shared with the others included."""

@@ -20,3 +20,10 @@ class Sum(Fusion):
 
     def joint(self, features: dict[str, Tensor]) -> Tensor:
         return sum(self.read_out(features).values())
+
+
+class Mean(Sum):
+    """o = mean_k (W_k z_k + b_k), for models in which every modality predicts by itself."""
+
+    def joint(self, features: dict[str, Tensor]) -> Tensor:
+        return super().joint(features) / len(features)

@@ -30,8 +30,8 @@ class AGM(JointMethod):
     Logits without any modality count as zero, as in the authors' code. --bn_mode says which
     statistics BatchNorm uses where inputs are zeroed; those of its running means (the released
     code) do not cancel between the shares, the batch's own do. Passes with zeroed inputs never
-    change the running means. With late fusion a step costs two passes, for any number of
-    modalities; where modalities mix earlier, 2^N - 1. Outside --window it is the joint loss alone.
+    change the running means. Where the joint head reads features alone a step costs two passes, for
+    any number of modalities; else 2^N - 1. Outside --window it is the joint loss alone.
     With --accumulate every micro-batch counts as a step for q's means and has its own kappa_k.
     """
 
@@ -84,7 +84,7 @@ class AGM(JointMethod):
 
     def coalitions(self, inputs: dict[str, Tensor]) -> Callable[[Coalition], Tensor]:
         """Joint logits (B, C) of a coalition, the inputs of all others being zero."""
-        if not self.model.late:
+        if not self.model.late or self.model.tapped:
 
             def mixed(present: Coalition) -> Tensor:
                 kept = {n: x if n in present else torch.zeros_like(x) for n, x in inputs.items()}

@@ -94,7 +94,8 @@ class ProbedMethod(Method):
         """Predictions from detached features, None with --no_probes."""
         if self.options.no_probes:
             return None
-        return self.model.read({name: z.detach() for name, z in output.features.items()})
+        detached = output.map(Tensor.detach)
+        return self.model.read(detached.features, detached.taps)
 
 
 class JointMethod(ProbedMethod):

@@ -1,0 +1,87 @@
+"""CentralNet: a network beside the encoders that reads every stage (Vielzeuf et al., 2018)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..encoders.base import OnePixelConv, pooled
+from .base import Fusion, Output, Taps, check_stages
+
+
+class Central(nn.Module):
+    """Layer(a_C h_C + sum_k a_k P_k h_k), with a_C = 1 and a_k = 1 / N at the start, all trained.
+
+    P_k is a 1x1 convolution to the width of the central network at this depth. Maps of different
+    sizes are averaged to the smallest height and width among them; vectors are 1x1 maps.
+    """
+
+    def __init__(self, widths: dict[str, int], width: int, after: int, *, first: bool):
+        super().__init__()
+        self.project = nn.ModuleDict({k: nn.Conv2d(c, width, 1) for k, c in widths.items()})
+        self.weights = nn.Parameter(torch.full((len(widths),), 1 / len(widths)))
+        self.central_weight = None if first else nn.Parameter(torch.ones(()))
+        self.layer = nn.Sequential(
+            OnePixelConv(width, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()
+        )
+
+    def combine(self, central: Tensor | None, maps: dict[str, Tensor]) -> Tensor:
+        """What the layer takes: (B, width, H, W) of maps (B, C_k, H_k, W_k)."""
+        sizes = [x.shape[2:] for x in maps.values() if x.shape[2:] != (1, 1)] or [(1, 1)]
+        size = tuple(map(min, zip(*sizes, strict=True)))
+        total = 0
+        if central is not None:
+            total = self.central_weight * F.adaptive_avg_pool2d(central, size)
+        for weight, (name, project) in zip(self.weights, self.project.items(), strict=True):
+            total = total + weight * project(F.adaptive_avg_pool2d(maps[name], size))
+        return total
+
+    def forward(self, central: Tensor | None, maps: dict[str, Tensor]) -> Tensor:
+        return self.layer(self.combine(central, maps))
+
+
+class CentralNet(Fusion):
+    """o = W h_C + b, with h_C of a central network beside the encoders, which do not change.
+
+    It has a layer after each stage, as many as all encoders have, as wide as the widest of them
+    and three by three. The encoders never see it or each other, so the fusion is late; what the
+    central network holds belongs to no encoder. The paper's loss is that of --method uniform. Which
+    layers are tapped, projections, pooling and initial weights are ours.
+    """
+
+    tapped = True
+
+    def __init__(self, encoders: dict[str, nn.Module], classes: int):
+        super().__init__(encoders, classes)
+        check_stages(encoders, "centralnet")
+        depth = min(len(encoder.stages) for encoder in encoders.values())
+        levels = [{k: e.widths[i] for k, e in encoders.items()} for i in range(-depth, 0)]
+        widths = [max(level.values()) for level in levels]
+        self.central = nn.ModuleList(
+            Central(level, width, after, first=i == 0)
+            for i, (level, width, after) in enumerate(
+                zip(levels, widths, [*widths[1:], widths[-1]], strict=True)
+            )
+        )
+        self.joint_head = nn.Linear(widths[-1], classes)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Output:
+        features, taps = {}, {}
+        for name, encoder in self.encoders.items():
+            samples, x, maps = len(inputs[name]), encoder.fold(inputs[name]), []
+            for stage in encoder.stages:
+                x = stage(x)
+                maps.append(_map(x, samples))
+            features[name], taps[name] = pooled(x, samples), maps[-len(self.central) :]
+        return self.read(features, taps)
+
+    def joint(self, features: dict[str, Tensor], taps: Taps) -> Tensor:
+        central = None
+        for level, layer in enumerate(self.central):
+            central = layer(central, {name: maps[level] for name, maps in taps.items()})
+        return self.joint_head(pooled(central, len(central)))
+
+
+def _map(x: Tensor, samples: int) -> Tensor:
+    """One map (samples, C, H, W) a sample: frames are averaged, vectors have one position."""
+    x = x if x.dim() == 4 else x[:, :, None, None]
+    return x if len(x) == samples else x.unflatten(0, (samples, -1)).mean(1)
