@@ -50,8 +50,9 @@ def main(arguments: list[str]) -> None:
         f"{trained.method}, seed {trained.random_seed}, epoch {state['epoch']}"
     )
     print(f"{'':12}{'Acc':>8}{'macro-F1':>10}")
-    for name in ("joint", *data.modalities):
-        suffix = "" if name == "joint" else f"_{name}"
+    whole = "mean" if data.tasks else "joint"
+    for suffix in (name.removeprefix("Acc") for name in scores if name.startswith("Acc")):
+        name = suffix[1:] or whole
         print(f"{name:12}{scores['Acc' + suffix]:8.4f}{scores['F1' + suffix]:10.4f}")
 
 

@@ -57,9 +57,23 @@ class ToyWithoutVal(Toy):
         return data._replace(splits={k: v for k, v in data.splits.items() if k != "val"})
 
 
+class ToyTasks(Toy):
+    """Two tasks on one modality: the class, and whether it is odd."""
+
+    modalities = 1
+    is_multitask = True
+
+    @classmethod
+    def load(cls, options) -> Data:
+        data = super().load(options)
+        for split in data.splits.values():
+            split.targets = torch.stack([split.targets, split.targets % 2], dim=1)
+        return data._replace(tasks=("easy", "hard"))
+
+
 @pytest.fixture(autouse=True)
 def toys(monkeypatch):
-    parts = {"toy": Toy, "toy3": Toy3, "toy_without_val": ToyWithoutVal}
+    parts = {"toy": Toy, "toy3": Toy3, "toy_without_val": ToyWithoutVal, "toy_tasks": ToyTasks}
     monkeypatch.setattr(DATASETS, "parts", DATASETS.parts | parts)
 
 

@@ -19,8 +19,9 @@ from mmpareto.runs import Run
 from train import Trainer
 
 PAIRS = [
-    (method, fusion) for method in METHODS for fusion in FUSIONS
-    if METHODS[method].runs_with(FUSIONS[fusion])
+    (method, fusion, dataset)
+    for method in METHODS for fusion in FUSIONS if METHODS[method].runs_with(FUSIONS[fusion])
+    for dataset in (["toy_tasks"] if FUSIONS[fusion].multitask else ["toy", "toy3"])
 ]  # fmt: skip
 OPTIONS = {
     "no_probes": False, "scale": 1, "gamma": 1.5, "granularity": "encoder",
@@ -40,8 +41,7 @@ def trainer_of(tmp_path, *flags):
     return Trainer(flags, Run(flags.out, options.as_config(flags), resume=False))
 
 
-@pytest.mark.parametrize("dataset", ["toy", "toy3"])
-@pytest.mark.parametrize(("method", "fusion"), PAIRS)
+@pytest.mark.parametrize(("method", "fusion", "dataset"), PAIRS)
 def test_three_steps(tmp_path, method, fusion, dataset):
     """Finite, and every encoder and head moves (probes train the heads nobody else does)."""
     trainer = trainer_of(
@@ -69,8 +69,8 @@ def test_the_loss_falls(tmp_path, method):
 def test_an_invalid_pair_is_one_clear_error(monkeypatch):
     monkeypatch.setattr(FUSIONS, "parts", FUSIONS.parts | {"mixing": models.Mixing})
     for method, fusion, choice in (
-        ("unimodal", "mixing", "concat or sum"),
-        ("gblend", "mmtm", "concat or sum"),
+        ("unimodal", "mixing", "concat, sum"),
+        ("gblend", "mmtm", "concat, sum"),
         ("greedy", "concat", "mmtm"),
     ):
         message = f"{method} does not run with --fusion {fusion}: choose {choice}"

@@ -102,7 +102,9 @@ def build_model(options: Namespace, data: Data) -> Fusion:
     """The fusion of one encoder per modality, newly initialised, on the CPU."""
     fusion = FUSIONS[options.fusion]
     names = {
-        modality: fusion.default_encoder or DEFAULT_ENCODERS.get(spec.kind, "resnet18")
+        modality: fusion.default_encoder
+        or getattr(DATASETS[options.dataset], "encoder", None)
+        or DEFAULT_ENCODERS.get(spec.kind, "resnet18")
         for modality, spec in data.modalities.items()
     }
     for choice in options.encoder:
@@ -125,7 +127,7 @@ def build_model(options: Namespace, data: Data) -> Fusion:
         name = names[modality]
         weights = {"pretrained": options.pretrained} if _pretrainable(name) else {}
         encoders[modality] = ENCODERS[name](spec, **weights)
-    return fusion.build(encoders, len(data.classes), options)
+    return fusion.build(encoders, data, options)
 
 
 def _pretrainable(encoder: str) -> bool:

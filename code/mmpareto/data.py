@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
@@ -30,7 +31,7 @@ class Modality(NamedTuple):
 class Split(Dataset):
     """Samples read in whole batches: `read([3, 1, 4])` is ({modality: (3, ...)}, targets (3,))."""
 
-    targets: Tensor  # int64 (number of samples,)
+    targets: Tensor  # int64 (number of samples,), or (number of samples, number of tasks)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -74,7 +75,14 @@ class Data(NamedTuple):
     modalities: dict[str, Modality]
     splits: dict[str, Split]  # "train" and "test", and "val" where there is one
     recipe: dict[str, Any]  # how the samples were made, as JSON
+    tasks: tuple[str, ...] = ()  # of multi-task learning, one column of the targets each
     notes: tuple[str, ...] = ()  # further lines for the header of a log
+
+
+def own_targets(targets: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+    """{name: targets (B,)} of targets that all share (B,), or with a column for each (B, N)."""
+    columns = targets.unbind(1) if targets.dim() == 2 else repeat(targets)
+    return dict(zip(names, columns, strict=False))
 
 
 def is_modality_name(name: str) -> bool:
@@ -88,15 +96,19 @@ def recipe_hash(recipe: dict[str, Any]) -> str:
 
 
 def stratified(split: Split, size: int, seed: int) -> Split:
-    """A subset of size samples with the classes in their proportions, drawn by seed."""
-    classes = len(split.targets.unique())
+    """A subset of size samples with the classes in their proportions, drawn by seed.
+
+    Of several tasks it is the first one's classes.
+    """
+    targets = split.targets if split.targets.dim() == 1 else split.targets[:, 0]
+    classes = len(targets.unique())
     if not classes <= size <= len(split):
         raise UserError(
             f"--train_size {size}: the training split has {len(split)} samples of {classes} "
             f"classes, give a number from {classes} to {len(split)}"
         )
     indices = resample(
-        range(len(split)), n_samples=size, replace=False, stratify=split.targets, random_state=seed
+        range(len(split)), n_samples=size, replace=False, stratify=targets, random_state=seed
     )
     return split.subset(sorted(indices))
 

@@ -1,6 +1,7 @@
 """Accuracy and macro-F1 of the joint prediction and of every modality's own."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 
 import torch
@@ -9,7 +10,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor
 from tqdm import tqdm
 
-from .data import to_device
+from .data import own_targets, to_device
 from .fusions.base import Fusion, Output
 
 
@@ -22,24 +23,30 @@ def evaluate(
 ) -> dict[str, float]:
     """Scores in [0, 1] over all batches (the first limit ones): Acc, Acc_MODALITY, F1, F1_MODALITY.
 
-    F1 is macro-averaged over the classes that occur, in truth or in prediction.
+    F1 is macro-averaged over the classes that occur, in truth or in prediction. Of a multi-task
+    model Acc and F1 are means over the tasks.
     """
     predictions, targets = predict(model, forward, batches, device, limit)
-    scores = {f"Acc{suffix}": accuracy_score(targets, p) for suffix, p in predictions.items()}
-    scores |= {
-        f"F1{suffix}": f1_score(targets, p, average="macro") for suffix, p in predictions.items()
-    }
-    return {name: float(score) for name, score in scores.items()}
+    pairs = [(suffix, targets[suffix], p) for suffix, p in predictions.items()]
+    scores = {}
+    for kind, score in (("Acc", accuracy_score), ("F1", partial(f1_score, average="macro"))):
+        own = {f"{kind}{suffix}": float(score(truth, p)) for suffix, truth, p in pairs}
+        scores |= {kind: sum(own.values()) / len(own), **own}
+    return scores
 
 
-def predict(model, forward, batches, device, limit=None) -> tuple[dict[str, list], list]:
-    """Predicted classes of the joint head ("") and of each modality ("_NAME"), and the targets."""
-    rows = []
+def predict(model, forward, batches, device, limit=None) -> tuple[dict[str, list], ...]:
+    """Predicted classes of the joint head ("") and of each modality or task ("_NAME"); targets."""
+    predictions, truths = [], []
     for output, targets in outputs(model, forward, batches, device, limit):
-        logits = {"": output.joint} | {f"_{name}": u for name, u in output.unimodal.items()}
-        rows.append({name: u.argmax(1) for name, u in logits.items()} | {"targets": targets})
-    columns = {name: torch.cat([row[name] for row in rows]).tolist() for name in rows[0]}
-    return columns, columns.pop("targets")
+        logits = {} if output.joint is None else {"": output.joint}
+        logits |= {f"_{name}": u for name, u in output.unimodal.items()}
+        predictions.append({name: u.argmax(1) for name, u in logits.items()})
+        truths.append(own_targets(targets, logits))
+    return tuple(
+        {name: torch.cat([row[name] for row in rows]).tolist() for name in rows[0]}
+        for rows in (predictions, truths)
+    )
 
 
 def mean_losses(model, forward, batches, device, limit=None) -> dict[str, float]:

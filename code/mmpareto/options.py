@@ -69,9 +69,7 @@ def parse(arguments: list[str]) -> Namespace:
     options, rest = _parser().parse_known_args(arguments)
     _find_dataset(options)
     options.method = METHODS.find(options.method)
-    method = METHODS[options.method]
-    options.fusion = FUSIONS.find(options.fusion or method.default_fusion)
-    _check_pair(options.method, options.fusion)
+    options.fusion = _find_fusion(options)
 
     own = Parser(add_help=False, allow_abbrev=False)
     for registry, name in _chosen(options):
@@ -235,13 +233,36 @@ def _fill_defaults(options: Namespace) -> None:
                 setattr(options, name, value)
 
 
-def _check_pair(method: str, fusion: str) -> None:
-    runs_with = METHODS[method].runs_with
-    if not runs_with(FUSIONS[fusion]):
-        valid = [name for name in FUSIONS if runs_with(FUSIONS[name])]
+def _find_fusion(options: Namespace) -> str:
+    """--fusion, else the method's default if it goes with the dataset, else the first that does."""
+    is_multitask = getattr(DATASETS[options.dataset], "is_multitask", False)
+    fitting = [name for name in FUSIONS if FUSIONS[name].multitask == is_multitask]
+
+    def valid(method: str) -> list[str]:
+        return [name for name in fitting if METHODS[method].runs_with(FUSIONS[name])]
+
+    choices = valid(options.method)
+    if not choices:
+        others = [name for name in METHODS if valid(name)]
         raise UserError(
-            f"--method {method} does not run with --fusion {fusion}: choose {' or '.join(valid)}"
+            f"--method {options.method} does not run with --dataset {options.dataset}: choose "
+            f"{', '.join(others)}"
         )
+    default = METHODS[options.method].default_fusion
+    if not options.fusion:
+        return default if default in choices else choices[0]
+    fusion = FUSIONS.find(options.fusion)
+    if fusion not in fitting:
+        raise UserError(
+            f"--fusion {fusion} does not run with --dataset {options.dataset}: choose "
+            f"{', '.join(choices)}"
+        )
+    if fusion not in choices:
+        raise UserError(
+            f"--method {options.method} does not run with --fusion {fusion}: choose "
+            f"{', '.join(choices)}"
+        )
+    return fusion
 
 
 def _parts():

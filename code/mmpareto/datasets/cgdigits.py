@@ -18,20 +18,20 @@ class CGDigits:
 
     @staticmethod
     def load(options) -> Data:
-        digits = load_digits()
-        images = torch.from_numpy(digits.images).float()[:, None] / 16
-        images = F.interpolate(images, size=(32, 32), mode="bilinear", align_corners=False)[:, 0]
-        labels = torch.from_numpy(digits.target)
-        rest, test = _part(np.arange(len(labels)), labels, 0.25)
-        train, val = _part(rest, labels, 0.2)
-        return colored(
-            "cgdigits",
-            {
-                name: (images[i], labels[i])
-                for name, i in (("train", train), ("val", val), ("test", test))
-            },
-            {"source": "scikit-learn digits", "resize": "bilinear 32x32", "split": "60/15/25"},
-        )
+        recipe = {"source": "scikit-learn digits", "resize": "bilinear 32x32", "split": "60/15/25"}
+        return colored("cgdigits", read_digits(32), recipe)
+
+
+def read_digits(side: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """{split: (digits (N, side, side) in [0, 1], labels (N,))}."""
+    digits = load_digits()
+    images = torch.from_numpy(digits.images).float()[:, None] / 16
+    images = F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)[:, 0]
+    labels = torch.from_numpy(digits.target)
+    rest, test = _part(np.arange(len(labels)), labels, 0.25)
+    train, val = _part(rest, labels, 0.2)
+    parts = {"train": train, "val": val, "test": test}
+    return {name: (images[i], labels[i]) for name, i in parts.items()}
 
 
 def _part(indices: np.ndarray, labels: torch.Tensor, share: float) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ ENCODERS = Registry(
     {
         "resnet18": "resnet18:ResNet18",
         "cnn": "cnn:CNN",
+        "lenet": "lenet:LeNet",
         "mlp": "mlp:MLP",
         "transformer": "transformer:Transformer",
     },

@@ -13,5 +13,7 @@ FUSIONS = Registry(
         "mmtm": "mmtm:MMTM",
         "centralnet": "centralnet:CentralNet",
         "bottleneck": "bottleneck:Bottleneck",
+        "shared": "multitask:Shared",
+        "separate": "multitask:Separate",
     },
 )

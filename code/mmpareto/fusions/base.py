@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from ..data import Data
 from ..errors import UserError
 
 Taps = dict[str, list[Tensor]]
@@ -34,10 +35,13 @@ class Output(NamedTuple):
 class Fusion(nn.Module):
     """Encoders whose features meet in `joint`; a subclass defines that method and its layers.
 
-    encoders: {modality: encoder}. late: whether modalities meet only after the encoders; a
-    subclass that lets them exchange earlier says False and replaces `encode`. A subclass whose
-    joint prediction reads more of the encoders than their features says `tapped`, replaces
-    `forward`, and has a `joint(features, taps)`.
+    encoders: {modality: encoder}. What a subclass says of itself:
+
+    late: whether modalities meet only after the encoders; one that lets them exchange earlier says
+        False and replaces `encode`.
+    tapped: whether the joint prediction reads more of the encoders than their features; such a
+        fusion replaces `forward` and has a `joint(features, taps)`.
+    multitask: whether it learns tasks from one input instead (`multitask.MultiTask`).
 
     `read_out(features) -> {modality: logits (B, C)}` is what the joint head itself makes of each
     modality: its part where the joint logits are a sum or a mean of such parts, else the joint
@@ -47,6 +51,7 @@ class Fusion(nn.Module):
 
     late = True
     tapped = False
+    multitask = False
     default_encoder: str | None = None  # for every modality; None: by the modality's kind
 
     def __init__(self, encoders: dict[str, nn.Module], classes: int):
@@ -61,9 +66,13 @@ class Fusion(nn.Module):
         """Add the fusion's own flags to an argparse parser."""
 
     @classmethod
-    def build(cls, encoders: dict[str, nn.Module], classes: int, options: Namespace) -> "Fusion":
+    def build(cls, encoders: dict[str, nn.Module], data: Data, options: Namespace) -> "Fusion":
         """The fusion that the parsed flags, its own among them, ask for."""
-        return cls(encoders, classes)
+        return cls(encoders, len(data.classes))
+
+    def objectives(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss that all encoders have in common, and each encoder's own, under its name."""
+        return losses["joint"], {name: losses[name] for name in self.encoders}
 
     def joint(self, features: dict[str, Tensor]) -> Tensor:
         """Joint logits (B, C)."""

@@ -5,6 +5,7 @@ from argparse import Namespace
 import torch
 from torch import Tensor, nn
 
+from ..data import Data
 from ..errors import UserError
 from ..flags import non_negative, positive
 from .sum import Mean
@@ -35,12 +36,9 @@ class Bottleneck(Mean):
         # fmt: on
 
     @classmethod
-    def build(
-        cls, encoders: dict[str, nn.Module], classes: int, options: Namespace
-    ) -> "Bottleneck":
-        return cls(
-            encoders, classes, fusion_layer=options.fusion_layer, bottlenecks=options.bottlenecks
-        )
+    def build(cls, encoders: dict[str, nn.Module], data: Data, options: Namespace) -> "Bottleneck":
+        settings = {"fusion_layer": options.fusion_layer, "bottlenecks": options.bottlenecks}
+        return cls(encoders, len(data.classes), **settings)
 
     def __init__(
         self,

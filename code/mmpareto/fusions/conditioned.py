@@ -6,6 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from ..data import Data
 from ..errors import UserError
 from .base import Fusion
 
@@ -27,8 +28,8 @@ class Conditioned(Fusion):
         )
 
     @classmethod
-    def build(cls, encoders: dict[str, nn.Module], classes: int, options: Namespace) -> Self:
-        return cls(encoders, classes, conditioner=options.conditioner)
+    def build(cls, encoders: dict[str, nn.Module], data: Data, options: Namespace) -> Self:
+        return cls(encoders, len(data.classes), conditioner=options.conditioner)
 
     def __init__(
         self, encoders: dict[str, nn.Module], classes: int, *, conditioner: str | None = None

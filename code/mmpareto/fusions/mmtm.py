@@ -5,6 +5,7 @@ from argparse import Namespace
 import torch
 from torch import Tensor, nn
 
+from ..data import Data
 from ..encoders.base import pooled
 from ..errors import UserError
 from ..flags import positive
@@ -87,8 +88,9 @@ class MMTM(Mean):
         )
 
     @classmethod
-    def build(cls, encoders: dict[str, nn.Module], classes: int, options: Namespace) -> "MMTM":
-        return cls(encoders, classes, ratio=options.ratio, gate_scale=options.gate_scale)
+    def build(cls, encoders: dict[str, nn.Module], data: Data, options: Namespace) -> "MMTM":
+        settings = {"ratio": options.ratio, "gate_scale": options.gate_scale}
+        return cls(encoders, len(data.classes), **settings)
 
     def __init__(
         self,

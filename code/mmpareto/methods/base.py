@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core import Integrator, Rule
+from ..data import own_targets
 from ..errors import UserError, reason
 from ..flags import epochs
 from ..fusions.base import Fusion, Output
@@ -22,7 +23,7 @@ class Record(NamedTuple):
     """What one backward reports, as tensors: reading them is left to the loop."""
 
     loss: Tensor  # what is minimised
-    losses: dict[str, Tensor]  # "joint" and each modality's
+    losses: dict[str, Tensor]  # "joint" and each modality's, or each task's
     encoders: dict[str, Stats] = {}
     measures: dict[str, Tensor] = {}  # scalars that the method has decided by, for the log
 
@@ -43,7 +44,7 @@ class Method:
 
     @staticmethod
     def runs_with(fusion: type[Fusion]) -> bool:
-        return True
+        return not fusion.multitask
 
     def __init__(self, model: Fusion, forward: Callable[[dict], Output], options: Namespace):
         self.model, self.forward, self.options = model, forward, options
@@ -91,8 +92,8 @@ class ProbedMethod(Method):
         )
 
     def probe(self, output: Output) -> Output | None:
-        """Predictions from detached features, None with --no_probes."""
-        if self.options.no_probes:
+        """Predictions from detached features; None with --no_probes, and of tasks."""
+        if self.options.no_probes or self.model.multitask:
             return None
         detached = output.map(Tensor.detach)
         return self.model.read(detached.features, detached.taps)
@@ -111,7 +112,14 @@ class JointMethod(ProbedMethod):
 
 
 class IntegratingMethod(Method):
-    """A method that integrates each encoder's joint and unimodal gradient by a `rule`."""
+    """A method that integrates each encoder's joint and unimodal gradient by a `rule`.
+
+    In multi-task learning these are the two tasks' gradients of the shared encoder.
+    """
+
+    @staticmethod
+    def runs_with(fusion: type[Fusion]) -> bool:
+        return not fusion.multitask or not fusion.late  # tasks apart have no gradients that meet
 
     def rule(self, encoder: str) -> Rule:
         """The rule of one encoder, under its name; asked for once."""
@@ -124,13 +132,14 @@ class IntegratingMethod(Method):
 
     def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
         output = self.forward(inputs)
-        joint, unimodal = joint_loss(output, targets), unimodal_losses(output, targets)
+        losses = all_losses(output, targets)
+        common, own = self.model.objectives(losses)
         encoders = self.integrator.backward(
-            joint * share,
-            {name: loss * share for name, loss in unimodal.items()},
+            common * share,
+            {name: loss * share for name, loss in own.items()},
             accumulate=not last,
         )
-        return Record(joint + sum(unimodal.values()), {"joint": joint, **unimodal}, encoders)
+        return Record(sum(losses.values()), losses, encoders)
 
 
 @contextmanager
@@ -173,4 +182,12 @@ def joint_loss(output: Output, targets: Tensor) -> Tensor:
 
 
 def unimodal_losses(output: Output, targets: Tensor) -> dict[str, Tensor]:
-    return {name: F.cross_entropy(logits, targets) for name, logits in output.unimodal.items()}
+    """Of each modality's own prediction, or of each task's; targets (B,) or (B, tasks)."""
+    own = own_targets(targets, output.unimodal)
+    return {name: F.cross_entropy(logits, own[name]) for name, logits in output.unimodal.items()}
+
+
+def all_losses(output: Output, targets: Tensor) -> dict[str, Tensor]:
+    """The joint loss, where there is a joint prediction, and the unimodal ones."""
+    joint = {} if output.joint is None else {"joint": joint_loss(output, targets)}
+    return joint | unimodal_losses(output, targets)

@@ -7,7 +7,7 @@ from ..data import loader
 from ..evaluation import mean_losses
 from ..flags import positive
 from ..fusions.base import Fusion
-from .base import Method, Record, joint_loss, unimodal_losses
+from .base import Method, Record, all_losses
 
 FLAT = 1e-12  # below it a squared change of the overfitting gap counts as none
 
@@ -42,7 +42,7 @@ class GBlend(Method):
 
     @staticmethod
     def runs_with(fusion: type[Fusion]) -> bool:
-        return fusion.late
+        return fusion.late and not fusion.multitask
 
     def __init__(self, model: Fusion, forward, options):
         super().__init__(model, forward, options)
@@ -60,7 +60,7 @@ class GBlend(Method):
 
     def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
         output = self.forward(inputs)
-        losses = {"joint": joint_loss(output, targets), **unimodal_losses(output, targets)}
+        losses = all_losses(output, targets)
         weights = dict(zip(self.names, self.state["weights"], strict=True))
         loss = sum(weights[name] * value for name, value in losses.items())
         (loss * share).backward()

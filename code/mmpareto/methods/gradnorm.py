@@ -56,8 +56,10 @@ class GradNorm(IntegratingMethod):
         if not last:
             return record
         measures = {}
+        totals = {name: sum(part[name] for part in self._losses) for name in record.losses}
+        common, own = self.model.objectives(totals)
         for name, norms in self._norms.items():
-            pair = [sum(losses[k] for losses in self._losses) for k in ("joint", name)]
+            pair = [common, own[name]]
             weights, first = self.state[f"weights_{name}"], self.state[f"first_losses_{name}"]
             measures |= {f"joint_weight_{name}": weights[0].clone()}
             first.copy_(torch.where(first.isnan(), torch.stack(pair), first))

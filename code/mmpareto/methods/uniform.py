@@ -2,15 +2,20 @@
 
 from torch import Tensor
 
-from .base import Method, Record, joint_loss, unimodal_losses
+from ..fusions.base import Fusion
+from .base import Method, Record, all_losses
 
 
 class Uniform(Method):
-    """L = L_joint + sum_k L_k, in one backward pass."""
+    """L = L_joint + sum_k L_k, in one backward pass; of tasks, the sum of theirs."""
+
+    @staticmethod
+    def runs_with(fusion: type[Fusion]) -> bool:
+        return True
 
     def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
         output = self.forward(inputs)
-        joint, unimodal = joint_loss(output, targets), unimodal_losses(output, targets)
-        loss = joint + sum(unimodal.values())
+        losses = all_losses(output, targets)
+        loss = sum(losses.values())
         (loss * share).backward()
-        return Record(loss, {"joint": joint, **unimodal})
+        return Record(loss, losses)

@@ -10,7 +10,7 @@ class Unimodal(ProbedMethod):
     """L = sum_k L_k; the joint head is a probe.
 
     Encoders that do not exchange anything share no parameter, so the sum trains them exactly as
-    separate runs would, each clipped on its own.
+    separate runs would, each clipped on its own. Of tasks, each trains alone.
     """
 
     @staticmethod
