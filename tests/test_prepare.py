@@ -663,7 +663,7 @@ class TestFolder:
             ("id,label", "name,label", "column id not found"),
             ("film,voice", "film,film", "a column is there twice"),
             ("film,voice", "2d,voice", "'2d' cannot be a modality's name"),
-            ("film,voice", "film:movie,voice", "frames, image, audio, array expected"),
+            ("film,voice", "film:movie,voice", "audio, array, flow, tokens expected"),
             ("clip-3,", "clip-2,", "line 5: id clip-2 is there already in line 4"),
             ("clip-3,", "clip/3,", "line 5: id 'clip/3'"),
             (",3.mp4", ",/etc/3.mp4", "line 5: film '/etc/3.mp4': a path below --raw"),

@@ -62,8 +62,10 @@ def _is_modality(spec: dict) -> bool:
     """Whether a reader can be made of it."""
     shape = spec.get("shape", [])
     sized = bool(shape) and all(isinstance(size, int) and size > 0 for size in shape)
+    if spec["kind"] == "tokens":
+        return sized and isinstance(spec["vocabulary"], int) and spec["vocabulary"] > 0
     return spec["kind"] in ("frames", "image") or (
-        spec["kind"] in ("spectrogram", "array") and sized
+        spec["kind"] in ("spectrogram", "array", "flow") and sized
     )
 
 

@@ -60,7 +60,13 @@ class Array:
             raise UserError(_advice(path, reason(error))) from None
         if values.size != out.size:
             raise UserError(_advice(path, f"shape {values.shape} found, {self.shape} expected"))
-        np.divide(values.reshape(self.shape), self.scale, out=out)
+        np.divide(values.reshape(self.shape), self.scale, out=out, casting="unsafe")
+
+
+class Tokens(Array):
+    """Integers as int64."""
+
+    dtype = np.int64
 
 
 def choose_stills(stills: int, count: int, random: Random | None) -> list[int]:

@@ -1,12 +1,13 @@
 """The user's own data: any number of modalities, described by one CSV file."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ..data import is_modality_name
 from ..errors import UserError
 from ..layout import ID, PARTS, read_csv
-from ..preparation.clips import KINDS, PICTURES, Bad, Clip, Raw, Source
+from ..preparation.clips import ARRAYS, KINDS, PICTURES, Bad, Clip, Raw, Source
 from .prepared import Prepared
 
 ENDINGS = {
@@ -33,10 +34,13 @@ class Folder(Prepared):
         parser.add_argument("--csv", type=Path, metavar="FILE",
             help="columns id, label, split (train, val, test; optional), group (what must not be "
                  "split; optional) and one column of paths, relative to --raw, for each modality, "
-                 "called NAME or NAME:KIND, KIND one of frames, image, audio, array "
+                 f"called NAME or NAME:KIND, KIND one of {', '.join(KINDS)} "
                  "(default: clips.csv in --raw)")
         parser.add_argument("--length", nargs="+", default=[], metavar="MODALITY=N",
-            help="pad with zeros, or cut, the first axis of an array modality to N")
+            help="pad with zeros, or cut, the first axis of an array, flow or tokens to N")
+        parser.add_argument("--vocabulary", nargs="+", default=[], metavar="MODALITY=N",
+            help="tokens are integers from 1 to N - 1, and 0 where a text has ended; needed for "
+                 "each modality of that kind")
         # fmt: on
 
     @classmethod
@@ -47,7 +51,11 @@ class Folder(Prepared):
         lines = read_csv(path)
         header = [value.strip() for value in lines[0][1]] if lines else []
         kinds = _modalities(path, header, lines[1:])
-        lengths = _lengths(flags.length, kinds)
+        lengths = _numbers("length", flags.length, kinds, ARRAYS)
+        vocabularies = _numbers("vocabulary", flags.vocabulary, kinds, ("tokens",))
+        for name in (name for name, kind in kinds.items() if kind == "tokens"):
+            if name not in vocabularies:
+                raise UserError(f"{path}: {name} is of kind tokens: give --vocabulary {name}=N")
         clips, parts, seen = [], {}, {}
         for line, values in lines[1:]:
             where = f"{path}, line {line}"
@@ -73,7 +81,9 @@ class Folder(Prepared):
                 )
             seen[id.lower()] = line
             sources = {
-                name: _source(where, flags.raw, name, kind, row[name], lengths.get(name))
+                name: _source(where, flags.raw, name, kind, row[name])._replace(
+                    length=lengths.get(name), vocabulary=vocabularies.get(name)
+                )
                 for name, kind in kinds.items()
             }
             clips.append(Clip(id, row["label"], row.get("group", ""), sources))
@@ -87,7 +97,10 @@ class Folder(Prepared):
             f"{len(clips)} clips, {len(classes)} classes, "
             + ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
         ]
-        return Raw(classes, kinds, clips, lists=lists, notes=notes, lengths=lengths, is_whole=True)
+        return Raw(
+            classes, kinds, clips, lists=lists, notes=notes, lengths=lengths,
+            vocabularies=vocabularies, is_whole=True,
+        )  # fmt: skip
 
 
 def _modalities(path: Path, header: list[str], lines: list) -> dict[str, str]:
@@ -121,8 +134,8 @@ def _kind_of(name: str) -> str:
     return next((kind for kind, endings in ENDINGS.items() if ending in endings), "frames")
 
 
-def _source(where: str, raw: Path, name: str, kind: str, value: str, length: int | None):
-    text, _, number = value.partition("#") if kind == "array" else (value, "", "")
+def _source(where: str, raw: Path, name: str, kind: str, value: str) -> Source:
+    text, _, number = value.partition("#") if kind in ARRAYS else (value, "", "")
     relative = PurePosixPath(text)
     if not text or relative.is_absolute() or ".." in relative.parts or "\\" in text:
         raise UserError(
@@ -132,32 +145,36 @@ def _source(where: str, raw: Path, name: str, kind: str, value: str, length: int
         raise UserError(f"{where}: {name} {value!r}: no such file in {raw}")
     if number and not number.isdecimal():
         raise UserError(f"{where}: {name} {value!r}: a row number expected after #")
-    return Source(kind, raw / relative, int(number) if number else None, length)
+    return Source(kind, raw / relative, int(number) if number else None)
 
 
-def _lengths(words: list[str], kinds: dict[str, str]) -> dict[str, int]:
-    lengths = {}
+def _numbers(
+    flag: str, words: list[str], kinds: dict[str, str], expected: Sequence[str]
+) -> dict[str, int]:
+    """{modality: N} of the words after a flag, for modalities of the expected kinds."""
+    numbers = {}
     for word in words:
         name, _, number = word.partition("=")
-        if kinds.get(name) != "array" or not number.isdecimal() or int(number) < 1:
-            arrays = ", ".join(name for name, kind in kinds.items() if kind == "array")
+        if kinds.get(name) not in expected or not number.isdecimal() or int(number) < 1:
+            known = ", ".join(name for name, kind in kinds.items() if kind in expected)
             raise UserError(
-                f"--length {word}: MODALITY=N expected, MODALITY an array ({arrays or 'none here'})"
+                f"--{flag} {word}: MODALITY=N expected, MODALITY of kind {' or '.join(expected)} "
+                f"({known or 'none here'})"
             )
-        lengths[name] = int(number)
-    return lengths
+        numbers[name] = int(number)
+    return numbers
 
 
 def _check_shapes(clips: list) -> None:
     """UserError where two arrays of a modality differ in shape; reads no more than headers."""
-    if not any(source.kind == "array" for clip in clips for source in clip.sources.values()):
+    if not any(source.kind in ARRAYS for clip in clips for source in clip.sources.values()):
         return
     from ..preparation.media import load_array
 
     first = {}
     for clip in clips:
         for name, source in clip.sources.items():
-            if source.kind != "array":
+            if source.kind not in ARRAYS:
                 continue
             try:
                 shape = load_array(source).shape

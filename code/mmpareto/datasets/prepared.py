@@ -113,7 +113,7 @@ class Prepared:
             name=cls.name,
             classes=metadata["classes"],
             modalities={
-                name: Modality(spec["kind"], readers[name].shape)
+                name: Modality(spec["kind"], readers[name].shape, spec.get("vocabulary"))
                 for name, spec in metadata["modalities"].items()
             },
             splits={
@@ -198,7 +198,7 @@ def _check_parts(root: Path, split: str, listed: dict, parts: dict, classes: lis
 
 def _readers(modalities: dict[str, dict], options) -> dict:
     try:
-        from ..reading import Array, Frames, Picture
+        from ..reading import Array, Frames, Picture, Tokens
     except ModuleNotFoundError as error:
         raise UserError(
             f"--dataset {options.dataset} needs a package: pip install opencv-python ({error})"
@@ -209,6 +209,8 @@ def _readers(modalities: dict[str, dict], options) -> dict:
             readers[name] = Frames(name, options.num_frames, options.image_size)
         elif spec["kind"] == "image" and "shape" not in spec:
             readers[name] = Picture(options.image_size)
+        elif spec["kind"] == "tokens":
+            readers[name] = Tokens(tuple(spec["shape"]))
         else:
             channel = (1,) if spec["kind"] == "spectrogram" else ()
             readers[name] = Array((*channel, *spec["shape"]), spec.get("scale", 1.0))

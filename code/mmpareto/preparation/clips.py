@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from ..errors import UserError
 
-KINDS = ("frames", "image", "audio", "array")
+ARRAYS = ("array", "flow", "tokens")  # kinds of .npy files
+KINDS = ("frames", "image", "audio", *ARRAYS)
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 POINTER = b"version https://git-lfs"  # how Git LFS pointers begin
 
@@ -17,14 +18,16 @@ class Source(NamedTuple):
     """Where one modality of a clip comes from.
 
     kind: "frames" (a video, or a folder of pictures), "image", "audio" (a sound file, or the sound
-    track of a video) or "array" (.npy; row picks one of its rows, length is what its first axis is
-    padded with zeros or cut to).
+    track of a video), or one of ARRAYS (.npy; row picks one of its rows, length is what its first
+    axis is padded with zeros or cut to): "array", "flow" (time, 2, height, width) or "tokens"
+    (integers below vocabulary, 0 for padding).
     """
 
     kind: str
     path: Path
     row: int | None = None
     length: int | None = None
+    vocabulary: int | None = None
 
 
 class Clip(NamedTuple):
@@ -64,6 +67,7 @@ class Raw(NamedTuple):
     identify: Callable[[str], Clip | None] = lambda name: None  # member's name: its clip, no path
     notes: list[str] = []
     lengths: dict[str, int] = {}  # modality: what its arrays' first axis is padded or cut to
+    vocabularies: dict[str, int] = {}  # modality: what its tokens are below
     is_whole: bool = False  # clips of an earlier call that are not in clips leave the set
 
 

@@ -34,7 +34,7 @@ HEAVY = ["av", "cv2", "sklearn.utils", "soundfile", "torch", "torchaudio"]
 HOPELESS = 50  # so many bad clips without a good one end the work early
 BY_CHANCE = ("worker_died", "timeout")  # problems that another try may not have
 REFUSED = "problems-of-last-call.csv"
-STORED_KINDS = {"frames": "frames", "image": "image", "audio": "spectrogram", "array": "array"}
+STORED_KINDS = {"audio": "spectrogram"}  # by kind of the source, where it is another
 
 
 class Preparation:
@@ -48,10 +48,12 @@ class Preparation:
         self.dataset, self.raw, self.flags = dataset, raw, flags
         self.out, self.scratch = flags.out, flags.out / ".tmp"
         choices = {family: getattr(flags, family, None) for family in recipes.RECIPES}
-        self.recipe = recipes.named(choices, raw.modalities, raw.lengths)
+        self.recipe = recipes.named(choices, raw.modalities, raw.lengths, raw.vocabularies)
         self.modalities = {
-            name: {"kind": STORED_KINDS[kind]} for name, kind in raw.modalities.items()
+            name: {"kind": STORED_KINDS.get(kind, kind)} for name, kind in raw.modalities.items()
         }
+        for name, size in raw.vocabularies.items():
+            self.modalities[name]["vocabulary"] = size
 
     def run(self) -> None:
         """Check what can be checked, prepare what is missing, then write the set's tables."""

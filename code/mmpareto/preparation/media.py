@@ -252,6 +252,30 @@ def _array(source: Source, recipe: dict) -> Item:
         values = np.atleast_1d(load_array(source)).astype(np.float32)
     if not np.isfinite(values).all():
         raise Bad("not_finite", f"{source.path.name} holds NaN or infinite numbers")
+    return _of_length(values, source)
+
+
+def _flow(source: Source, recipe: dict) -> Item:
+    shape = load_array(source).shape
+    if len(shape) != 4 or shape[1] != 2:
+        raise Bad("shape", f"{source.path.name}: {shape} found, (time, 2, height, width) expected")
+    return _array(source, recipe)
+
+
+def _tokens(source: Source, recipe: dict) -> Item:
+    values = load_array(source)
+    if values.ndim != 1 or values.dtype.kind not in "iu":
+        found = f"{values.dtype} of shape {values.shape}"
+        raise Bad("no_tokens", f"{source.path.name}: {found} found, integers (length,) expected")
+    low, high = (int(f(values)) for f in (np.min, np.max)) if values.size else (0, 0)
+    if low < 0 or high >= source.vocabulary:
+        wanted = f"0 to {source.vocabulary - 1} expected"
+        raise Bad("no_tokens", f"{source.path.name}: integers from {low} to {high}, {wanted}")
+    return _of_length(values.astype(np.int32), source)
+
+
+def _of_length(values: np.ndarray, source: Source) -> Item:
+    """Its first axis padded with zeros or cut, where a length was asked for."""
     if source.length is not None:
         values = values[: source.length]
         missing = source.length - len(values)
@@ -282,4 +306,7 @@ def _natural(path: Path) -> list:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
 
 
-_CONVERT = {"frames": _frames, "image": _image, "audio": _audio, "array": _array}
+_CONVERT = {
+    "frames": _frames, "image": _image, "audio": _audio,
+    "array": _array, "flow": _flow, "tokens": _tokens,
+}  # fmt: skip

@@ -4,6 +4,8 @@ A recipe goes whole into metadata.json and, as a hash, into every log. Change a 
 another recipe: give it another name.
 """
 
+from .clips import ARRAYS
+
 JPEG = {"format": "jpeg", "quality": 95, "subsampling": "4:2:0"}
 SHORT_SIDE = {"short_side": 256, "resize": "area, never enlarged"}
 TIMED = "the frame shown at (k + 0.5) / fps seconds after the first one"
@@ -54,16 +56,24 @@ RECIPES = {"frames": FRAMES, "audio": AUDIO, "images": IMAGES}
 RECIPE_OF = {"frames": "frames", "audio": "audio", "image": "images"}  # kind of a source: family
 
 
-def named(choices: dict[str, str], modalities: dict[str, str], lengths: dict[str, int]) -> dict:
+def named(
+    choices: dict[str, str],
+    modalities: dict[str, str],
+    lengths: dict[str, int],
+    vocabularies: dict[str, int],
+) -> dict:
     """The whole recipe of a set: what was chosen, for the kinds of source that it has.
 
-    choices: {family: name}; modalities: {name: kind}; lengths: of arrays, by modality.
+    choices: {family: name}; modalities: {name: kind}; lengths, vocabularies: of
+    arrays and of tokens, by modality.
     """
     recipe = {"modalities": modalities}
     for family in dict.fromkeys(RECIPE_OF[k] for k in modalities.values() if k in RECIPE_OF):
         recipe[family] = {"name": choices[family], **RECIPES[family][choices[family]]}
-    if "array" in modalities.values():
+    if any(kind in ARRAYS for kind in modalities.values()):
         recipe["arrays"] = {"dtype": "float32", "lengths": lengths}
+    if vocabularies:
+        recipe["tokens"] = {"dtype": "int32", "vocabularies": vocabularies}
     return recipe
 
 

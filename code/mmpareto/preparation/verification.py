@@ -238,4 +238,10 @@ def _check_content(content: bytes, name: str, metadata: dict) -> tuple[str, str]
         return "array of another shape than declared", f"{name} {values.shape}"
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         return "array with NaN or infinite numbers", name
+    if spec.get("kind") == "tokens" and not _are_tokens(values, spec["vocabulary"]):
+        return "tokens that are no integers of the vocabulary", name
     return None
+
+
+def _are_tokens(values: np.ndarray, vocabulary: int) -> bool:
+    return values.dtype.kind in "iu" and values.min() >= 0 and values.max() < vocabulary
