@@ -73,7 +73,7 @@ def test_an_invalid_pair_is_one_clear_error(monkeypatch):
         ("gblend", "mmtm", "concat, sum"),
         ("greedy", "concat", "mmtm"),
     ):
-        message = f"{method} does not run with --fusion {fusion}: choose {choice}"
+        message = f"{method} does not run with --fusion {fusion} on cgdigits: choose {choice}"
         with pytest.raises(UserError, match=message):
             options.parse(["--method", method, "--fusion", fusion])
     assert options.parse(["--method", "mmpareto", "--fusion", "mixing"]).fusion == "mixing"

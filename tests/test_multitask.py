@@ -240,15 +240,24 @@ def test_separate_is_the_default_of_each_task_alone():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--method", "joint"], "--method joint does not run with --dataset toy_tasks: choose uni"),
-        (["--method", "ogm_ge"], "--method ogm_ge does not run with --dataset toy_tasks"),
+        (
+            ["--method", "joint"],
+            "--method joint does not run on toy_tasks: choose unimodal, uniform",
+        ),
+        (["--method", "ogm_ge"], "--method ogm_ge does not run on toy_tasks"),
         (
             ["--fusion", "concat"],
-            "--fusion concat does not run with --dataset toy_tasks: choose sh",
+            "--fusion concat on toy_tasks: choose shared",
         ),
-        (["--fusion", "separate"], "mmpareto does not run with --fusion separate: choose shared"),
-        (["--method", "unimodal", "--fusion", "shared"], "with --fusion shared: choose separate"),
-        (["--dataset", "toy", "--fusion", "shared"], "does not run with --dataset toy: choose con"),
+        (
+            ["--fusion", "separate"],
+            "mmpareto does not run with --fusion separate on toy_tasks: choose sha",
+        ),
+        (
+            ["--method", "unimodal", "--fusion", "shared"],
+            "with --fusion shared on toy_tasks: choose separate",
+        ),
+        (["--dataset", "toy", "--fusion", "shared"], "with --fusion shared on toy: choose concat"),
         (["--dataset", "toy", "--noise", "0.1"], "--noise acts only with --dataset multimnist"),
     ],
 )

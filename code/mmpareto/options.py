@@ -245,22 +245,17 @@ def _find_fusion(options: Namespace) -> str:
     if not choices:
         others = [name for name in METHODS if valid(name)]
         raise UserError(
-            f"--method {options.method} does not run with --dataset {options.dataset}: choose "
+            f"--method {options.method} does not run on {options.dataset}: choose "
             f"{', '.join(others)}"
         )
     default = METHODS[options.method].default_fusion
-    if not options.fusion:
+    if options.fusion is None:
         return default if default in choices else choices[0]
     fusion = FUSIONS.find(options.fusion)
-    if fusion not in fitting:
-        raise UserError(
-            f"--fusion {fusion} does not run with --dataset {options.dataset}: choose "
-            f"{', '.join(choices)}"
-        )
     if fusion not in choices:
         raise UserError(
-            f"--method {options.method} does not run with --fusion {fusion}: choose "
-            f"{', '.join(choices)}"
+            f"--method {options.method} does not run with --fusion {fusion} on "
+            f"{options.dataset}: choose {', '.join(choices)}"
         )
     return fusion
 
