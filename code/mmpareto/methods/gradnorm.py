@@ -48,7 +48,11 @@ class GradNorm(IntegratingMethod):
         device = next(self.model.parameters()).device
         self.state[f"weights_{encoder}"] = torch.ones(2, device=device)
         self.state[f"first_losses_{encoder}"] = torch.full((2,), torch.nan, device=device)
-        return partial(self.integrate, encoder)
+        module = self.model.encoders[encoder]
+        last = set((module.stages[-1] if hasattr(module, "stages") else module).parameters())
+        trained = [p for p in module.parameters() if p.requires_grad]
+        places = torch.tensor([i for i, p in enumerate(trained) if p in last], device=device)
+        return partial(self.integrate, encoder, places)
 
     def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
         record = super().backward(inputs, targets, share=share, last=last)
@@ -73,13 +77,10 @@ class GradNorm(IntegratingMethod):
         return record._replace(measures=measures)
 
     @torch.no_grad()
-    def integrate(self, encoder: str, j: list[Tensor], g: list[Tensor]) -> tuple:
-        module = self.model.encoders[encoder]
-        stage = module.stages[-1] if hasattr(module, "stages") else module
-        chosen = set(stage.parameters())
-        is_last = [p in chosen for p in module.parameters() if p.requires_grad]
+    def integrate(self, encoder: str, last: Tensor, j: list[Tensor], g: list[Tensor]) -> tuple:
+        """last: where the last stage's gradients stand in j and g."""
         gram = integrate.gramian(j, g)
-        self._norms[encoder] = gram[::2, torch.tensor(is_last)].sum(1).sqrt()
+        self._norms[encoder] = gram[::2, last].sum(1).sqrt()
         return integrate.apply(j, g, gram, *self.state[f"weights_{encoder}"].to(gram).clone())
 
 
