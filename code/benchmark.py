@@ -145,7 +145,7 @@ def show_stages(raw: Path) -> None:
     from mmpareto.preparation import recipes, worker
 
     found = CREMAD.collect(Namespace(raw=raw, lists=[]))
-    recipe = recipes.named(CREMAD.recipes, found.modalities, {})
+    recipe = recipes.named(CREMAD.recipes, found.modalities, {}, {})
     worker.begin()
     with tempfile.TemporaryDirectory() as out:
         Path(out, ".tmp").mkdir()

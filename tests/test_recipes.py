@@ -31,7 +31,7 @@ NTSC = Fraction(30000, 1001)
 
 def prepared(kind, path, name=None):
     """What a file becomes by the recipe of this name."""
-    return convert(Source(kind, path), named({RECIPE_OF.get(kind): name}, {"m": kind}, {}))
+    return convert(Source(kind, path), named({RECIPE_OF.get(kind): name}, {"m": kind}, {}, {}))
 
 
 def sound_features(folder, samples, rate, name):
