@@ -9,4 +9,5 @@ if [ "${1:-}" = --all ]; then
     shift
 fi
 cd "$root"
-exec "$python" -m pytest -m "$selection" "$@"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # two processes, each small enough for one core
+exec "$python" -m pytest -m "$selection" -n 2 --dist worksteal "$@"

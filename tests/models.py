@@ -30,10 +30,10 @@ class Mixing(Concat):
         super().__init__(encoders, classes)
         self.exchange = nn.Linear(5, 5)
 
-    def encode(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        features = super().encode(inputs)
+    def encode(self, inputs):
+        features, taps = super().encode(inputs)
         shared = self.exchange(sum(features.values()) / len(features))
-        return {name: torch.tanh(z + shared) for name, z in features.items()}
+        return {name: torch.tanh(z + shared) for name, z in features.items()}, taps
 
 
 class Staged(nn.Module):

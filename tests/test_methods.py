@@ -25,6 +25,7 @@ PAIRS = [
 ]  # fmt: skip
 OPTIONS = {
     "no_probes": False, "scale": 1, "gamma": 1.5, "granularity": "encoder",
+    "gramian": "parameters",
 }  # fmt: skip
 
 

@@ -15,8 +15,8 @@ from mmpareto.methods import METHODS
 from mmpareto.methods.gradnorm import updated
 
 OPTIONS = {
-    "scale": 1, "c": 0.5, "rescale": "none", "singular_value": "min", "alpha": 1.5,
-    "weight_learning_rate": 0.025, "rho": 0.7, "beta": 0.9, "variant": "both",
+    "gramian": "parameters", "scale": 1, "c": 0.5, "rescale": "none", "singular_value": "min",
+    "alpha": 1.5, "weight_learning_rate": 0.025, "rho": 0.7, "beta": 0.9, "variant": "both",
 }  # fmt: skip
 WEIGHTED = ["pcgrad", "cagrad", "upgrad", "imtl_g", "aligned_mtl"]
 LOOSE = {"upgrad": 5e-3, "cagrad": 5e-5}  # of solvers that regularise, or stop early

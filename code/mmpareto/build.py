@@ -147,15 +147,25 @@ def check_single_samples(model: Fusion, split: Split, device: torch.device) -> N
 def build_forward(
     model: Fusion, device: torch.device, *, precision: str = "fp32", compiled: bool = False
 ) -> Callable[[dict], Output]:
-    """Calls the model; its output comes back in float32 whatever the precision."""
-    call = torch.compile(model) if compiled else model
+    """Calls the model; its output comes back in float32 whatever the precision.
+
+    Features are what the predictions were made of, so that gradients can be taken there.
+    """
+    encode, read = model.encode, model.read
+    if compiled:
+        encode, read = torch.compile(encode), torch.compile(read) if model.tapped else read
 
     def forward(inputs: dict) -> Output:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            output = call(inputs)
-        return output.map(Tensor.float)
+            features, taps = encode(inputs)
+            output = read({name: _widened(z) for name, z in features.items()}, taps)
+        return output.map(_widened)
 
     return forward
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x.float() if x.dtype == torch.bfloat16 else x
 
 
 def build_optimizer(flags: Namespace, model: Fusion, device: torch.device):

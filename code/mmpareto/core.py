@@ -6,7 +6,7 @@ mmpareto.backward(joint_loss, {"audio": audio_loss, "visual": visual_loss})
 optimizer.step()
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import torch
@@ -18,6 +18,7 @@ from . import integrate
 from .integrate import Stats
 
 Rule = Callable[[list[Tensor], list[Tensor]], tuple[list[Tensor], Stats]]
+GRAMIANS = ("parameters", "features")
 
 
 class Integrator:
@@ -34,8 +35,24 @@ class Integrator:
         reach the parameters of another. Then any number of encoders takes two backward traversals;
         otherwise it takes one more for each. The first step of a model that is not compiled
         verifies the claim.
+    gramian: what weights are taken from. "parameters", the method itself: j and g are gradients of
+        the encoder's parameters. "features": of its output z, over the whole batch. Only their
+        combination h goes back through the encoders, once, at a plain backward pass's cost. Needs
+        a rule that maps a Gramian, as those of `mmpareto.integrate` do, and modalities that meet
+        only in what is made of z.
 
     Every parameter outside the encoders gets the plain gradient of the sum of all losses.
+
+    What "features" keeps. Let J be the Jacobian of z in the parameters, a and b both losses'
+    gradients in z, so that j = J'a and g = J'b. The encoder gets J'h with h = w_1 a + w_2 b, that
+    is w_1 j + w_2 g: a combination of the method's two gradients, only with the weights that z
+    asks for. Where cos(a, b) > 0 and cos(j, g) > 0, MMPareto's is the same in both. At a Pareto
+    stationary z it stops, and if J has full row rank the parameters are stationary there, too, and
+    nowhere else (Sener and Koltun 2018, theorem 1, for the shortest h). If z moved along -h itself,
+    neither loss would rise, and ||h|| is what the rule says.
+    What it does not keep: parameters move z along -JJ'h, and <a, JJ'h> can be negative, for JJ' is
+    no multiple of the identity. So a loss can rise along the encoder's step, and the length of J'h
+    is no longer gamma ||j + g||.
     """
 
     def __init__(
@@ -45,11 +62,20 @@ class Integrator:
         rule: Rule | Mapping[str, Rule],
         *,
         late: bool = True,
+        gramian: str = "parameters",
     ):
         _check_encoders(model, encoders)
+        if gramian not in GRAMIANS:
+            raise ValueError(f"gramian is {gramian!r}; it must be one of {GRAMIANS}")
+        if gramian == "features" and not late and len(encoders) > 1:
+            raise ValueError(
+                "gramian='features' needs modalities that meet only after the encoders "
+                "(late=True): use gramian='parameters'"
+            )
         self.model, self.encoders, self.late = model, dict(encoders), late
+        self.gramian = gramian
         self.rules = rule if isinstance(rule, Mapping) else dict.fromkeys(encoders, rule)
-        self._verified = False
+        self._verified = self._verified_features = False
         self._held: list[dict[nn.Parameter, Tensor]] | None = None
         _keep_buffers_of_compiled_backwards()
 
@@ -57,6 +83,7 @@ class Integrator:
         self,
         joint_loss: Tensor,
         unimodal_losses: Mapping[str, Tensor],
+        features: Mapping[str, Tensor] | None = None,
         *,
         accumulate: bool = False,
     ) -> dict[str, Stats]:
@@ -66,8 +93,11 @@ class Integrator:
 
         joint_loss, unimodal_losses: scalars of one forward pass; unimodal_losses has one entry for
             each encoder. Their graph is freed.
+        features: {name: z}, each encoder's output (B, ...), with gramian="features" only: the very
+            tensors that both losses were made of, whose first dimension is the batch.
         accumulate: hold this micro-batch's two gradients back; the next call without it integrates
-            their sums, once. Returns {} then. Divide the losses by the number of micro-batches.
+            their sums, once. Returns {} then. Divide the losses by the number of micro-batches. Not
+            with gramian="features": weights of the whole batch are not known before its end.
 
         Gradient scaling (fp16) and clipping keep their meaning: scale all losses by one factor
         before, unscale and clip `.grad` after. Non-finite gradients stay non-finite.
@@ -77,6 +107,11 @@ class Integrator:
         inside = {p for params in encoders.values() for p in params}
         everything = _trainable(self.model)
         outside = [p for p in everything if p not in inside]
+        if self.gramian == "features":
+            self._check_features(joint_loss, unimodal_losses, features, accumulate)
+            return self._through_features(joint_loss, unimodal_losses, features, outside)
+        if features is not None:
+            raise ValueError("features are given, but gramian is 'parameters': drop one of them")
 
         j = _gradients(joint_loss, everything, retain_graph=True)
         if self.late:
@@ -102,10 +137,31 @@ class Integrator:
                 continue
             pairs = [_zero_filled(gradients, params) for gradients in (j, g)]
             h, stats[name] = self.rules[name](*pairs)
-            _write(params, h)
+            _write(dict(zip(params, h, strict=True)))
         for gradients in (j, g):
-            reached = [p for p in outside if p in gradients]
-            _write(reached, [gradients[p] for p in reached])
+            _write({p: gradients[p] for p in outside if p in gradients})
+        return stats
+
+    def _through_features(
+        self,
+        joint_loss: Tensor,
+        unimodal_losses: Mapping[str, Tensor],
+        features: Mapping[str, Tensor],
+        outside: list[nn.Parameter],
+    ) -> dict[str, Stats]:
+        """Integrate at the encoders' outputs; one traversal takes what results to parameters."""
+        features = {name: z for name, z in features.items() if z.requires_grad}
+        targets = [*features.values(), *outside]
+        j = _gradients(joint_loss, targets, retain_graph=True)
+        g = _gradients(sum(unimodal_losses.values()), targets, retain_graph=True)
+        stats, combined = {}, {}
+        for name, z in features.items():
+            a, b = (_zero_filled(gradients, [z]) for gradients in (j, g))
+            (combined[z],), stats[name] = self.rules[name](a, b)
+        for gradients in (j, g):
+            _write({p: gradients[p] for p in outside if p in gradients})
+        inside = [p for name in features for p in _trainable(self.encoders[name])]
+        _write(_gradients(list(combined), inside, along=list(combined.values())))
         return stats
 
     def reset(self) -> None:
@@ -121,6 +177,27 @@ class Integrator:
         if self.late and not self._verified:
             self._verified = _verify_late(self.encoders, unimodal_losses)
 
+    def _check_features(
+        self,
+        joint_loss: Tensor,
+        unimodal_losses: Mapping[str, Tensor],
+        features: Mapping[str, Tensor] | None,
+        accumulate: bool,
+    ) -> None:
+        if features is None or features.keys() != self.encoders.keys():
+            raise ValueError(
+                f"gramian='features' needs the output of every encoder, {sorted(self.encoders)}: "
+                f"features has {sorted(features or {})}"
+            )
+        if accumulate:
+            raise ValueError(
+                "accumulate does not go with gramian='features', whose weights need the whole "
+                "batch at once: use gramian='parameters'"
+            )
+        if not self._verified_features:
+            _verify_features(self.encoders, [joint_loss, *unimodal_losses.values()], features)
+            self._verified_features = True
+
 
 class MMPareto(Integrator):
     """MMPareto (Wei and Hu, ICML 2024) as an `Integrator`; see `integrate.mmpareto` for the rule.
@@ -128,6 +205,7 @@ class MMPareto(Integrator):
     gamma: factor (> 0) on the length of each encoder's gradient, 1.5 in the paper.
     granularity: "encoder" rescales an encoder as a whole and never ascends either loss; "tensor"
         rescales each parameter tensor, as the released script does, and may.
+    late, gramian: as of `Integrator`.
     """
 
     def __init__(
@@ -138,6 +216,7 @@ class MMPareto(Integrator):
         gamma: float = 1.5,
         granularity: str = "encoder",
         late: bool = True,
+        gramian: str = "parameters",
     ):
         if not 0 < gamma < float("inf"):
             raise ValueError(f"gamma is {gamma}; it must be a positive number (1.5 in the paper)")
@@ -145,8 +224,13 @@ class MMPareto(Integrator):
             raise ValueError(
                 f"granularity is {granularity!r}; it must be one of {integrate.GRANULARITIES}"
             )
+        if gramian == "features" and granularity == "tensor":
+            raise ValueError(
+                "granularity='tensor' rescales parameter by parameter, and gramian='features' sees "
+                "no parameter's gradients: drop one of them"
+            )
         rule = partial(integrate.mmpareto, gamma=gamma, granularity=granularity)
-        super().__init__(model, encoders, rule, late=late)
+        super().__init__(model, encoders, rule, late=late, gramian=gramian)
 
 
 def _keep_buffers_of_compiled_backwards() -> None:
@@ -165,10 +249,17 @@ def _trainable(module: nn.Module) -> list[nn.Parameter]:
 
 
 def _gradients(
-    loss: Tensor, params: list[nn.Parameter], *, retain_graph: bool = False
-) -> dict[nn.Parameter, Tensor]:
-    """One backward traversal: the gradients of the parameters that the loss depends on."""
-    found = torch.autograd.grad(loss, params, retain_graph=retain_graph, allow_unused=True)
+    of: Tensor | list[Tensor],
+    params: list[Tensor],
+    *,
+    along: list[Tensor] | None = None,
+    retain_graph: bool = False,
+) -> dict[Tensor, Tensor]:
+    """One backward traversal: the gradients of those params that a loss depends on.
+
+    Of several tensors it is the gradient of their inner products with along.
+    """
+    found = torch.autograd.grad(of, params, along, retain_graph=retain_graph, allow_unused=True)
     gradients, storages = {}, set()
     for param, gradient in zip(params, found, strict=True):
         if gradient is None:
@@ -187,19 +278,19 @@ def _gradients(
     return gradients
 
 
-def _add(total: dict[nn.Parameter, Tensor], more: dict[nn.Parameter, Tensor]) -> None:
+def _add(total: dict[Tensor, Tensor], more: dict[Tensor, Tensor]) -> None:
     for param, gradient in more.items():
         total[param] = total[param].add_(gradient) if param in total else gradient
 
 
-def _zero_filled(gradients: dict[nn.Parameter, Tensor], params: list[nn.Parameter]) -> list[Tensor]:
+def _zero_filled(gradients: dict[Tensor, Tensor], params: list[Tensor]) -> list[Tensor]:
     return [gradients[p] if p in gradients else torch.zeros_like(p) for p in params]
 
 
 @torch.no_grad()
-def _write(params: list[nn.Parameter], gradients: list[Tensor]) -> None:
+def _write(gradients: dict[nn.Parameter, Tensor]) -> None:
     """Add to `.grad`, as a backward pass does."""
-    for param, gradient in zip(params, gradients, strict=True):
+    for param, gradient in gradients.items():
         param.grad = gradient if param.grad is None else param.grad.add_(gradient)
 
 
@@ -226,22 +317,56 @@ def _check_encoders(model: nn.Module, encoders: Mapping[str, nn.Module]) -> None
 
 def _verify_late(encoders: Mapping[str, nn.Module], losses: Mapping[str, Tensor]) -> bool:
     """Whether the graph could be read; raises if a loss reaches another encoder's parameters."""
-    owner = {p: name for name, module in encoders.items() for p in module.parameters()}
+    readable = True
     for name, loss in losses.items():
-        seen, stack = set(), [loss.grad_fn]
-        while stack:
-            node = stack.pop()
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            if "Compiled" in type(node).__name__:
-                return False  # one node for the whole model: it seems to mix everything
-            other = owner.get(getattr(node, "variable", None), name)
-            if other != name:
-                raise ValueError(
-                    f"late=True, but the unimodal loss of {name!r} reaches the encoder {other!r}: "
-                    "pass late=False if modalities mix before their heads, "
-                    "or check which loss goes under which name"
-                )
-            stack.extend(parent for parent, _ in node.next_functions)
-    return True
+        reached, whole = _reached(encoders, [loss])
+        readable &= whole
+        for other in sorted(reached - {name}):
+            raise ValueError(
+                f"late=True, but the unimodal loss of {name!r} reaches the encoder {other!r}: "
+                "pass late=False if modalities mix before their heads, "
+                "or check which loss goes under which name"
+            )
+    return readable
+
+
+def _verify_features(
+    encoders: Mapping[str, nn.Module], losses: list[Tensor], features: Mapping[str, Tensor]
+) -> None:
+    """Raises if a loss reaches an encoder past its features, or features another encoder."""
+    around, _ = _reached(encoders, losses, stop=features.values())
+    for name in sorted(around):
+        raise ValueError(
+            f"gramian='features', but a loss reaches the encoder {name!r} other than through "
+            f"features[{name!r}]: give the very tensor that the losses were made of, or use "
+            "gramian='parameters'"
+        )
+    for name, z in features.items():
+        for other in sorted(_reached(encoders, [z])[0] - {name}):
+            raise ValueError(
+                f"gramian='features', but features[{name!r}] depend on the encoder {other!r}: "
+                "modalities mix before their heads, so use gramian='parameters' and late=False"
+            )
+
+
+def _reached(
+    encoders: Mapping[str, nn.Module], tensors: Iterable[Tensor], stop: Iterable[Tensor] = ()
+) -> tuple[set[str], bool]:
+    """Encoders whose parameters tensors depend on, not by way of stop; whether all was seen.
+
+    A compiled part is one node, that seems to mix all it holds: it is not looked into.
+    """
+    owner = {p: name for name, module in encoders.items() for p in module.parameters()}
+    reached, readable = set(), True
+    seen, stack = {z.grad_fn for z in stop}, [tensor.grad_fn for tensor in tensors]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if "Compiled" in type(node).__name__:
+            readable = False
+            continue
+        reached.add(owner.get(getattr(node, "variable", None)))
+        stack.extend(parent for parent, _ in node.next_functions)
+    return reached - {None}, readable

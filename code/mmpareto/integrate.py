@@ -6,13 +6,15 @@ what the uniform baseline applies, d the direction chosen, h the integrated grad
 
 Every method here is a map from the Gramian (<j,j>, <j,g>, <g,g>) to one weight for j and one for
 g; `apply` is the only place that touches the gradients again. Nothing is differentiated through
-and nothing is copied to the host, so an integration on a GPU never waits for it.
+and nothing is copied to the host, so an integration on a GPU never waits for it. Where j and g are
+only this process's part of something larger, their Gramian can be given as gram.
 
 MMPareto: Wei and Hu, "Boosting Multimodal Learning with Innocent Unimodal Assistance", ICML 2024.
 Pareto (MGDA): Desideri 2012; Sener and Koltun 2018.
 """
 
 from collections.abc import Callable
+from functools import wraps
 from typing import NamedTuple
 
 import torch
@@ -65,9 +67,25 @@ def min_norm(jj: Tensor, jg: Tensor, gg: Tensor) -> Tensor:
     return torch.where((jg >= jj) & (jg >= gg), 0.5, alpha)  # only if j = g
 
 
-@torch.no_grad()
+def _of_gramian(rule: Callable) -> Callable:
+    """The rule as one of j and g, which makes their Gramian unless gram is given."""
+
+    @wraps(rule)
+    @torch.no_grad()
+    def of_gradients(j, g, *, gram=None, **settings) -> tuple[list[Tensor], Stats]:
+        return rule(j, g, gramian(j, g) if gram is None else gram, **settings)
+
+    return of_gradients
+
+
+@_of_gramian
 def mmpareto(
-    j: list[Tensor], g: list[Tensor], *, gamma: float = 1.5, granularity: str = "encoder"
+    j: list[Tensor],
+    g: list[Tensor],
+    gram: Tensor,
+    *,
+    gamma: float = 1.5,
+    granularity: str = "encoder",
 ) -> tuple[list[Tensor], Stats]:
     """h of MMPareto: the direction common to j and g, with gamma times the length of their sum.
 
@@ -79,7 +97,6 @@ def mmpareto(
     granularity "tensor" rescales each tensor by its own norms, as the authors' released script
     does; it gives up that guarantee (h can ascend the joint loss). May overwrite j.
     """
-    gram = gramian(j, g)
     alpha = min_norm(*gram.sum(1))
     conflict = _conflict(gram)
     joint_weight = torch.where(conflict, 2 * alpha, 1.0)
@@ -87,30 +104,31 @@ def mmpareto(
     return apply(j, g, gram, joint_weight, unimodal_weight, scale=gamma, rescale=granularity)
 
 
-@torch.no_grad()
-def pareto(j: list[Tensor], g: list[Tensor], *, scale: float = 1) -> tuple[list[Tensor], Stats]:
+@_of_gramian
+def pareto(
+    j: list[Tensor], g: list[Tensor], gram: Tensor, *, scale: float = 1
+) -> tuple[list[Tensor], Stats]:
     """h of conventional Pareto (MGDA): scale times the shortest convex combination of j and g.
 
     scale 1 is the textbook; 2 makes the weights sum to 2, as the uniform baseline's do. May
     overwrite j.
     """
-    gram = gramian(j, g)
     alpha = min_norm(*gram.sum(1))
     return apply(j, g, gram, alpha, 1 - alpha, scale=scale)
 
 
-@torch.no_grad()
-def uniform(j: list[Tensor], g: list[Tensor]) -> tuple[list[Tensor], Stats]:
+@_of_gramian
+def uniform(j: list[Tensor], g: list[Tensor], gram: Tensor) -> tuple[list[Tensor], Stats]:
     """h of the uniform baseline: j + g. May overwrite j."""
-    gram = gramian(j, g)
     one = gram.new_ones(())
     return apply(j, g, gram, one, one)
 
 
-@torch.no_grad()
+@_of_gramian
 def weighted(
     j: list[Tensor],
     g: list[Tensor],
+    gram: Tensor,
     weighting: Callable[[Tensor], Tensor],
     *,
     scale: float = 1,
@@ -121,7 +139,6 @@ def weighted(
     the same for gradients of any length. One that is not finite it never sees: some fail on it,
     others return finite weights; h is then not finite either way. May overwrite j.
     """
-    gram = gramian(j, g)
     jj, jg, gg = gram.sum(1)
     size = (jj + gg) / 2
     square = torch.stack([jj, jg, jg, gg]).view(2, 2) / torch.where(size > 0, size, 1.0)

@@ -40,7 +40,7 @@ class Fusion(nn.Module):
     late: whether modalities meet only after the encoders; one that lets them exchange earlier says
         False and replaces `encode`.
     tapped: whether the joint prediction reads more of the encoders than their features; such a
-        fusion replaces `forward` and has a `joint(features, taps)`.
+        fusion replaces `encode` and has a `joint(features, taps)`.
     multitask: whether it learns tasks from one input instead (`multitask.MultiTask`).
 
     `read_out(features) -> {modality: logits (B, C)}` is what the joint head itself makes of each
@@ -74,12 +74,17 @@ class Fusion(nn.Module):
         """The loss that all encoders have in common, and each encoder's own, under its name."""
         return losses["joint"], {name: losses[name] for name in self.encoders}
 
+    def features_of(self, output: Output) -> dict[str, Tensor]:
+        """What each encoder has made of a batch, under the encoder's name."""
+        return output.features
+
     def joint(self, features: dict[str, Tensor]) -> Tensor:
         """Joint logits (B, C)."""
         raise NotImplementedError
 
-    def encode(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
+    def encode(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Taps]:
+        """The features, and the taps where the joint prediction reads some."""
+        return {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}, NO_TAPS
 
     def read(self, features: dict[str, Tensor], taps: Taps = NO_TAPS) -> Output:
         """All predictions from given features and taps; from detached ones it trains probes."""
@@ -88,7 +93,7 @@ class Fusion(nn.Module):
         return Output(joint, unimodal, features, taps)
 
     def forward(self, inputs: dict[str, Tensor]) -> Output:
-        return self.read(self.encode(inputs))
+        return self.read(*self.encode(inputs))
 
 
 def check_stages(encoders: dict[str, nn.Module], fusion: str) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ..data import Data
 from ..errors import UserError
 from ..flags import non_negative, positive
+from .base import NO_TAPS, Taps
 from .sum import Mean
 
 
@@ -65,7 +66,7 @@ class Bottleneck(Mean):
         width = next(iter(encoders.values())).out_dim
         self.tokens = nn.Parameter(torch.randn(1, bottlenecks, width) * 0.02)
 
-    def encode(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def encode(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Taps]:
         own, padding = {}, {}
         for name, encoder in self.encoders.items():
             own[name], padding[name] = encoder.embed(inputs[name])
@@ -83,7 +84,8 @@ class Bottleneck(Mean):
                 updated.append(seen)
             if level >= self.fusion_layer:
                 shared = torch.stack(updated).mean(0)
-        return {name: encoder.summary(own[name]) for name, encoder in self.encoders.items()}
+        features = {name: encoder.summary(own[name]) for name, encoder in self.encoders.items()}
+        return features, NO_TAPS
 
 
 def extended(padding: Tensor | None, more: Tensor) -> Tensor | None:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..encoders.base import OnePixelConv, pooled
-from .base import Fusion, Output, Taps, check_stages
+from .base import Fusion, Taps, check_stages
 
 
 class Central(nn.Module):
@@ -64,7 +64,7 @@ class CentralNet(Fusion):
         )
         self.joint_head = nn.Linear(widths[-1], classes)
 
-    def forward(self, inputs: dict[str, Tensor]) -> Output:
+    def encode(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Taps]:
         features, taps = {}, {}
         for name, encoder in self.encoders.items():
             samples, x, maps = len(inputs[name]), encoder.fold(inputs[name]), []
@@ -72,7 +72,7 @@ class CentralNet(Fusion):
                 x = stage(x)
                 maps.append(_map(x, samples))
             features[name], taps[name] = pooled(x, samples), maps[-len(self.central) :]
-        return self.read(features, taps)
+        return features, taps
 
     def joint(self, features: dict[str, Tensor], taps: Taps) -> Tensor:
         central = None

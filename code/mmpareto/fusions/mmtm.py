@@ -9,7 +9,7 @@ from ..data import Data
 from ..encoders.base import pooled
 from ..errors import UserError
 from ..flags import positive
-from .base import check_stages
+from .base import NO_TAPS, Taps, check_stages
 from .sum import Mean
 
 EXCHANGES = 3  # after each of the last three stages: 2 to 4 of a ResNet
@@ -108,7 +108,7 @@ class MMTM(Mean):
             for level in range(depth, 0, -1)
         )
 
-    def encode(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def encode(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Taps]:
         samples = len(next(iter(inputs.values())))
         depth, maps = len(self.exchanges), {}
         for name, encoder in self.encoders.items():
@@ -117,7 +117,7 @@ class MMTM(Mean):
         for level, exchange in zip(range(-depth, 0), self.exchanges, strict=True):
             maps = {name: e.stages[level](maps[name]) for name, e in self.encoders.items()}
             maps = exchange(maps, samples)
-        return {name: pooled(x, samples) for name, x in maps.items()}
+        return {name: pooled(x, samples) for name, x in maps.items()}, NO_TAPS
 
     def gate_parameters(self, modality: str) -> list[nn.Parameter]:
         """Of the layers that make a modality's gates, those shared with the others included."""

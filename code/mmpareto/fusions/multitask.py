@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..data import Data
 from ..errors import UserError
-from .base import Fusion
+from .base import NO_TAPS, Fusion, Output, Taps
 
 SHARED = "shared"
 
@@ -61,12 +61,15 @@ class Shared(MultiTask):
     def arrange(encoder: nn.Module, tasks: tuple[str, ...]) -> dict[str, nn.Module]:
         return {SHARED: encoder}
 
-    def encode(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        return dict.fromkeys(self.tasks, self.encoders[SHARED](inputs[self.modality]))
+    def encode(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Taps]:
+        return dict.fromkeys(self.tasks, self.encoders[SHARED](inputs[self.modality])), NO_TAPS
 
     def objectives(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         first, second = self.tasks
         return losses[first], {SHARED: losses[second]}
+
+    def features_of(self, output: Output) -> dict[str, Tensor]:
+        return {SHARED: output.features[self.tasks[0]]}
 
 
 class Separate(MultiTask):
@@ -76,5 +79,6 @@ class Separate(MultiTask):
     def arrange(encoder: nn.Module, tasks: tuple[str, ...]) -> dict[str, nn.Module]:
         return {task: deepcopy(encoder) for task in tasks}
 
-    def encode(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {task: encoder(inputs[self.modality]) for task, encoder in self.encoders.items()}
+    def encode(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Taps]:
+        own = inputs[self.modality]
+        return {task: encoder(own) for task, encoder in self.encoders.items()}, NO_TAPS

@@ -4,10 +4,10 @@ from functools import partial
 
 from .. import integrate
 from ..core import Rule
-from .base import IntegratingMethod, add_scale_flag
+from .base import GramianMethod, add_scale_flag
 
 
-class AlignedMTL(IntegratingMethod):
+class AlignedMTL(GramianMethod):
     """h = scale times the mean of j and g made orthogonal and equally long.
 
     Both are moved as little as it takes for the matrix [j; g] to have equal singular values: its
@@ -17,6 +17,7 @@ class AlignedMTL(IntegratingMethod):
 
     @staticmethod
     def add_flags(parser) -> None:
+        GramianMethod.add_flags(parser)
         parser.add_argument(
             "--singular_value",
             choices=("min", "rmse"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import Integrator, Rule
+from ..core import GRAMIANS, Integrator, Rule
 from ..data import own_targets
 from ..errors import UserError, reason
 from ..flags import epochs
@@ -121,6 +121,8 @@ class IntegratingMethod(Method):
     def runs_with(fusion: type[Fusion]) -> bool:
         return not fusion.multitask or not fusion.late  # tasks apart have no gradients that meet
 
+    gramian = "parameters"
+
     def rule(self, encoder: str) -> Rule:
         """The rule of one encoder, under its name; asked for once."""
         raise NotImplementedError
@@ -128,7 +130,9 @@ class IntegratingMethod(Method):
     def __init__(self, model: Fusion, forward: Callable[[dict], Output], options: Namespace):
         super().__init__(model, forward, options)
         rules = {name: self.rule(name) for name in model.encoders}
-        self.integrator = Integrator(model, model.encoders, rules, late=model.late)
+        self.integrator = Integrator(
+            model, model.encoders, rules, late=model.late, gramian=self.gramian
+        )
 
     def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
         output = self.forward(inputs)
@@ -137,9 +141,39 @@ class IntegratingMethod(Method):
         encoders = self.integrator.backward(
             common * share,
             {name: loss * share for name, loss in own.items()},
+            self.model.features_of(output) if self.gramian == "features" else None,
             accumulate=not last,
         )
         return Record(sum(losses.values()), losses, encoders)
+
+
+class GramianMethod(IntegratingMethod):
+    """One whose rule needs no more of j and g than their Gramian, which features have as well."""
+
+    @staticmethod
+    def add_flags(parser) -> None:
+        parser.add_argument(
+            "--gramian",
+            choices=GRAMIANS,
+            default="parameters",
+            help="whose gradients decide the weights: the encoder's parameters', or its output "
+            "features', at the uniform baseline's cost and without its guarantees",
+        )
+
+    def __init__(self, model: Fusion, forward: Callable[[dict], Output], options: Namespace):
+        self.gramian = options.gramian
+        if self.gramian == "features":
+            if model.tapped or not (model.late or len(model.encoders) == 1):
+                raise UserError(
+                    f"--gramian features needs modalities that meet only in their features, in "
+                    f"--fusion {options.fusion} they meet earlier: use --gramian parameters"
+                )
+            if options.accumulate > 1:
+                raise UserError(
+                    f"--gramian features decides by the whole batch at once: drop --accumulate "
+                    f"{options.accumulate}, or use --gramian parameters"
+                )
+        super().__init__(model, forward, options)
 
 
 @contextmanager

@@ -5,12 +5,12 @@ from functools import partial
 from .. import integrate
 from ..core import Rule
 from ..flags import non_negative
-from .base import IntegratingMethod, add_scale_flag, solver
+from .base import GramianMethod, add_scale_flag, solver
 
 RESCALE = {"none": lambda c: 1.0, "square": lambda c: 1 + c**2, "linear": lambda c: 1 + c}
 
 
-class CAGrad(IntegratingMethod):
+class CAGrad(GramianMethod):
     """The step near m = (j + g) / 2 from which the worse off of both losses gains most.
 
     h = scale * (m + c ||m|| q / ||q||) with q in the segment [j, g] minimising
@@ -20,6 +20,7 @@ class CAGrad(IntegratingMethod):
 
     @staticmethod
     def add_flags(parser) -> None:
+        GramianMethod.add_flags(parser)
         parser.add_argument(
             "--c",
             type=non_negative(float),

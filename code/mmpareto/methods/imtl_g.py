@@ -4,10 +4,10 @@ from functools import partial
 
 from .. import integrate
 from ..core import Rule
-from .base import IntegratingMethod, add_scale_flag
+from .base import GramianMethod, add_scale_flag
 
 
-class IMTLG(IntegratingMethod):
+class IMTLG(GramianMethod):
     """h = scale * (w j + (1 - w) g) with equal projections on the directions of j and of g.
 
     A weight may be negative.
@@ -15,6 +15,7 @@ class IMTLG(IntegratingMethod):
 
     @staticmethod
     def add_flags(parser) -> None:
+        GramianMethod.add_flags(parser)
         add_scale_flag(parser)
 
     def rule(self, encoder: str) -> Rule:

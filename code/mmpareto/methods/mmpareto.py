@@ -4,15 +4,18 @@ from functools import partial
 
 from .. import integrate
 from ..core import Rule
+from ..errors import UserError
 from ..flags import positive
-from .base import IntegratingMethod
+from ..fusions.base import Fusion
+from .base import GramianMethod
 
 
-class MMPareto(IntegratingMethod):
+class MMPareto(GramianMethod):
     """Direction common to both gradients of an encoder, length gamma times that of their sum."""
 
     @staticmethod
     def add_flags(parser) -> None:
+        GramianMethod.add_flags(parser)
         parser.add_argument(
             "--gamma",
             type=positive(float),
@@ -26,6 +29,14 @@ class MMPareto(IntegratingMethod):
             help="what is rescaled as one: encoder never ascends a loss; tensor is the released "
             "script's rule, which can",
         )
+
+    def __init__(self, model: Fusion, forward, options):
+        if options.gramian == "features" and options.granularity == "tensor":
+            raise UserError(
+                "--granularity tensor rescales parameter by parameter, and --gramian features sees "
+                "no parameter's gradients: drop one of them"
+            )
+        super().__init__(model, forward, options)
 
     def rule(self, encoder: str) -> Rule:
         settings = {"gamma": self.options.gamma, "granularity": self.options.granularity}

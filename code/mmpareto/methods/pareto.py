@@ -4,10 +4,10 @@ from functools import partial
 
 from .. import integrate
 from ..core import Rule
-from .base import IntegratingMethod, add_scale_flag
+from .base import GramianMethod, add_scale_flag
 
 
-class Pareto(IntegratingMethod):
+class Pareto(GramianMethod):
     """Each encoder takes scale times the shortest convex combination of its two gradients.
 
     The paper compares with this method but released no code of it.
@@ -15,6 +15,7 @@ class Pareto(IntegratingMethod):
 
     @staticmethod
     def add_flags(parser) -> None:
+        GramianMethod.add_flags(parser)
         add_scale_flag(parser)
 
     def rule(self, encoder: str) -> Rule:

@@ -4,10 +4,10 @@ from functools import partial
 
 from .. import integrate
 from ..core import Rule
-from .base import IntegratingMethod
+from .base import GramianMethod
 
 
-class PCGrad(IntegratingMethod):
+class PCGrad(GramianMethod):
     """Where j and g conflict each loses its part along the other, as it was; then they add up.
 
     Without conflict h = j + g: the scale is that of uniform.

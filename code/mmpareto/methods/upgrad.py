@@ -4,10 +4,10 @@ from functools import partial
 
 from .. import integrate
 from ..core import Rule
-from .base import IntegratingMethod, add_scale_flag, solver
+from .base import GramianMethod, add_scale_flag, solver
 
 
-class UPGrad(IntegratingMethod):
+class UPGrad(GramianMethod):
     """h = scale times the mean of j and g, each projected to where neither loss ascends.
 
     With two gradients and scale 2 it is PCGrad, up to the solver's regularisation.
@@ -15,6 +15,7 @@ class UPGrad(IntegratingMethod):
 
     @staticmethod
     def add_flags(parser) -> None:
+        GramianMethod.add_flags(parser)
         add_scale_flag(parser)
 
     def rule(self, encoder: str) -> Rule:
