@@ -38,7 +38,8 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"--split {flags.split}: {data.name} has {', '.join(data.splits)}")
     model = build.build_model(trained, data)
     build.load_weights(model, state["model"], flags.checkpoint)
-    forward = build.build_forward(model.to(device), device, precision=trained.precision)
+    model = build.place(model, device, trained.precision)
+    forward = build.build_forward(model, device, precision=trained.precision)
     batch_size = flags.batch_size or trained.batch_size
     batches = loader(data.splits[flags.split], batch_size, workers=flags.workers)
     scores = evaluate(model, forward, batches, device, flags.limit_batches)

@@ -46,7 +46,8 @@ class Trainer:
         build.seed_everything(flags.random_seed, flags.deterministic)
         self.device = build.pick_device(flags.device, flags.gpu_ids)
         self.data = build.load_data(flags)
-        self.equip(build.build_model(flags, self.data).to(self.device))
+        model = build.build_model(flags, self.data)
+        self.equip(build.place(model, self.device, flags.precision))
 
         splits = self.data.splits
         if self.method.needs_validation and "val" not in splits:
@@ -67,6 +68,7 @@ class Trainer:
         if flags.batch_size == 1:
             build.check_single_samples(self.model, splits["train"], self.device)
 
+        self.waiting = 0.0  # share of the last epoch's training that was spent waiting for data
         self.epoch, self.best, self.skipped_in_a_row = 0, {"epoch": 0, "Acc": -1.0}, 0
         if run.state:
             self.restore(run.state)
@@ -105,7 +107,7 @@ class Trainer:
             if better:
                 self.best = {"epoch": self.epoch, "Acc": scores["Acc"]}
             epoch = {"epoch": self.epoch, **report.summary(steps), "split": self.shown, **scores}
-            epoch["seconds"] = time.perf_counter() - began
+            epoch |= {"waiting": self.waiting, "seconds": time.perf_counter() - began}
             self.run.record(steps, epoch, report.row(epoch, self.flags.epochs, self.best))
             if better:
                 self.run.save("best.pt", self.model_state())
@@ -119,12 +121,15 @@ class Trainer:
         self.order.epoch = self.epoch + 1
         batches, parts = iter(self.loaders["train"]), self.flags.accumulate
         steps, title = [], f"{self.flags.method}, epoch {self.epoch + 1}"
+        began, waited = time.perf_counter(), 0.0
         for step in tqdm(range(self.steps), title, leave=False, disable=None):
             kept = [*self.model.buffers(), *self.method.state.values()]
             kept = [(tensor, tensor.clone()) for tensor in kept]
             records = []
             for part in range(1, parts + 1):
+                asked = time.perf_counter()
                 inputs, targets = next(batches)
+                waited += time.perf_counter() - asked
                 inputs, targets = to_device(inputs, self.device), targets.to(self.device)
                 records.append(
                     self.method.backward(inputs, targets, share=1 / parts, last=part == parts)
@@ -139,6 +144,7 @@ class Trainer:
                 self.optimizer.step()
                 self.skipped_in_a_row = 0
             self.optimizer.zero_grad()
+        self.waiting = waited / (time.perf_counter() - began)
         return steps
 
     def clip(self) -> torch.Tensor:
@@ -200,7 +206,7 @@ class Trainer:
         """Go on after the last whole epoch."""
         build.check_recipe(self.data, state["recipe"], self.run.folder / "last.pt")
         build.load_weights(self.model, state["model"], self.run.folder / "last.pt")
-        self.optimizer.load_state_dict(state["optimizer"])
+        build.load_optimizer(self.optimizer, state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         for name, value in state["method"].items():
             self.method.state[name].copy_(value)

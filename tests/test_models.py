@@ -1,5 +1,6 @@
 """Encoders and fusions."""
 
+from copy import deepcopy
 from urllib.error import URLError
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 import torchvision
 from torch import nn
 
-from mmpareto import build, options
+from mmpareto import build, integrate, options
+from mmpareto.core import Integrator
 from mmpareto.data import Modality
 from mmpareto.encoders import ENCODERS
 from mmpareto.encoders.base import OnePixelConv
@@ -185,3 +187,55 @@ def test_unimodal_heads_see_their_own_feature_only(fusion, modalities):
     assert output.joint.shape == (4, 3)
     for name in names:
         assert torch.equal(output.unimodal[name], model.unimodal_heads[name](inputs[name]))
+
+
+def test_memory_format_changes_nothing_but_rounding():
+    """Gradients, their Gramian and what fused SGD makes of them, in both memory formats."""
+    found = []
+    start = ResNet18(Modality("image", (3, 32, 32))).double()
+    inputs = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        encoder = deepcopy(start).to(memory_format=layout)
+        params = list(encoder.parameters())
+        optimizer = torch.optim.SGD(params, lr=0.1, momentum=0.9, fused=True)
+        model = nn.ModuleDict({"x": encoder})
+        grams = []
+        rule = integrate.mmpareto
+
+        def observed(j, g, rule=rule, grams=grams):
+            grams.append(integrate.gramian(j, g))
+            return rule(j, g)
+
+        for _ in range(2):
+            optimizer.zero_grad()
+            z = encoder(inputs)
+            Integrator(model, model, observed).backward(z.square().mean(), {"x": z.sin().mean()})
+            optimizer.step()
+        found.append([*grams, *(p.detach().contiguous() for p in params)])
+    torch.testing.assert_close(*found, rtol=1e-6, atol=1e-9)
+
+
+def test_optimizer_state_of_another_memory_format():
+    """A fused optimizer reads buffers in the order of memory: they are laid out anew."""
+
+    def stepped(param, state=None):
+        optimizer = torch.optim.SGD([param], lr=0.1, momentum=0.9, fused=True)
+        if state:
+            build.load_optimizer(optimizer, state)
+        param.grad = torch.randn(param.shape).to(memory_format=layout_of(param))
+        optimizer.step()
+        return optimizer.state_dict()
+
+    def layout_of(x):
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        return torch.channels_last if last else torch.contiguous_format
+
+    found = []
+    for first in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(1)
+        before = nn.Parameter(torch.randn(2, 4, 3, 3).to(memory_format=first))
+        state = stepped(before)
+        param = nn.Parameter(before.detach().clone(memory_format=torch.contiguous_format))
+        stepped(param, state)
+        found.append(param)
+    assert torch.equal(*found)

@@ -19,7 +19,8 @@ from train import Trainer
 
 ROW = re.compile(
     r"Epoch \d+/\d+  Loss \d+\.\d{4}  (val|test) Acc [01]\.\d{4}  Acc_a [01]\.\d{4}  "
-    r"Acc_b [01]\.\d{4}  Best Acc [01]\.\d{4} \(\d+\)(  conflict \d+%)?(  \w+ \d+)*  \d+\.\ds"
+    r"Acc_b [01]\.\d{4}  Best Acc [01]\.\d{4} \(\d+\)(  conflict \d+%)?(  \w+ \d+)*"
+    r"  data \d+%  \d+\.\ds"
 )
 
 
@@ -41,10 +42,10 @@ def read(path):
 
 
 def rows(folder):
-    """The epochs' rows and results of a log, without seconds and the number of epochs."""
+    """The epochs' rows and results of a log, without times and the number of epochs."""
     lines = (folder / "train.log").read_text().splitlines()
     kept = [line for line in lines if line.startswith(("Epoch", "Result"))]
-    return [re.sub(r"(/\d+)|(  [\d.]+s$)", "", line) for line in kept]
+    return [re.sub(r"(/\d+)|(  data \d+%  [\d.]+s$)", "", line) for line in kept]
 
 
 def weights(folder, file="last.pt"):
@@ -60,7 +61,7 @@ def assert_same_run(one, other):
     assert all(torch.equal(a[k].nan_to_num(-1.0), b[k].nan_to_num(-1.0)) for k in a)
     assert rows(one) == rows(other)
     for log in ("steps.jsonl", "epochs.jsonl"):
-        drop = {"seconds": None}
+        drop = {"seconds": None, "waiting": None}
         assert [x | drop for x in read(one / log)] == [x | drop for x in read(other / log)]
 
 
@@ -75,6 +76,7 @@ class TestFolder:
         assert capsys.readouterr().out == log
         assert "recipe" in log and "Command  python" in log and "seed 0" in log
         epochs = [line for line in log.splitlines() if line.startswith("Epoch")]
+        assert all(0 < row["waiting"] < 1 for row in read(folder / "epochs.jsonl"))
         assert len(epochs) == 2 and all(ROW.fullmatch(row) for row in epochs)
         results = [line for line in log.splitlines() if line.startswith("Result")]
         assert re.fullmatch(r"Result \(best-val, epoch \d\): test Acc .*", results[0])

@@ -130,6 +130,17 @@ def build_model(options: Namespace, data: Data) -> Fusion:
     return fusion.build(encoders, data, options)
 
 
+def place(model: Fusion, device: torch.device, precision: str) -> Fusion:
+    """The model on device, convolutions in the memory format that is fast there.
+
+    channels_last makes evaluation on a CPU 1.5 times as fast, and is what a GPU's bfloat16
+    convolutions want.
+    """
+    is_channels_last = device.type == "cpu" or precision == "bf16"
+    layout = torch.channels_last if is_channels_last else torch.contiguous_format
+    return model.to(device, memory_format=layout)
+
+
 def _pretrainable(encoder: str) -> bool:
     return getattr(ENCODERS[encoder], "pretrainable", False)
 
@@ -178,6 +189,18 @@ def build_optimizer(flags: Namespace, model: Fusion, device: torch.device):
     )
     ratio = flags.lr_decay_ratio if flags.lr_decay_step else 1.0
     return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, flags.lr_decay_step or 1, ratio)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Load its state dict; buffers come to lie in memory as parameters do, as if made here.
+
+    Fused optimizers take that for granted, and another device may have had another memory format.
+    """
+    optimizer.load_state_dict(state)
+    for param, buffers in optimizer.state.items():
+        for name, value in buffers.items():
+            if isinstance(value, Tensor) and value.shape == param.shape:
+                buffers[name] = torch.empty_like(param).copy_(value)
 
 
 def load_weights(model: Fusion, state: dict, source: Path) -> None:

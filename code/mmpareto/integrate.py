@@ -49,6 +49,8 @@ def gramian(j: list[Tensor], g: list[Tensor]) -> Tensor:
         return torch.zeros(3, 1, dtype=torch.float64)
     rows = []
     for x, y in zip(j, g, strict=True):
+        if x.dim() == 4 and x.stride(1) == y.stride(1) == 1:  # channels_last: flat without a copy
+            x, y = x.permute(0, 2, 3, 1), y.permute(0, 2, 3, 1)
         # On the CPU the float64 copy of a chunk stays in the cache; a GPU prefers few kernels.
         chunk = 1 << 16 if x.device.type == "cpu" else max(x.numel(), 1)
         row = 0
