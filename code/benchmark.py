@@ -1,197 +1,43 @@
-"""Speed as ratios within one run, on synthetic clips with CREMA-D's names and containers.
+"""Speed as ratios within one run: every job in turns, medians of several rounds.
 
-python code/benchmark.py loader     ours against a plain reader: PIL, torchvision, torch.load
-python code/benchmark.py prepare    prepare.py with 2 workers against 1, and seconds for each stage
+python code/benchmark.py step        a training step: ours, uniform, the released procedure, torchjd
+python code/benchmark.py throughput  samples a second at CREMA-D's size, by precision and compiler
+python code/benchmark.py agreement   --gramian features against parameters, over a whole training
+python code/benchmark.py loader      ours against a plain reader: PIL, torchvision, torch.load
+python code/benchmark.py prepare     prepare.py with 2 workers against 1, seconds for each stage
 """
 
 import os
-import statistics
-import tempfile
-import time
-from argparse import Namespace
-from collections.abc import Callable
-from pathlib import Path
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
-from tqdm import tqdm
 
 from mmpareto import errors
-from mmpareto.data import ShuffledBatches, loader, to_device
-from mmpareto.flags import non_negative, positive
+from mmpareto.benchmarks import agreement, clips, step
+from mmpareto.flags import positive
 from mmpareto.options import Parser
+
+COMMANDS = {
+    "step": (step.measure, step.add_flags),
+    "throughput": (step.measure_throughput, step.add_throughput_flags),
+    "agreement": (agreement.measure, agreement.add_flags),
+    "loader": (clips.measure_loader, clips.add_loader_flags),
+    "prepare": (clips.measure_prepare, clips.add_flags),
+}
 
 
 def main(arguments: list[str]) -> None:
     parser = Parser(prog="benchmark.py", description=__doc__.splitlines()[0], allow_abbrev=False)
-    # fmt: off
-    add = parser.add_argument
-    add("what", choices=COMMANDS)
-    add("--clips", type=positive(int), default=256, help="synthetic clips (default: %(default)s)")
-    add("--raw", type=Path, metavar="DIR", help="raw CREMA-D clips to use instead")
-    add("--repeats", type=positive(int), default=3, help="take the median (default: %(default)s)")
-    add("--workers", type=non_negative(int), default=0,
-        help="processes of both readers (loader; default: %(default)s)")
-    # fmt: on
+    commands = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
+    for name, (measure, add_flags) in COMMANDS.items():
+        command = commands.add_parser(name, allow_abbrev=False, description=measure.__doc__)
+        command.add_argument(
+            "--repeats", type=positive(int), default=3, help="rounds, >= 1 (default: %(default)s)"
+        )
+        add_flags(command)
     flags = parser.parse_args(arguments)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores")
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        raw = flags.raw or Path(folder, "raw")
-        if flags.raw is None:
-            from mmpareto.preparation import synthetic
+    COMMANDS[flags.what][0](flags)
 
-            print(f"making {flags.clips} synthetic clips", flush=True)
-            synthetic.write_cremad(raw, flags.clips)
-        COMMANDS[flags.what](raw, Path(folder), flags)
-
-
-def measure_loader(raw: Path, folder: Path, flags: Namespace) -> None:
-    """Seconds for one training epoch of batches as the model takes them."""
-    from mmpareto.datasets.cremad import CREMAD
-
-    prepare(raw, folder / "ours", "3fps")
-    prepare(raw, folder / "plain", "ogmge-1fps")  # stills of 480x360, as the field keeps them
-    options = Namespace(dataset="cremad", data_root=folder / "ours", split="random")
-    options.num_frames, options.image_size = 2, 224
-    split = CREMAD.load(options).splits["train"]
-    cpu = torch.device("cpu")
-
-    def ours(epoch: int) -> int:
-        order = ShuffledBatches(len(split), 64, seed=0)
-        order.epoch = epoch
-        count = 0
-        for inputs, targets in loader(split, order, workers=flags.workers):
-            count += len(targets)
-            to_device(inputs, cpu)
-        return count
-
-    reader = PlainReader(folder / "plain", [row["id"] for row in split.rows])
-
-    def plain(epoch: int) -> int:
-        batches = DataLoader(reader, 64, shuffle=True, drop_last=True, num_workers=flags.workers)
-        return sum(len(audio) for audio, _ in batches)
-
-    seconds = compare({"plain": plain, "ours": ours}, flags.repeats)
-    count = ours(0)
-    for name, times in seconds.items():
-        middle = statistics.median(times)
-        print(f"{name:8}{1e3 * middle / count:8.2f} ms a clip  {count / middle:8.0f} clips/s")
-    show_ratio(seconds, "plain", "ours")
-
-
-class PlainReader(Dataset):
-    """How the field reads a clip: two JPEG stills through PIL and torchvision, audio as .pt."""
-
-    def __init__(self, root: Path, ids: list[str]):
-        from mmpareto import layout
-
-        metadata = layout.read_metadata(root)
-        columns = layout.manifest_columns(metadata["modalities"])
-        rows = layout.read_table(root / "manifest.csv", columns)
-        self.clips = []
-        wanted = set(ids)
-        for row in (row for row in rows if row["id"] in wanted):
-            stills = [str(path) for path in sorted((root / row["visual"]).iterdir())]
-            sound = root / f"{row['id']}.pt"
-            torch.save(torch.from_numpy(np.load(root / row["audio"])), sound)
-            self.clips.append((stills, sound))
-        self.transform = transforms.Compose(
-            [
-                transforms.RandomResizedCrop(224),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToTensor(),
-                transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        from PIL import Image
-
-        stills, sound = self.clips[index]
-        chosen = [stills[0], stills[len(stills) // 2]]
-        pictures = [self.transform(Image.open(path).convert("RGB")) for path in chosen]
-        return torch.load(sound)[None], torch.stack(pictures)
-
-
-def measure_prepare(raw: Path, folder: Path, flags: Namespace) -> None:
-    """Seconds of whole prepare.py calls, then of the stages of one clip in one process."""
-    from mmpareto.datasets.cremad import CREMAD
-
-    clips = len(CREMAD.collect(Namespace(raw=raw, lists=[])).clips)
-    number = iter(range(1000))
-
-    def with_workers(workers: int) -> Callable[[int], None]:
-        return lambda epoch: prepare(raw, folder / f"{next(number)}", "3fps", workers=workers)
-
-    seconds = compare({"1 worker": with_workers(1), "2 workers": with_workers(2)}, flags.repeats)
-    for name, times in seconds.items():
-        middle = statistics.median(times)
-        print(f"{name:10}{middle:8.1f} s  {clips / middle:8.1f} clips/s, start and tables included")
-    show_ratio(seconds, "1 worker", "2 workers")
-    show_stages(raw)
-
-
-def show_stages(raw: Path) -> None:
-    """Milliseconds of each stage of a clip, by this process's profiler."""
-    import cProfile
-    import pstats
-
-    from mmpareto.datasets.cremad import CREMAD
-    from mmpareto.preparation import recipes, worker
-
-    found = CREMAD.collect(Namespace(raw=raw, lists=[]))
-    recipe = recipes.named(CREMAD.recipes, found.modalities, {}, {})
-    worker.begin()
-    with tempfile.TemporaryDirectory() as out:
-        Path(out, ".tmp").mkdir()
-        clips = found.clips[:100]
-        for clip in clips[:3]:
-            worker.convert_clip(clip, recipe, Path(out))
-        profile = cProfile.Profile()
-        profile.enable()
-        for clip in clips:
-            worker.convert_clip(clip, recipe, Path(out))
-        profile.disable()
-    stages = {"_stills": "decode frames", "_jpeg": "resize, JPEG", "_samples": "read sound",
-              "spectrogram": "resample, STFT", "_hash": "hash raw files",
-              "_store": "write, hash"}  # fmt: skip
-    for (_, _, name), numbers in pstats.Stats(profile).stats.items():
-        if name in stages:
-            print(f"  {stages[name]:16}{1e3 * numbers[3] / len(clips):8.2f} ms a clip")
-
-
-def prepare(raw: Path, out: Path, frames: str, workers: int = 2) -> None:
-    from mmpareto.datasets.cremad import CREMAD
-
-    flags = Namespace(raw=raw, out=out, frames=frames, audio="stft", workers=workers, max_bad=0.01)
-    flags.lists = []
-    CREMAD.prepare(flags)
-
-
-def compare(jobs: dict[str, Callable[[int], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of every job, in turns, so that a slow spell meets all; a first round warms up."""
-    seconds = {name: [] for name in jobs}
-    for epoch in tqdm(range(repeats + 1), "measure", leave=False, disable=None):
-        for name, job in jobs.items():
-            began = time.perf_counter()
-            job(epoch)
-            if epoch:
-                seconds[name].append(time.perf_counter() - began)
-    return seconds
-
-
-def show_ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> None:
-    ratios = [a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)]
-    listed = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-    print(f"ratio {slow} / {fast}: median {statistics.median(ratios):.2f} ({listed})")
-
-
-COMMANDS = {"loader": measure_loader, "prepare": measure_prepare}
 
 if __name__ == "__main__":
     errors.run(main)

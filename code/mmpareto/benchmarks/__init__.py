@@ -1,0 +1,1 @@
+"""What code/benchmark.py measures: speed, as ratios within one run."""

@@ -1,0 +1,281 @@
+"""A training step on random pictures: ours, uniform's, and MMPareto's as others take it."""
+
+import gc
+import statistics
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from importlib.util import find_spec
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from .. import build, core, options
+from ..data import Data, Modality, to_device
+from ..flags import positive
+from ..fusions.base import Fusion
+from ..methods import METHODS
+from ..methods.base import all_losses
+from ..runs import commit
+from .rivals import Released, TorchJD
+from .timing import compare, now, show_ratio
+
+CLASSES = [str(i) for i in range(10)]
+CREMAD = {
+    "audio": Modality("spectrogram", (1, 257, 188)),
+    "visual": Modality("frames", (2, 3, 224, 224)),
+}
+DIGITS = {"gray": Modality("image", (1, 32, 32)), "color": Modality("image", (3, 32, 32))}
+SIZES = {"small": (64, DIGITS), "cremad": (8, CREMAD)}  # batch size, modalities
+RIVALS = {"released": Released, "torchjd": TorchJD}
+
+
+def add_flags(parser) -> None:
+    add = parser.add_argument
+    # fmt: off
+    add("--size", choices=SIZES, default="small",
+        help="small: 64 pictures of 32x32; cremad: 8 clips of full size (default: %(default)s)")
+    add("--steps", type=positive(int), default=4, help="of every job in a round (default: 4)")
+    # fmt: on
+    options.add_device_flags(parser)
+
+
+def add_throughput_flags(parser) -> None:
+    add = parser.add_argument
+    # fmt: off
+    add("--batch_size", type=positive(int), nargs="+", default=[64, 256],
+        help="samples in a batch (default: 64 256)")
+    add("--steps", type=positive(int), default=10, help="of every job in a round (default: 10)")
+    # fmt: on
+    options.add_device_flags(parser)
+
+
+class Stepper:
+    """A model, and all it takes to train it; called, it takes one training step."""
+
+    def __init__(self, name: str, modalities: dict, device: torch.device, *more: str):
+        rival = RIVALS.get(name)
+        words = ["--method", "mmpareto"] if rival else name.split()
+        flags = options.parse([*words, *more])
+        data = Data("random", CLASSES, modalities, {}, {})
+        torch.manual_seed(0)
+        model = build.build_model(flags, data)
+        if rival:
+            self.model: Fusion = model.to(device)
+        else:
+            self.model = build.place(model, device, flags.precision)
+        self.forward = build.build_forward(
+            self.model, device, precision=flags.precision, compiled=flags.compile
+        )
+        if rival:
+            self.method = rival(self.model, self.forward)
+            self.optimizer = torch.optim.SGD(
+                self.model.parameters(), lr=flags.learning_rate, momentum=flags.momentum,
+                weight_decay=flags.weight_decay,
+            )  # fmt: skip
+        else:
+            self.method = METHODS[flags.method](self.model, self.forward, flags)
+            self.optimizer, _ = build.build_optimizer(flags, self.model, device)
+
+    def __call__(self, inputs: dict[str, Tensor], targets: Tensor) -> None:
+        self.method.backward(inputs, targets)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+OURS = {
+    "uniform": "--method uniform",
+    "mmpareto": "--method mmpareto",
+    "mmpareto tensor": "--method mmpareto --granularity tensor",
+    "mmpareto features": "--method mmpareto --gramian features",
+}
+
+
+def measure(flags: Namespace) -> None:
+    """Seconds of a training step and its parts, bytes of gradients, and ratios."""
+    device = build.pick_device(flags.device, flags.gpu_ids)
+    size, modalities = SIZES[flags.size]
+    inputs, targets = random_batch(size, modalities, device)
+    names = [name for name in RIVALS if find_spec(name) or name != "torchjd"]
+    steppers = {name: Stepper(name, modalities, device) for name in names}
+    steppers |= {name: Stepper(words, modalities, device) for name, words in OURS.items()}
+    print(f"commit {commit()}, {flags.size}: batch of {size}, {device}", flush=True)
+
+    def job(stepper: Stepper) -> Callable[[int], None]:
+        def run(_: int) -> None:
+            for _ in range(flags.steps):
+                stepper(inputs, targets)
+
+        return run
+
+    seconds = compare({name: job(stepper) for name, stepper in steppers.items()}, flags.repeats)
+    parameters = sum(p.nbytes for p in steppers["mmpareto"].model.encoders.parameters())
+    print(f"encoders: {parameters / 1e6:.1f} MB of parameters")
+    print(f"{'':20}{'s a step':>10}{'gradients':>12}{'of parameters':>15}")
+    for name, stepper in steppers.items():
+        held = most_gradients(stepper, inputs, targets)
+        middle = statistics.median(seconds[name]) / flags.steps
+        print(f"{name:20}{middle:10.3f}{held / 1e6:9.0f} MB{held / parameters:14.2f}x")
+    if "torchjd" in steppers:
+        show_ratio(seconds, "torchjd", "mmpareto")
+    show_ratio(seconds, "released", "mmpareto")
+    show_ratio(seconds, "mmpareto", "uniform")
+    show_ratio(seconds, "mmpareto features", "uniform")
+    for name in ("mmpareto", "mmpareto features"):
+        show_parts(name, steppers[name], inputs, targets, flags.steps)
+
+
+def random_batch(size: int, modalities: dict, device: torch.device) -> tuple[dict, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    inputs = {
+        name: torch.randn(size, *spec.shape, generator=generator)
+        for name, spec in modalities.items()
+    }
+    targets = torch.randint(len(CLASSES), (size,), generator=generator)
+    return to_device(inputs, device), targets.to(device)
+
+
+def show_parts(name: str, stepper: Stepper, inputs: dict, targets: Tensor, steps: int) -> None:
+    """Where the time of a step goes, by a clock around each part, which stops a GPU for it."""
+    seconds: dict[str, float] = {}
+    for i in range(steps + 1):
+        if i == 1:
+            seconds.clear()
+        with observed(stepper, lambda part, spent: seconds.update(
+            {part: seconds.get(part, 0.0) + spent}
+        )):  # fmt: skip
+            began = now()
+            stepper(inputs, targets)
+            whole = now() - began
+        seconds["whole"] = seconds.get("whole", 0.0) + whole
+    whole = seconds.pop("whole")
+    seconds["rest"] = whole - sum(seconds.values())
+    parts = ", ".join(f"{part} {s / steps:.3f} s ({s / whole:.1%})" for part, s in seconds.items())
+    print(f"{name}: {parts}")
+
+
+@contextmanager
+def observed(stepper: Stepper, tell: Callable[[str, float], None]) -> Iterator[None]:
+    """Tell the name and the seconds of every part of the steps taken inside."""
+
+    def timed(part: str | Iterator[str], call: Callable) -> Callable:
+        def run(*args, **settings):
+            began = now()
+            result = call(*args, **settings)
+            tell(part if isinstance(part, str) else next(part), now() - began)
+            return result
+
+        return run
+
+    method, traversals = stepper.method, (f"backward {i}" for i in range(1, 100))
+    with ExitStack() as stack:
+        replace = lambda *args: stack.enter_context(patch.object(*args))  # noqa: E731
+        replace(method, "forward", timed("forward", method.forward))
+        replace(core, "_gradients", timed(traversals, core._gradients))
+        replace(stepper.optimizer, "step", timed("optimizer", stepper.optimizer.step))
+        rules = method.integrator.rules
+        replace(method.integrator, "rules", {
+            name: timed("integration", rule) for name, rule in rules.items()
+        })  # fmt: skip
+        yield
+
+
+def most_gradients(stepper: Stepper, inputs: dict, targets: Tensor) -> int:
+    """Most bytes of tensors that a step holds beside model, optimizer, batch and activations.
+
+    Asked after every backward traversal, as every integration begins, and before the optimizer.
+    """
+    known = [*stepper.model.parameters(), *stepper.model.buffers(), *inputs.values(), targets]
+    known += [t for s in stepper.optimizer.state.values() for t in s.values() if t is not None]
+    before = {t.untyped_storage().data_ptr() for t in [*known, *python_tensors()]}
+    most = 0
+
+    def ask() -> None:
+        nonlocal most
+        grads = [p.grad for p in stepper.model.parameters() if p.grad is not None]
+        found = {
+            t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+            for t in [*grads, *python_tensors()]
+            if t.numel() > 0
+        }
+        most = max(most, sum(size for place, size in found.items() if place not in before))
+
+    def asking(call: Callable, *, first: bool = False) -> Callable:
+        def run(*args, **settings):
+            if first:
+                ask()
+            result = call(*args, **settings)
+            if not first:
+                ask()
+            return result
+
+        return run
+
+    with ExitStack() as stack:
+        for name in ("grad", "backward"):
+            call = getattr(torch.autograd, name)
+            stack.enter_context(patch.object(torch.autograd, name, asking(call)))
+        step = asking(stepper.optimizer.step, first=True)
+        stack.enter_context(patch.object(stepper.optimizer, "step", step))
+        if integrator := getattr(stepper.method, "integrator", None):
+            rules = {k: asking(rule, first=True) for k, rule in integrator.rules.items()}
+            stack.enter_context(patch.object(integrator, "rules", rules))
+        stepper(inputs, targets)
+    return most
+
+
+def python_tensors() -> list[Tensor]:
+    return [x for x in gc.get_objects() if type(x) in (Tensor, torch.nn.Parameter)]
+
+
+FAST = ["--precision", "bf16", "--compile"]
+VARIANTS = {  # of `throughput`: what to build, flags
+    "released, fp32": ["released"],
+    "two traversals, fp32": [OURS["mmpareto"]],
+    "uniform, fp32": [OURS["uniform"]],
+    "mmpareto, fp32": [OURS["mmpareto"]],
+    "mmpareto features, fp32": [OURS["mmpareto features"]],
+    "mmpareto, bf16 + channels_last": [OURS["mmpareto"], "--precision", "bf16"],
+    "two traversals, bf16 + channels_last + compile": [OURS["mmpareto"], *FAST],
+    "mmpareto, bf16 + channels_last + compile": [OURS["mmpareto"], *FAST],
+    "mmpareto features, bf16 + channels_last + compile": [OURS["mmpareto features"], *FAST],
+}
+
+
+def measure_throughput(flags: Namespace) -> None:
+    """Samples a second at CREMA-D's full size: made for a GPU, it runs anywhere."""
+    device = build.pick_device(flags.device, flags.gpu_ids)
+    cuda = device.type == "cuda"
+    print(f"commit {commit()}, {torch.cuda.get_device_name(device) if cuda else 'CPU'}")
+    for size in flags.batch_size:
+        batch = random_batch(size, CREMAD, device)
+        slowest = None
+        print(f"batch of {size:<44}{'samples/s':>9}{'of released':>13}{'peak memory':>13}")
+        for title, (name, *more) in VARIANTS.items():
+            if cuda:
+                torch.cuda.reset_peak_memory_stats(device)
+            stepper = Stepper(name, CREMAD, device, *more)
+            take = traverse_twice if title.startswith("two") else Stepper.__call__
+            seconds = seconds_of(partial(take, stepper, *batch), flags)
+            slowest = slowest or seconds
+            peak = f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB" if cuda else "-"
+            ratio = f"{slowest / seconds:.2f}x"
+            print(f"{title:53}{size / seconds:9.1f}{ratio:>13}{peak:>13}", flush=True)
+            del stepper
+
+
+def seconds_of(step: Callable[[], None], flags: Namespace) -> float:
+    """Of one step: the median of several rounds of steps."""
+    times = compare({"": lambda _: [step() for _ in range(flags.steps)]}, flags.repeats)
+    return statistics.median(times[""]) / flags.steps
+
+
+def traverse_twice(stepper: Stepper, inputs: dict, targets: Tensor) -> None:
+    """The floor of every exact method: forward, two traversals, nothing integrated."""
+    losses = all_losses(stepper.forward(inputs), targets)
+    common, own = stepper.model.objectives(losses)
+    params = list(stepper.model.parameters())
+    torch.autograd.grad(common, params, retain_graph=True, allow_unused=True)
+    torch.autograd.grad(sum(own.values()), params, allow_unused=True)

@@ -1,0 +1,35 @@
+"""Times of jobs in turns, and their ratios."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from tqdm import tqdm
+
+
+def now() -> float:
+    """Seconds, when all that a GPU was given is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def compare(jobs: dict[str, Callable[[int], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of every job, in turns, so that a slow spell meets all; a first round warms up."""
+    seconds = {name: [] for name in jobs}
+    for epoch in tqdm(range(repeats + 1), "measure", leave=False, disable=None):
+        for name, job in jobs.items():
+            began = now()
+            job(epoch)
+            if epoch:
+                seconds[name].append(now() - began)
+    return seconds
+
+
+def show_ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> float:
+    """Print slow / fast of every round, and return the median."""
+    ratios = [a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)]
+    listed = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    print(f"ratio {slow} / {fast}: median {statistics.median(ratios):.2f} ({listed})")
+    return statistics.median(ratios)
