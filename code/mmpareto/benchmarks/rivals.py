@@ -76,7 +76,7 @@ class TorchJD:
 
         output = self.forward(inputs)
         unimodal = sum(unimodal_losses(output, targets).values())
-        autojac.backward([joint_loss(output, targets), unimodal], parallel_chunk_size=1)
+        autojac.backward([joint_loss(output, targets), unimodal])
         for params in self.encoders:
             autojac.jac_to_grad(params, self.mgda)
         autojac.jac_to_grad(self.heads, self.sum)

@@ -198,7 +198,7 @@ def most_gradients(stepper: Stepper, inputs: dict, targets: Tensor) -> int:
         found = {
             t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
             for t in [*grads, *python_tensors()]
-            if t.numel() > 0
+            if t.numel() > 0 and not t.requires_grad  # as activations do
         }
         most = max(most, sum(size for place, size in found.items() if place not in before))
 
