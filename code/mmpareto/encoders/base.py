@@ -42,7 +42,11 @@ class OnePixelConv(nn.Conv2d):
 
     def forward(self, inputs: Tensor) -> Tensor:
         if inputs.shape[2:] == (1, 1):
-            return F.conv2d(inputs, self.weight[:, :, 1:2, 1:2])
+            if self.weight.is_contiguous():
+                return F.conv2d(inputs, self.weight[:, :, 1:2, 1:2])
+            # In channels_last a gradient made so lies in memory as the weight does, without a copy.
+            last = self.weight.permute(0, 2, 3, 1)[:, 1:2, 1:2]
+            return F.conv2d(inputs, last.permute(0, 3, 1, 2))
         return super().forward(inputs)
 
 
