@@ -4,7 +4,7 @@ import gc
 import statistics
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
 from unittest.mock import patch
@@ -195,11 +195,11 @@ def most_gradients(stepper: Stepper, inputs: dict, targets: Tensor) -> int:
     def ask() -> None:
         nonlocal most
         grads = [p.grad for p in stepper.model.parameters() if p.grad is not None]
-        found = {
-            t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
-            for t in [*grads, *python_tensors()]
-            if t.numel() > 0 and not t.requires_grad  # as activations do
-        }
+        found = {}
+        for t in [*grads, *python_tensors()]:
+            with suppress(NotImplementedError):  # vmap, which torchjd uses, hides its storages
+                if not t.requires_grad:  # as activations do
+                    found[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
         most = max(most, sum(size for place, size in found.items() if place not in before))
 
     def asking(call: Callable, *, first: bool = False) -> Callable:
