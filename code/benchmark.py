@@ -2,6 +2,7 @@
 
 python code/benchmark.py step        a training step: ours, uniform, the released procedure, torchjd
 python code/benchmark.py throughput  samples a second at CREMA-D's size, by precision and compiler
+python code/benchmark.py scaling     a step by number of modalities, and of processes
 python code/benchmark.py agreement   --gramian features against parameters, over a whole training
 python code/benchmark.py loader      ours against a plain reader: PIL, torchvision, torch.load
 python code/benchmark.py prepare     prepare.py with 2 workers against 1, seconds for each stage
@@ -19,6 +20,7 @@ from mmpareto.options import Parser
 COMMANDS = {
     "step": (step.measure, step.add_flags),
     "throughput": (step.measure_throughput, step.add_throughput_flags),
+    "scaling": (step.measure_scaling, step.add_scaling_flags),
     "agreement": (agreement.measure, agreement.add_flags),
     "loader": (clips.measure_loader, clips.add_loader_flags),
     "prepare": (clips.measure_prepare, clips.add_flags),
@@ -35,7 +37,9 @@ def main(arguments: list[str]) -> None:
         )
         add_flags(command)
     flags = parser.parse_args(arguments)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores")
+    if os.environ.get("RANK", "0") == "0":
+        threads, cores = torch.get_num_threads(), os.cpu_count()
+        print(f"torch {torch.__version__}, {threads} threads, {cores} cores")
     COMMANDS[flags.what][0](flags)
 
 

@@ -12,7 +12,7 @@ from math import isfinite
 import torch
 from tqdm import tqdm
 
-from mmpareto import build, checkpoint, errors, options, report
+from mmpareto import build, checkpoint, distributed, errors, options, report
 from mmpareto.data import ShuffledBatches, loader, recipe_hash, to_device
 from mmpareto.errors import UserError
 from mmpareto.evaluation import evaluate
@@ -23,14 +23,18 @@ from mmpareto.runs import Run, finished
 
 def main(arguments: list[str]) -> None:
     flags = options.parse(arguments)
+    distributed.join()
+    flags.out = distributed.same(flags.out)
     config = options.as_config(flags)
     if flags.resume and (result := finished(flags.out, config)):
-        print(f"{flags.out} is finished", *report.result_lines(result["results"]), sep="\n")
+        if distributed.is_first():
+            print(f"{flags.out} is finished", *report.result_lines(result["results"]), sep="\n")
         return
     run = Run(flags.out, config, flags.resume)
     trainer = Trainer(flags, run)
     try:
         trainer.train()
+        distributed.leave()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"interrupted after epoch {trainer.epoch}; go on with the same flags and "
@@ -46,8 +50,9 @@ class Trainer:
         build.seed_everything(flags.random_seed, flags.deterministic)
         self.device = build.pick_device(flags.device, flags.gpu_ids)
         self.data = build.load_data(flags)
-        model = build.build_model(flags, self.data)
-        self.equip(build.place(model, self.device, flags.precision))
+        model = build.place(build.build_model(flags, self.data), self.device, flags.precision)
+        distributed.copy_from_first(list(model.state_dict().values()))
+        self.equip(build.synchronised(model, self.device) if flags.sync_bn else model)
 
         splits = self.data.splits
         if self.method.needs_validation and "val" not in splits:
@@ -65,7 +70,7 @@ class Trainer:
         self.steps = batches // flags.accumulate
         self.shown = "test" if flags.select == "best-test" or "val" not in splits else "val"
 
-        if flags.batch_size == 1:
+        if flags.batch_size == distributed.size():
             build.check_single_samples(self.model, splits["train"], self.device)
 
         self.waiting = 0.0  # share of the last epoch's training that was spent waiting for data
@@ -122,7 +127,8 @@ class Trainer:
         batches, parts = iter(self.loaders["train"]), self.flags.accumulate
         steps, title = [], f"{self.flags.method}, epoch {self.epoch + 1}"
         began, waited = time.perf_counter(), 0.0
-        for step in tqdm(range(self.steps), title, leave=False, disable=None):
+        hidden = None if distributed.is_first() else True
+        for step in tqdm(range(self.steps), title, leave=False, disable=hidden):
             kept = [*self.model.buffers(), *self.method.state.values()]
             kept = [(tensor, tensor.clone()) for tensor in kept]
             records = []
@@ -145,6 +151,7 @@ class Trainer:
                 self.skipped_in_a_row = 0
             self.optimizer.zero_grad()
         self.waiting = waited / (time.perf_counter() - began)
+        distributed.average([b for b in self.model.buffers() if b.is_floating_point()])
         return steps
 
     def clip(self) -> torch.Tensor:
@@ -191,13 +198,14 @@ class Trainer:
         return {"model": self.model.state_dict(), "epoch": self.epoch, "recipe": recipe}
 
     def state(self) -> dict:
-        cuda = self.device.type == "cuda"
+        is_cuda = self.device.type == "cuda"
+        cuda = [torch.cuda.get_rng_state(self.device)] if is_cuda else []
         return {
             **self.model_state(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "method": self.method.state,
-            "rng": [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if cuda else [])],
+            "rng": [torch.get_rng_state(), *cuda],
             "best": self.best,
             "skipped_in_a_row": self.skipped_in_a_row,
         }
@@ -212,7 +220,7 @@ class Trainer:
             self.method.state[name].copy_(value)
         torch.set_rng_state(state["rng"][0])
         if self.device.type == "cuda" and len(state["rng"]) > 1:
-            torch.cuda.set_rng_state_all(state["rng"][1:])
+            torch.cuda.set_rng_state(state["rng"][1], self.device)
         self.epoch, self.best = state["epoch"], state["best"]
         self.skipped_in_a_row = state["skipped_in_a_row"]
 

@@ -83,6 +83,7 @@ def test_unknown_command():
     [
         (("step", "--steps", 1), r"ratio mmpareto features / uniform: median"),
         (("throughput", "--batch_size", 2, "--steps", 1), r"mmpareto, bf16 .* compile +\d"),
+        (("scaling", "--modalities", 1, "--steps", 1), r"1 modalities: uniform \d.*averaged in"),
         (("loader", "--clips", 130), r"ratio plain / ours: median"),
         (("prepare", "--clips", 24), r"hash raw files +\d"),
     ],

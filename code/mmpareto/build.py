@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from . import distributed
 from .data import Data, Split, is_modality_name, recipe_hash, stratified, to_device
 from .datasets import DATASETS
 from .encoders import ENCODERS
@@ -29,8 +30,14 @@ def pick_device(name: str, gpu_ids: str | None) -> torch.device:
     ids = [] if gpu_ids is None else [part.strip() for part in gpu_ids.split(",")]
     if len(ids) > 1:
         raise UserError(
-            f"--gpu_ids {gpu_ids}: one process trains on one GPU: give one id, and start one run "
-            "per GPU for several methods or seeds"
+            f"--gpu_ids {gpu_ids}: one process trains on one GPU: for one run on several say\n"
+            f"  CUDA_VISIBLE_DEVICES={gpu_ids} sh script/distributed.sh ...\n"
+            "and for several methods or seeds start one run per GPU"
+        )
+    if ids and distributed.is_launched():
+        raise UserError(
+            f"--gpu_ids {gpu_ids}: torchrun gives every process its GPU: drop it, and choose with "
+            f"CUDA_VISIBLE_DEVICES={gpu_ids}"
         )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -51,7 +58,16 @@ def pick_device(name: str, gpu_ids: str | None) -> torch.device:
                 f"--gpu_ids {gpu_ids}: expected a number below {torch.cuda.device_count()}, "
                 "the number of GPUs here"
             )
-        return torch.device("cuda", int(ids[0]) if ids else torch.cuda.current_device())
+        if distributed.is_launched():
+            ids = [os.environ["LOCAL_RANK"]]
+            if int(ids[0]) >= torch.cuda.device_count():
+                raise UserError(
+                    f"process {ids[0]} of this machine finds {torch.cuda.device_count()} GPUs: "
+                    "start no more processes than GPUs, or give --device cpu"
+                )
+        device = torch.device("cuda", int(ids[0]) if ids else torch.cuda.current_device())
+        torch.cuda.set_device(device)
+        return device
     mps = torch.backends.mps.is_available()
     if name == "mps" and not mps:
         raise UserError("--device mps: no Apple GPU is usable here: use --device cpu")
@@ -81,6 +97,11 @@ def load_data(options: Namespace) -> Data:
     if options.train_size:
         train = stratified(data.splits["train"], options.train_size, options.random_seed)
         data = data._replace(splits={**data.splits, "train": train})
+    if options.batch_size % (processes := distributed.size()):
+        raise UserError(
+            f"--batch_size {options.batch_size}: it is the whole batch, and {processes} processes "
+            f"cannot share it equally: give a multiple of {processes}"
+        )
     size, batch = len(data.splits["train"]), options.batch_size * options.accumulate
     if size < batch:
         flags = f"--batch_size {options.batch_size}"
@@ -139,6 +160,15 @@ def place(model: Fusion, device: torch.device, precision: str) -> Fusion:
     is_channels_last = device.type == "cpu" or precision == "bf16"
     layout = torch.channels_last if is_channels_last else torch.contiguous_format
     return model.to(device, memory_format=layout)
+
+
+def synchronised(model: Fusion, device: torch.device) -> Fusion:
+    """The model with BatchNorm's statistics taken over all processes' shares of a batch."""
+    if device.type != "cuda":
+        raise UserError(f"--sync_bn: torch has it on CUDA GPUs only, not on {device}: drop it")
+    if not distributed.is_launched():
+        raise UserError("--sync_bn acts only in several processes: use script/distributed.sh")
+    return torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def _pretrainable(encoder: str) -> bool:
@@ -228,11 +258,12 @@ def header(
     sizes = ", ".join(f"{split} {len(part)}" for split, part in data.splits.items())
     shapes = ", ".join(f"{name} {spec.shape}" for name, spec in data.modalities.items())
     parameters = sum(p.numel() for p in model.parameters())
+    processes = f", {distributed.size()} processes" if distributed.size() > 1 else ""
     used, size = steps * flags.batch_size * flags.accumulate, len(data.splits["train"])
     return [
         "Versions " + ", ".join(f"{k} {v}" for k, v in known["versions"].items()),
         f"Commit   {known['commit']}",
-        f"Device   {device} ({name}), seed {flags.random_seed}",
+        f"Device   {device} ({name}){processes}, seed {flags.random_seed}",
         f"Data     {data.name}, recipe {recipe_hash(data.recipe)}: {sizes}; {shapes}",
         *data.notes,
         f"Model    {flags.fusion}, {parameters:,} parameters, {len(data.classes)} classes",

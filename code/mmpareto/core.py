@@ -14,7 +14,7 @@ import torch._functorch.config
 import torch.compiler.config
 from torch import Tensor, nn
 
-from . import integrate
+from . import distributed, integrate
 from .integrate import Stats
 
 Rule = Callable[[list[Tensor], list[Tensor]], tuple[list[Tensor], Stats]]
@@ -25,7 +25,9 @@ class Integrator:
     """Writes to `.grad` what a backward pass would, with each encoder's two gradients integrated.
 
     model: the whole model, not wrapped in DistributedDataParallel (which does not see gradients
-        taken with autograd.grad: its processes would drift apart in silence).
+        taken with autograd.grad: its processes would drift apart in silence). Where
+        torch.distributed is initialised, both gradients are averaged over its processes before they
+        are integrated; each gives losses that are means over its own, equal share of the batch.
     encoders: {name: module}, parts of the model that share no parameter. Each has two objectives:
         the joint loss and its own. For multi-task learning, one shared encoder whose objectives
         are the two tasks' losses.
@@ -130,6 +132,7 @@ class Integrator:
         if accumulate:
             return {}
 
+        distributed.average([*j.values(), *g.values()])
         stats = {}
         for name, params in encoders.items():
             params = [p for p in params if p in j or p in g]
@@ -157,11 +160,15 @@ class Integrator:
         stats, combined = {}, {}
         for name, z in features.items():
             a, b = (_zero_filled(gradients, [z]) for gradients in (j, g))
-            (combined[z],), stats[name] = self.rules[name](a, b)
-        for gradients in (j, g):
-            _write({p: gradients[p] for p in outside if p in gradients})
+            # Of the whole batch, of whose mean loss each process has 1 / size.
+            gram = distributed.total(integrate.gramian(a, b)) / distributed.size() ** 2
+            (combined[z],), stats[name] = self.rules[name](a, b, gram=gram)
         inside = [p for name in features for p in _trainable(self.encoders[name])]
-        _write(_gradients(list(combined), inside, along=list(combined.values())))
+        parts = [{p: gradients[p] for p in outside if p in gradients} for gradients in (j, g)]
+        parts.append(_gradients(list(combined), inside, along=list(combined.values())))
+        distributed.average([gradient for part in parts for gradient in part.values()])
+        for part in parts:
+            _write(part)
         return stats
 
     def reset(self) -> None:
@@ -300,7 +307,7 @@ def _check_encoders(model: nn.Module, encoders: Mapping[str, nn.Module]) -> None
     if any(isinstance(m, nn.parallel.DistributedDataParallel) for m in model.modules()):
         raise ValueError(
             "DistributedDataParallel does not see gradients taken with autograd.grad, so its "
-            "processes would drift apart: train the bare model in one process"
+            "processes would drift apart: give the bare model, whose gradients are averaged here"
         )
     owner: dict[nn.Parameter, str] = {}
     members = set(model.parameters())

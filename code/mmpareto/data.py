@@ -11,6 +11,7 @@ from sklearn.utils import resample
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from . import distributed
 from .errors import UserError
 
 _TAKEN = nn.ModuleDict()  # whose attributes cannot be names of its members
@@ -114,7 +115,10 @@ def stratified(split: Split, size: int, seed: int) -> Split:
 
 
 class ShuffledBatches:
-    """Whole batches of shuffled indices; order and draw follow from (seed, epoch) alone."""
+    """This process's share of whole batches of shuffled indices.
+
+    Order and draw follow from (seed, epoch) alone, whatever the number of processes.
+    """
 
     def __init__(self, size: int, batch_size: int, seed: int):
         self.size, self.batch_size, self.seed, self.epoch = size, batch_size, seed, 1
@@ -126,14 +130,19 @@ class ShuffledBatches:
         draw = self.seed * 1_000_003 + self.epoch
         generator = torch.Generator().manual_seed(draw)
         order = torch.randperm(self.size, generator=generator)[: len(self) * self.batch_size]
-        return ((batch, draw) for batch in order.view(-1, self.batch_size).tolist())
+        batches = order.view(-1, self.batch_size).tolist()
+        return ((distributed.own(batch), draw) for batch in batches)
 
 
 class ConsecutiveBatches:
-    """All indices in order, the last batch smaller; nothing is drawn."""
+    """All indices in order, the last batch smaller; nothing is drawn.
+
+    Of several processes each has its share of the batches.
+    """
 
     def __init__(self, size: int, batch_size: int):
-        self.starts, self.size, self.batch_size = range(0, size, batch_size), size, batch_size
+        self.starts = distributed.own(range(0, size, batch_size))
+        self.size, self.batch_size = size, batch_size
 
     def __len__(self) -> int:
         return len(self.starts)

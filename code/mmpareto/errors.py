@@ -21,7 +21,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     try:
         main(sys.argv[1:])
     except UserError as error:
-        sys.exit(_fail(2, f"error: {error}"))
+        number = os.environ.get("RANK", "0")  # of a process that torchrun has started
+        sys.exit(_fail(2, f"error{'' if number == '0' else f' (rank {number})'}: {error}"))
     except KeyboardInterrupt as interrupt:
         sys.exit(_fail(130, str(interrupt) or "interrupted"))
 

@@ -10,6 +10,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor
 from tqdm import tqdm
 
+from . import distributed
 from .data import own_targets, to_device
 from .fusions.base import Fusion, Output
 
@@ -43,10 +44,7 @@ def predict(model, forward, batches, device, limit=None) -> tuple[dict[str, list
         logits |= {f"_{name}": u for name, u in output.unimodal.items()}
         predictions.append({name: u.argmax(1) for name, u in logits.items()})
         truths.append(own_targets(targets, logits))
-    return tuple(
-        {name: torch.cat([row[name] for row in rows]).tolist() for name in rows[0]}
-        for rows in (predictions, truths)
-    )
+    return tuple(_joined(rows) for rows in (predictions, truths))
 
 
 def mean_losses(model, forward, batches, device, limit=None) -> dict[str, float]:
@@ -57,15 +55,24 @@ def mean_losses(model, forward, batches, device, limit=None) -> dict[str, float]
         rows.append(
             {name: F.cross_entropy(u, targets, reduction="none") for name, u in logits.items()}
         )
-    return {name: torch.cat([row[name] for row in rows]).mean().item() for name in rows[0]}
+    return {name: sum(losses) / len(losses) for name, losses in _joined(rows).items()}
+
+
+def _joined(rows: list[dict[str, Tensor]]) -> dict[str, list]:
+    """Rows of vectors as one list for each name; of several processes, all of theirs."""
+    own = [{name: values.tolist() for name, values in row.items()} for row in rows]
+    rows = [row for part in distributed.gather(own) for row in part]
+    return {name: [x for row in rows for x in row[name]] for name in rows[0]}
 
 
 @torch.no_grad()
 def outputs(model, forward, batches, device, limit=None) -> Iterator[tuple[Output, Tensor]]:
     """What the model, in evaluation mode, says of each batch, and the targets as they came."""
-    total = min(len(batches), limit or len(batches))
+    mine = len(distributed.own(range(limit))) if limit else len(batches)
+    total = min(len(batches), mine)
     model.eval()
+    hidden = None if distributed.is_first() else True  # None: where nobody watches
     for inputs, targets in islice(
-        tqdm(batches, "evaluate", total, leave=False, disable=None), total
+        tqdm(batches, "evaluate", total, leave=False, disable=hidden), total
     ):
         yield forward(to_device(inputs, device)), targets

@@ -163,7 +163,8 @@ def _parser() -> Parser:
     add("--epochs", type=positive(int),
         help=f"passes over the data, >= 1 (default: {DEFAULTS['epochs']}, or the dataset's)")
     add("--batch_size", type=positive(int),
-        help="samples per batch, >= 1; the last incomplete batch is dropped (default: 64)")
+        help="samples per batch, of all processes together, >= 1; the last incomplete one is "
+             "dropped (default: 64)")
     add("--accumulate", type=positive(int), default=1, metavar="N",
         help="batches per optimizer step, >= 1 (default: %(default)s)")
     add("--optimizer", choices=OPTIMIZER_DEFAULTS, default="sgd", help="(default: %(default)s)")
@@ -189,8 +190,10 @@ def _parser() -> Parser:
         help="bf16: forward passes under autocast (default: %(default)s)")
     add("--compile", action="store_true", help="compile the model with torch.compile")
     add("--workers", type=non_negative(int), metavar="N",
-        help="processes that load data, >= 0; any number gives the same samples "
-             "(default: 0, or the dataset's)")
+        help="processes that load data, >= 0, for each that trains; any number gives the same "
+             "samples (default: 0, or the dataset's)")
+    add("--sync_bn", action="store_true",
+        help="in several processes: BatchNorm's statistics over the whole batch; CUDA only")
     add("--deterministic", action="store_true",
         help="only deterministic algorithms; slower on a GPU")
 

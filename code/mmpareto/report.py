@@ -6,12 +6,16 @@ from math import isfinite
 import torch
 from torch import Tensor
 
+from . import distributed
 from .integrate import widest
 from .methods.base import Record
 
 
 def measured(records: list[Record], grad_norm: Tensor) -> dict:
-    """The numbers of one optimizer step, its micro-batches' losses averaged. One host sync."""
+    """The numbers of one optimizer step, its losses averaged over micro-batches and processes.
+
+    One host sync, and the same numbers in every process.
+    """
     tensors: dict[tuple, Tensor] = {("grad_norm",): grad_norm}
     tensors["loss",] = torch.stack([r.loss.detach() for r in records]).mean()
     for name in records[0].losses:
@@ -19,7 +23,8 @@ def measured(records: list[Record], grad_norm: Tensor) -> dict:
     for name, stats in records[-1].encoders.items():
         tensors |= {("encoders", name, field): value for field, value in stats._asdict().items()}
     tensors |= {("measures", name): value for name, value in records[-1].measures.items()}
-    values = torch.stack([widest(tensor) for tensor in tensors.values()]).tolist()  # sync
+    values = torch.stack([widest(tensor) for tensor in tensors.values()])
+    values = distributed.mean(values).tolist()  # sync
 
     step: dict = {"losses": {}}
     for path, value in zip(tensors, values, strict=True):

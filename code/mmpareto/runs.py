@@ -21,7 +21,7 @@ import torch
 import torchvision
 from tqdm import tqdm
 
-from . import __version__, checkpoint, options, report
+from . import __version__, checkpoint, distributed, options, report
 from .errors import UserError
 from .options import REPOSITORY
 
@@ -78,6 +78,9 @@ class Run:
 
     def start(self, header: list[str]) -> None:
         """Create the folder, or cut its logs back to the last whole epoch; then log the header."""
+        distributed.barrier()  # everyone has checked the folder
+        if not distributed.is_first():
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=not self.is_new)
         except FileExistsError:
@@ -123,12 +126,16 @@ class Run:
 
     def log(self, line: str) -> None:
         """Show a line on the console and keep it in train.log."""
+        if not distributed.is_first():
+            return
         tqdm.write(line)
         sys.stdout.flush()
         self._append("train.log", line + "\n")
 
     def record(self, steps: list[dict], epoch: dict, row: str) -> None:
         """Keep an epoch's numbers and show its row."""
+        if not distributed.is_first():
+            return
         self._append("steps.jsonl", "".join(_json_line(step) for step in steps))
         self._append("epochs.jsonl", _json_line(epoch))
         self.log(row)
@@ -138,11 +145,15 @@ class Run:
             self.board.flush()
 
     def save(self, name: str, state: dict[str, Any]) -> None:
-        logs = {log: (self.folder / log).stat().st_size for log in LOGS}
-        checkpoint.write(self.folder / name, {**state, "config": self.config, "logs": logs})
+        if distributed.is_first():
+            logs = {log: (self.folder / log).stat().st_size for log in LOGS}
+            checkpoint.write(self.folder / name, {**state, "config": self.config, "logs": logs})
+        distributed.barrier()  # the others may read it
 
     def finish(self, selected: str, results: dict[str, dict]) -> None:
         """Show and keep the test scores; selected names the rule whose scores are the result."""
+        if not distributed.is_first():
+            return
         if self.board:
             self.board.close()
         for line in report.result_lines(results):
@@ -221,6 +232,7 @@ def environment() -> dict[str, Any]:
         "versions": versions,
         "commit": commit(),
         "threads": torch.get_num_threads(),
+        "processes": distributed.size(),
         "machine": platform.machine(),
         "command": shlex.join(["python", *sys.argv]),
     }

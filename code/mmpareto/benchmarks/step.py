@@ -12,7 +12,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from .. import build, core, options
+from .. import build, core, distributed, options
 from ..data import Data, Modality, to_device
 from ..flags import positive
 from ..fusions.base import Fusion
@@ -39,6 +39,13 @@ def add_flags(parser) -> None:
         help="small: 64 pictures of 32x32; cremad: 8 clips of full size (default: %(default)s)")
     add("--steps", type=positive(int), default=4, help="of every job in a round (default: 4)")
     # fmt: on
+    options.add_device_flags(parser)
+
+
+def add_scaling_flags(parser) -> None:
+    parser.add_argument("--modalities", type=positive(int), nargs="+", default=[1, 2, 4],
+                        help="numbers of them (default: 1 2 4)")  # fmt: skip
+    parser.add_argument("--steps", type=positive(int), default=2, help="of every job in a round")
     options.add_device_flags(parser)
 
 
@@ -103,14 +110,8 @@ def measure(flags: Namespace) -> None:
     steppers |= {name: Stepper(words, modalities, device) for name, words in OURS.items()}
     print(f"commit {commit()}, {flags.size}: batch of {size}, {device}", flush=True)
 
-    def job(stepper: Stepper) -> Callable[[int], None]:
-        def run(_: int) -> None:
-            for _ in range(flags.steps):
-                stepper(inputs, targets)
-
-        return run
-
-    seconds = compare({name: job(stepper) for name, stepper in steppers.items()}, flags.repeats)
+    jobs = {name: repeated(s, inputs, targets, flags.steps) for name, s in steppers.items()}
+    seconds = compare(jobs, flags.repeats)
     parameters = sum(p.nbytes for p in steppers["mmpareto"].model.encoders.parameters())
     print(f"encoders: {parameters / 1e6:.1f} MB of parameters")
     print(f"{'':20}{'s a step':>10}{'gradients':>12}{'of parameters':>15}")
@@ -125,6 +126,16 @@ def measure(flags: Namespace) -> None:
     show_ratio(seconds, "mmpareto features", "uniform")
     for name in ("mmpareto", "mmpareto features"):
         show_parts(name, steppers[name], inputs, targets, flags.steps)
+
+
+def repeated(step: Callable, inputs: dict, targets: Tensor, steps: int) -> Callable[[int], None]:
+    """A job of so many steps on one batch."""
+
+    def run(_: int) -> None:
+        for _ in range(steps):
+            step(inputs, targets)
+
+    return run
 
 
 def random_batch(size: int, modalities: dict, device: torch.device) -> tuple[dict, Tensor]:
@@ -230,6 +241,29 @@ def python_tensors() -> list[Tensor]:
     return [x for x in gc.get_objects() if type(x) in (Tensor, torch.nn.Parameter)]
 
 
+def measure_scaling(flags: Namespace) -> None:
+    """A step by number of modalities; started by torchrun, the exchange of gradients as well."""
+    device = build.pick_device(flags.device, flags.gpu_ids)
+    distributed.join()
+    say = print if distributed.is_first() else lambda *_, **__: None
+    say(f"commit {commit()}, {distributed.size()} processes, batch of 64 pictures of 32x32")
+    for number in flags.modalities:
+        modalities = {f"picture_{i}": DIGITS["color"] for i in range(number)}
+        batch = random_batch(64 // distributed.size(), modalities, device)
+        names = ("uniform", "mmpareto", "mmpareto features")
+        steppers = {name: Stepper(OURS[name], modalities, device) for name in names}
+        jobs = {name: repeated(stepper, *batch, flags.steps) for name, stepper in steppers.items()}
+        params = [torch.zeros_like(p) for p in steppers["mmpareto"].model.parameters()] * 2
+        jobs["exchange"] = lambda _, params=params: distributed.average(params)
+        seconds = {k: statistics.median(v) for k, v in compare(jobs, flags.repeats).items()}
+        steps = ", ".join(f"{name} {seconds[name] / flags.steps:.3f} s" for name in names)
+        held = most_gradients(steppers["mmpareto"], *batch) / 1e6
+        say(f"{number} modalities: {steps}; mmpareto holds {held:.0f} MB of gradients", end="")
+        size = sum(p.nbytes for p in params) / 1e6
+        say(f"; {size:.0f} MB are averaged in {seconds['exchange']:.3f} s", flush=True)
+    distributed.leave()
+
+
 FAST = ["--precision", "bf16", "--compile"]
 VARIANTS = {  # of `throughput`: what to build, flags
     "released, fp32": ["released"],
@@ -258,18 +292,13 @@ def measure_throughput(flags: Namespace) -> None:
                 torch.cuda.reset_peak_memory_stats(device)
             stepper = Stepper(name, CREMAD, device, *more)
             take = traverse_twice if title.startswith("two") else Stepper.__call__
-            seconds = seconds_of(partial(take, stepper, *batch), flags)
+            job = repeated(partial(take, stepper), *batch, flags.steps)
+            seconds = statistics.median(compare({"": job}, flags.repeats)[""]) / flags.steps
             slowest = slowest or seconds
             peak = f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB" if cuda else "-"
             ratio = f"{slowest / seconds:.2f}x"
             print(f"{title:53}{size / seconds:9.1f}{ratio:>13}{peak:>13}", flush=True)
-            del stepper
-
-
-def seconds_of(step: Callable[[], None], flags: Namespace) -> float:
-    """Of one step: the median of several rounds of steps."""
-    times = compare({"": lambda _: [step() for _ in range(flags.steps)]}, flags.repeats)
-    return statistics.median(times[""]) / flags.steps
+            del stepper, job
 
 
 def traverse_twice(stepper: Stepper, inputs: dict, targets: Tensor) -> None:

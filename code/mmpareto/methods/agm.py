@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import distributed
 from ..flags import non_negative
 from ..fusions.base import Fusion
 from .base import JointMethod, Record, add_window_flag, joint_loss
@@ -61,7 +62,7 @@ class AGM(JointMethod):
         output = self.forward(inputs)
         joint, probes = joint_loss(output, targets), self.probe_losses(output, targets)
         if not self.in_window():
-            ((joint + sum(probes.values())) * share).backward()
+            self.descend(joint + sum(probes.values()), share, last)
             return Record(joint, {"joint": joint, **probes})
 
         training = self.options.bn_mode == "batch"  # only such passes change buffers
@@ -69,12 +70,13 @@ class AGM(JointMethod):
         self.model.train(training)
         parts = shapley(list(self.model.encoders), output.joint, self.coalitions(inputs))
         self.model.train()
-        kappa = self.kappa(torch.stack([score(phi, targets) for phi in parts.values()]))
+        scores = torch.stack([score(phi, targets) for phi in parts.values()])
+        kappa = self.kappa(distributed.mean(scores))
         delta = gradient_of_cross_entropy(output.joint, targets)
         modulated = sum(
             k * (delta * phi).sum() for k, phi in zip(kappa, parts.values(), strict=True)
         )
-        ((modulated + sum(probes.values())) * share).backward()
+        self.descend(modulated + sum(probes.values()), share, last)
         for buffer, before in kept:
             buffer.copy_(before)
         if last:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import distributed
 from ..core import GRAMIANS, Integrator, Rule
 from ..data import own_targets
 from ..errors import UserError, reason
@@ -64,6 +65,12 @@ class Method:
         each with its share, precede it.
         """
         raise NotImplementedError
+
+    def descend(self, loss: Tensor, share: float, last: bool) -> None:
+        """Add the gradient of loss times share to `.grad`, at last its mean over all processes."""
+        (loss * share).backward()
+        if last:
+            distributed.average([p.grad for p in self.model.parameters() if p.grad is not None])
 
     def in_window(self) -> bool:
         """Whether this epoch is one of --window's, a flag of methods that act for a while only."""

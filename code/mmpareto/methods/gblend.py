@@ -63,7 +63,7 @@ class GBlend(Method):
         losses = all_losses(output, targets)
         weights = dict(zip(self.names, self.state["weights"], strict=True))
         loss = sum(weights[name] * value for name, value in losses.items())
-        (loss * share).backward()
+        self.descend(loss, share, last)
         measures = {f"weight_{name}": weight for name, weight in weights.items()}
         return Record(loss, losses, measures=measures)
 

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .. import integrate
+from .. import distributed, integrate
 from ..core import Rule
 from ..flags import non_negative, positive
 from ..fusions.base import Fusion
@@ -60,7 +60,10 @@ class GradNorm(IntegratingMethod):
         if not last:
             return record
         measures = {}
-        totals = {name: sum(part[name] for part in self._losses) for name in record.losses}
+        totals = {
+            name: distributed.mean(sum(part[name] for part in self._losses))
+            for name in record.losses
+        }
         common, own = self.model.objectives(totals)
         for name, norms in self._norms.items():
             pair = [common, own[name]]

@@ -66,7 +66,7 @@ class Greedy(JointMethod):
         branches = self.model.read_out(output.features)
         loss = sum(F.cross_entropy(logits, targets) for logits in branches.values())
         probes = self.probe_losses(output, targets)
-        ((loss + sum(probes.values())) * share).backward()
+        self.descend(loss + sum(probes.values()), share, last)
         if last and left:
             self.state["window"][0] -= 1
         elif last:

@@ -11,5 +11,5 @@ class Joint(JointMethod):
     def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
         output = self.forward(inputs)
         joint, probes = joint_loss(output, targets), self.probe_losses(output, targets)
-        ((joint + sum(probes.values())) * share).backward()
+        self.descend(joint + sum(probes.values()), share, last)
         return Record(joint, {"joint": joint, **probes})

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from .. import distributed
 from ..flags import non_negative
 from ..fusions.base import Fusion, Output
 from .base import JointMethod, Record, add_window_flag, joint_loss
@@ -44,7 +45,7 @@ class OGMGE(JointMethod):
     def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
         output = self.forward(inputs)
         joint, probes = joint_loss(output, targets), self.probe_losses(output, targets)
-        ((joint + sum(probes.values())) * share).backward()
+        self.descend(joint + sum(probes.values()), share, last)
         self._scores.append(self.scores(output, targets))
         measures = self.modulate() if last and self.in_window() else {}
         if last:
@@ -60,7 +61,8 @@ class OGMGE(JointMethod):
 
     @torch.no_grad()
     def modulate(self) -> dict[str, Tensor]:
-        damping = coefficients(sum(self._scores), self.options.alpha)
+        scores = distributed.total(sum(self._scores))
+        damping = coefficients(scores, self.options.alpha)
         for encoder, c in zip(self.model.encoders.values(), damping, strict=True):
             for weight in modulated(encoder):
                 noise = torch.zeros_like(weight) if self.options.without_ge else noise_of(weight)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import distributed
 from ..data import Split, loader
 from ..evaluation import outputs
 from ..flags import fraction, non_negative
@@ -64,14 +65,15 @@ class PMR(JointMethod):
         split = trainer.data.splits["train"]
         chosen = split.subset(sample(split, trainer.flags.random_seed, self.epoch))
         batches = loader(chosen, trainer.flags.batch_size)
-        features, targets = [], []
-        for output, truth in outputs(self.model, self.forward, batches, trainer.device):
-            features.append(output.features)
-            targets.append(truth)
-        targets = torch.cat(targets).to(trainer.device)
+        parts = [
+            ({name: z.cpu() for name, z in output.features.items()}, truth)
+            for output, truth in outputs(self.model, self.forward, batches, trainer.device)
+        ]
+        parts = [part for found in distributed.gather(parts) for part in found]
+        targets = torch.cat([truth for _, truth in parts]).to(trainer.device)
         known = self.state["known"]
         for name in self.model.encoders:
-            z = torch.cat([part[name] for part in features])
+            z = torch.cat([features[name] for features, _ in parts]).to(trainer.device)
             old = self.state[f"prototypes_{name}"]
             new, seen = class_means(z, targets, len(known))
             momentum = torch.where(known, self.options.prototype_momentum, 0.0)[:, None]
@@ -85,7 +87,7 @@ class PMR(JointMethod):
         if self.in_window():
             rebalance, measures = self.rebalance(output.features, targets)
             loss = joint + rebalance
-        ((loss + sum(probes.values())) * share).backward()
+        self.descend(loss + sum(probes.values()), share, last)
         return Record(loss, {"joint": joint, **probes}, measures=measures)
 
     def rebalance(self, features: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, dict]:
@@ -96,7 +98,7 @@ class PMR(JointMethod):
             distance = distances(z, self.state[f"prototypes_{name}"]).masked_fill(~known, FAR)
             logs.append((-distance).log_softmax(1))
         right = torch.stack([F.nll_loss(log_p, targets, reduction="none") for log_p in logs])
-        scores = (-right.detach()).exp().sum(1)
+        scores = distributed.total((-right.detach()).exp().sum(1))
         weights = weights_of(scores, options.variant)
         loss = options.alpha * (weights * right.mean(1)).sum()
         if options.variant == "paper" and self.epoch <= options.entropy_epochs:

@@ -17,5 +17,5 @@ class Uniform(Method):
         output = self.forward(inputs)
         losses = all_losses(output, targets)
         loss = sum(losses.values())
-        (loss * share).backward()
+        self.descend(loss, share, last)
         return Record(loss, losses)

@@ -23,7 +23,7 @@ class Unimodal(ProbedMethod):
         loss = sum(unimodal.values())
         probe = self.probe(output)
         joint = {"joint": joint_loss(probe, targets)} if probe else {}
-        ((loss + sum(joint.values())) * share).backward()
+        self.descend(loss + sum(joint.values()), share, last)
         return Record(loss, {**joint, **unimodal})
 
     def clip_groups(self) -> list[list[nn.Parameter]]:

@@ -1,0 +1,71 @@
+"""A program for torchrun: trains on the toy data in float64, once for each line of a file of flags.
+
+python -m torch.distributed.run --standalone --nproc_per_node 2 tests/ranks.py FLAGS_FILE
+"""
+
+import shlex
+from pathlib import Path
+
+import conftest
+import torch
+from torch import nn
+
+import train
+from mmpareto import distributed, errors
+from mmpareto.data import Data, TensorSplit
+from mmpareto.datasets import DATASETS
+from mmpareto.encoders import ENCODERS
+
+
+class Plain(nn.Module):
+    """Stages of convolutions without BatchNorm, whose statistics would be a share's own."""
+
+    out_dim, widths = 6, (4, 6)
+
+    def __init__(self, modality):
+        super().__init__()
+        self.stages = nn.Sequential(
+            nn.Sequential(nn.Conv2d(1, 4, 3, stride=2), nn.Tanh()),
+            nn.Sequential(nn.Conv2d(4, 6, 3), nn.Tanh()),
+        )
+
+    def fold(self, inputs):
+        return inputs
+
+    def forward(self, inputs):
+        return self.stages(inputs).mean((2, 3))
+
+
+class Wide(conftest.Toy):
+    """The toy data in float64."""
+
+    @classmethod
+    def load(cls, options) -> Data:
+        data = super().load(options)
+        splits = {
+            name: TensorSplit({k: x.double() for k, x in split.inputs.items()}, split.targets)
+            for name, split in data.splits.items()
+        }
+        return data._replace(splits=splits)
+
+
+def main(arguments):
+    """Run in this process what the lines of a file say, whatever the number of processes."""
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    before = DATASETS.parts, ENCODERS.parts
+    DATASETS.parts = DATASETS.parts | {"wide": Wide}
+    ENCODERS.parts = ENCODERS.parts | {"plain": Plain}
+    leave, distributed.leave = distributed.leave, lambda: None
+    try:
+        for line in Path(arguments[0]).read_text().splitlines():
+            train.main(["--dataset", "wide", "--encoder", "plain", *shlex.split(line)])
+    finally:
+        torch.set_default_dtype(torch.float32)
+        DATASETS.parts, ENCODERS.parts = before
+        distributed.leave = leave
+        distributed.leave()
+
+
+if __name__ == "__main__":
+    errors.run(main)
