@@ -23,22 +23,25 @@ from mmpareto.runs import Run, finished
 
 def main(arguments: list[str]) -> None:
     flags = options.parse(arguments)
-    distributed.join()
+    with distributed.joined():
+        run(flags)
+
+
+def run(flags: Namespace) -> None:
+    """The run that the flags ask for, or what is left of it."""
     flags.out = distributed.same(flags.out)
     config = options.as_config(flags)
     if flags.resume and (result := finished(flags.out, config)):
         if distributed.is_first():
             print(f"{flags.out} is finished", *report.result_lines(result["results"]), sep="\n")
         return
-    run = Run(flags.out, config, flags.resume)
-    trainer = Trainer(flags, run)
+    trainer = Trainer(flags, Run(flags.out, config, flags.resume))
     try:
         trainer.train()
-        distributed.leave()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"interrupted after epoch {trainer.epoch}; go on with the same flags and "
-            f"--out {run.folder} --resume"
+            f"--out {flags.out} --resume"
         ) from None
 
 

@@ -56,15 +56,13 @@ def main(arguments):
     before = DATASETS.parts, ENCODERS.parts
     DATASETS.parts = DATASETS.parts | {"wide": Wide}
     ENCODERS.parts = ENCODERS.parts | {"plain": Plain}
-    leave, distributed.leave = distributed.leave, lambda: None
     try:
-        for line in Path(arguments[0]).read_text().splitlines():
-            train.main(["--dataset", "wide", "--encoder", "plain", *shlex.split(line)])
+        with distributed.joined():
+            for line in Path(arguments[0]).read_text().splitlines():
+                train.main(["--dataset", "wide", "--encoder", "plain", *shlex.split(line)])
     finally:
         torch.set_default_dtype(torch.float32)
         DATASETS.parts, ENCODERS.parts = before
-        distributed.leave = leave
-        distributed.leave()
 
 
 if __name__ == "__main__":

@@ -30,9 +30,9 @@ def pick_device(name: str, gpu_ids: str | None) -> torch.device:
     ids = [] if gpu_ids is None else [part.strip() for part in gpu_ids.split(",")]
     if len(ids) > 1:
         raise UserError(
-            f"--gpu_ids {gpu_ids}: one process trains on one GPU: for one run on several say\n"
-            f"  CUDA_VISIBLE_DEVICES={gpu_ids} sh script/distributed.sh ...\n"
-            "and for several methods or seeds start one run per GPU"
+            f"--gpu_ids {gpu_ids}: one process trains on one GPU; for a run on several say "
+            f"CUDA_VISIBLE_DEVICES={gpu_ids} sh script/distributed.sh ..., for several methods or "
+            "seeds start one run per GPU"
         )
     if ids and distributed.is_launched():
         raise UserError(

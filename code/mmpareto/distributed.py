@@ -38,17 +38,17 @@ def is_launched() -> bool:
     return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def join() -> None:
-    """Meet the other processes that torchrun has started, if it has."""
-    if is_launched() and not dist.is_initialized():
-        with _clear_errors():
-            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            dist.init_process_group(backend, timeout=PATIENCE)
-
-
-def leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
+@contextmanager
+def joined() -> Iterator[None]:
+    """Together with the other processes that torchrun has started, if it has."""
+    if not is_launched() or dist.is_initialized():
+        yield
+        return
+    with _clear_errors():
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=PATIENCE)
+    yield
+    dist.destroy_process_group()  # after an error the others may not come to it
 
 
 def own(items: list[T]) -> list[T]:
@@ -127,7 +127,7 @@ def _clear_errors() -> Iterator[None]:
         yield
     except (RuntimeError, ConnectionError) as error:
         raise UserError(
-            f"rank {os.environ.get('RANK', rank())} has lost the others ({reason(error)}): one has "
+            f"this process has lost the others of its run ({reason(error)}): one has "
             "ended or cannot be reached, its own message says why; --resume goes on after the last "
             "whole epoch"
         ) from None

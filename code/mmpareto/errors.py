@@ -21,12 +21,12 @@ def run(main: Callable[[list[str]], None]) -> None:
     try:
         main(sys.argv[1:])
     except UserError as error:
-        number = os.environ.get("RANK", "0")  # of a process that torchrun has started
-        sys.exit(_fail(2, f"error{'' if number == '0' else f' (rank {number})'}: {error}"))
+        sys.exit(_fail(2, f"error: {error}"))
     except KeyboardInterrupt as interrupt:
         sys.exit(_fail(130, str(interrupt) or "interrupted"))
 
 
 def _fail(code: int, message: str) -> int:
-    print(message, file=sys.stderr)
+    rank = os.environ.get("RANK", "0")  # of several processes that torchrun has started
+    print(message if rank == "0" else f"rank {rank}: {message}", file=sys.stderr)
     return code

@@ -243,25 +243,31 @@ def python_tensors() -> list[Tensor]:
 
 def measure_scaling(flags: Namespace) -> None:
     """A step by number of modalities; started by torchrun, the exchange of gradients as well."""
-    device = build.pick_device(flags.device, flags.gpu_ids)
-    distributed.join()
-    say = print if distributed.is_first() else lambda *_, **__: None
-    say(f"commit {commit()}, {distributed.size()} processes, batch of 64 pictures of 32x32")
-    for number in flags.modalities:
-        modalities = {f"picture_{i}": DIGITS["color"] for i in range(number)}
-        batch = random_batch(64 // distributed.size(), modalities, device)
-        names = ("uniform", "mmpareto", "mmpareto features")
-        steppers = {name: Stepper(OURS[name], modalities, device) for name in names}
-        jobs = {name: repeated(stepper, *batch, flags.steps) for name, stepper in steppers.items()}
-        params = [torch.zeros_like(p) for p in steppers["mmpareto"].model.parameters()] * 2
-        jobs["exchange"] = lambda _, params=params: distributed.average(params)
-        seconds = {k: statistics.median(v) for k, v in compare(jobs, flags.repeats).items()}
-        steps = ", ".join(f"{name} {seconds[name] / flags.steps:.3f} s" for name in names)
-        held = most_gradients(steppers["mmpareto"], *batch) / 1e6
-        say(f"{number} modalities: {steps}; mmpareto holds {held:.0f} MB of gradients", end="")
-        size = sum(p.nbytes for p in params) / 1e6
-        say(f"; {size:.0f} MB are averaged in {seconds['exchange']:.3f} s", flush=True)
-    distributed.leave()
+    with distributed.joined():
+        device = build.pick_device(flags.device, flags.gpu_ids)
+        say = print if distributed.is_first() else lambda _: None
+        say(f"commit {commit()}, {distributed.size()} processes, batch of 64 pictures of 32x32")
+        for number in flags.modalities:
+            say(scaled(number, device, flags))
+
+
+def scaled(number: int, device: torch.device, flags: Namespace) -> str:
+    """What a step with so many modalities takes, in words."""
+    modalities = {f"picture_{i}": DIGITS["color"] for i in range(number)}
+    batch = random_batch(64 // distributed.size(), modalities, device)
+    names = ("uniform", "mmpareto", "mmpareto features")
+    steppers = {name: Stepper(OURS[name], modalities, device) for name in names}
+    jobs = {name: repeated(stepper, *batch, flags.steps) for name, stepper in steppers.items()}
+    gradients = [torch.zeros_like(p) for p in steppers["mmpareto"].model.parameters()] * 2
+    jobs["exchange"] = lambda _: distributed.average(gradients)
+    seconds = {name: statistics.median(v) for name, v in compare(jobs, flags.repeats).items()}
+    steps = ", ".join(f"{name} {seconds[name] / flags.steps:.3f} s" for name in names)
+    held = most_gradients(steppers["mmpareto"], *batch) / 1e6
+    size = sum(gradient.nbytes for gradient in gradients) / 1e6
+    return (
+        f"{number} modalities: {steps}; mmpareto holds {held:.0f} MB of gradients; "
+        f"{size:.0f} MB are averaged in {seconds['exchange']:.3f} s"
+    )
 
 
 FAST = ["--precision", "bf16", "--compile"]
