@@ -116,7 +116,8 @@ def test_identity_gates_leave_the_encoders_as_they_are():
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
     inputs = batch(*names)
-    for name, z in model.encode(inputs).items():
+    features, _ = model.encode(inputs)
+    for name, z in features.items():
         torch.testing.assert_close(z, model.encoders[name](inputs[name]))
 
 
@@ -125,7 +126,8 @@ def test_modalities_mix():
     model = models.mmtm()
     inputs, _ = models.batch(model)
     inputs["b"].requires_grad_()
-    model.encode(inputs)["a"].sum().backward()
+    features, _ = model.encode(inputs)
+    features["a"].sum().backward()
     assert inputs["b"].grad.abs().sum() > 0 and not model.late
 
 
