@@ -47,15 +47,17 @@ def gramian(j: list[Tensor], g: list[Tensor]) -> Tensor:
     """
     if not j:
         return torch.zeros(3, 1, dtype=torch.float64)
+    # On the CPU a chunk's float64 copies stay in the cache; a GPU prefers few kernels.
+    largest = max(1, *(x.numel() for x in j))
+    chunk = min(largest, 1 << 18) if j[0].device.type == "cpu" else largest
+    first, second = torch.empty(2, chunk, dtype=widest(j[0].device), device=j[0].device)
     rows = []
     for x, y in zip(j, g, strict=True):
         if x.dim() == 4 and x.stride(1) == y.stride(1) == 1:  # channels_last: flat without a copy
             x, y = x.permute(0, 2, 3, 1), y.permute(0, 2, 3, 1)
-        # On the CPU the float64 copy of a chunk stays in the cache; a GPU prefers few kernels.
-        chunk = 1 << 16 if x.device.type == "cpu" else max(x.numel(), 1)
         row = 0
         for a, b in zip(x.flatten().split(chunk), y.flatten().split(chunk), strict=True):
-            a, b = widest(a), widest(b)
+            a, b = first[: len(a)].copy_(a), second[: len(b)].copy_(b)
             row = row + torch.stack([torch.dot(a, a), torch.dot(a, b), torch.dot(b, b)])
         rows.append(row)
     return torch.stack(rows, dim=1)
@@ -170,8 +172,9 @@ def apply(
     if rescale:
         factor = factor * (_norm(level, 1, 1) / length).clamp(min=1)
     factor = torch.where(stationary, 0.0, factor)
-    for x, y, f in zip(j, g, factor.expand(len(j)), strict=True):
-        x.mul_(f * joint_weight).addcmul_(y, (f * unimodal_weight).to(y.dtype))
+    weights = torch.stack([factor * joint_weight, factor * unimodal_weight])
+    for x, y, v, w in zip(j, g, *weights.expand(2, len(j)), strict=True):
+        x.mul_(v).addcmul_(y, w.to(y.dtype))
     total = torch.where(stationary.all(), 0.0, (factor * length).norm() / length.norm())
     return j, stats(gram, joint_weight, unimodal_weight, total, stationary.all())
 
@@ -206,6 +209,6 @@ def _norm(gram: Tensor, joint_weight, unimodal_weight) -> Tensor:
     return (square + unimodal_weight**2 * gg).clamp(min=0).sqrt()
 
 
-def widest(x: Tensor) -> Tensor:
-    """x in float64, in float32 on Apple's GPUs, which have nothing wider."""
-    return x.float() if x.device.type == "mps" else x.double()
+def widest(device: torch.device) -> torch.dtype:
+    """float64; float32 on Apple's GPUs, which have nothing wider."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -23,7 +23,7 @@ def measured(records: list[Record], grad_norm: Tensor) -> dict:
     for name, stats in records[-1].encoders.items():
         tensors |= {("encoders", name, field): value for field, value in stats._asdict().items()}
     tensors |= {("measures", name): value for name, value in records[-1].measures.items()}
-    values = torch.stack([widest(tensor) for tensor in tensors.values()])
+    values = torch.stack([tensor.to(widest(tensor.device)) for tensor in tensors.values()])
     values = distributed.mean(values).tolist()  # sync
 
     step: dict = {"losses": {}}
