@@ -12,7 +12,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from .. import build, core, distributed, options
+from .. import build, core, distributed, integrate, options
 from ..data import Data, Modality, to_device
 from ..flags import positive
 from ..fusions.base import Fusion
@@ -43,9 +43,14 @@ def add_flags(parser) -> None:
 
 
 def add_scaling_flags(parser) -> None:
-    parser.add_argument("--modalities", type=positive(int), nargs="+", default=[1, 2, 4],
-                        help="numbers of them (default: 1 2 4)")  # fmt: skip
-    parser.add_argument("--steps", type=positive(int), default=2, help="of every job in a round")
+    add = parser.add_argument
+    # fmt: off
+    add("--modalities", type=positive(int), nargs="+", default=[1, 2, 4],
+        help="numbers of them (default: 1 2 4)")
+    add("--millions", type=positive(int), nargs="+", default=[1, 10, 100],
+        help="of parameters in an encoder whose gradients are integrated (default: 1 10 100)")
+    add("--steps", type=positive(int), default=2, help="of every job in a round (default: 2)")
+    # fmt: on
     options.add_device_flags(parser)
 
 
@@ -242,13 +247,20 @@ def python_tensors() -> list[Tensor]:
 
 
 def measure_scaling(flags: Namespace) -> None:
-    """A step by number of modalities; started by torchrun, the exchange of gradients as well."""
+    """A step by number of modalities, integration by number of parameters.
+
+    Started by torchrun, the exchange of gradients as well.
+    """
     with distributed.joined():
         device = build.pick_device(flags.device, flags.gpu_ids)
         say = print if distributed.is_first() else lambda _: None
         say(f"commit {commit()}, {distributed.size()} processes, batch of 64 pictures of 32x32")
         for number in flags.modalities:
             say(scaled(number, device, flags))
+        gradients = {millions: random_gradients(millions, device) for millions in flags.millions}
+        jobs = {str(millions): partial(_integrate, *pair) for millions, pair in gradients.items()}
+        for millions, times in compare(jobs, flags.repeats).items():
+            say(f"{millions} M parameters: integrated in {statistics.median(times):.4f} s")
 
 
 def scaled(number: int, device: torch.device, flags: Namespace) -> str:
@@ -268,6 +280,16 @@ def scaled(number: int, device: torch.device, flags: Namespace) -> str:
         f"{number} modalities: {steps}; mmpareto holds {held:.0f} MB of gradients; "
         f"{size:.0f} MB are averaged in {seconds['exchange']:.3f} s"
     )
+
+
+def random_gradients(millions: int, device: torch.device) -> list[list[Tensor]]:
+    """Two opposed gradients of so many parameters, in tensors of a million numbers."""
+    j = [torch.randn(1000, 1000, device=device) for _ in range(millions)]
+    return [j, [torch.randn_like(x) - x / 2 for x in j]]
+
+
+def _integrate(j: list[Tensor], g: list[Tensor], _: int) -> None:
+    integrate.mmpareto(j, g)
 
 
 FAST = ["--precision", "bf16", "--compile"]
