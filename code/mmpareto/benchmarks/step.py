@@ -15,6 +15,7 @@ from torch import Tensor
 from .. import build, core, distributed, integrate, options
 from ..data import Data, Modality, to_device
 from ..flags import positive
+from ..fusions import FUSIONS
 from ..fusions.base import Fusion
 from ..methods import METHODS
 from ..methods.base import all_losses
@@ -49,6 +50,7 @@ def add_scaling_flags(parser) -> None:
         help="numbers of them (default: 1 2 4)")
     add("--millions", type=positive(int), nargs="+", default=[1, 10, 100],
         help="of parameters in an encoder whose gradients are integrated (default: 1 10 100)")
+    add("--fusion", default="concat", help="where modalities meet (default: %(default)s)")
     add("--steps", type=positive(int), default=2, help="of every job in a round (default: 2)")
     # fmt: on
     options.add_device_flags(parser)
@@ -267,8 +269,9 @@ def scaled(number: int, device: torch.device, flags: Namespace) -> str:
     """What a step with so many modalities takes, in words."""
     modalities = {f"picture_{i}": DIGITS["color"] for i in range(number)}
     batch = random_batch(64 // distributed.size(), modalities, device)
-    names = ("uniform", "mmpareto", "mmpareto features")
-    steppers = {name: Stepper(OURS[name], modalities, device) for name in names}
+    fusion = FUSIONS.find(flags.fusion)
+    names = ["uniform", "mmpareto", *(["mmpareto features"] if FUSIONS[fusion].late else [])]
+    steppers = {name: Stepper(OURS[name], modalities, device, "--fusion", fusion) for name in names}
     jobs = {name: repeated(stepper, *batch, flags.steps) for name, stepper in steppers.items()}
     gradients = [torch.zeros_like(p) for p in steppers["mmpareto"].model.parameters()] * 2
     jobs["exchange"] = lambda _: distributed.average(gradients)
