@@ -4,15 +4,14 @@ python code/evaluate.py runs/RUN/best.pt
 python code/evaluate.py runs/RUN/best.pt --split val --data_root DIR
 """
 
-from argparse import Namespace
 from pathlib import Path
 
-from mmpareto import build, checkpoint, errors
+from mmpareto import errors, trained
 from mmpareto.data import loader
 from mmpareto.errors import UserError
 from mmpareto.evaluation import evaluate
 from mmpareto.flags import non_negative, positive
-from mmpareto.options import Parser, add_device_flags, check_data_root
+from mmpareto.options import Parser, add_device_flags
 
 
 def main(arguments: list[str]) -> None:
@@ -26,29 +25,18 @@ def main(arguments: list[str]) -> None:
     add_device_flags(parser)
     flags = parser.parse_args(arguments)
 
-    state = checkpoint.read_state(flags.checkpoint)
-    trained = Namespace(**state["config"])
-    check_data_root(trained.dataset, flags.data_root)
-    trained.data_root = flags.data_root or Path(trained.data_root)
-    trained.pretrained = None  # the checkpoint holds the weights
-    device = build.pick_device(flags.device, flags.gpu_ids)
-    data = build.load_data(trained)
-    build.check_recipe(data, state["recipe"], flags.checkpoint)
+    options, epoch, data, model, forward, device = trained.load(flags.checkpoint, flags)
     if flags.split not in data.splits:
         raise UserError(f"--split {flags.split}: {data.name} has {', '.join(data.splits)}")
-    model = build.build_model(trained, data)
-    build.load_weights(model, state["model"], flags.checkpoint)
-    model = build.place(model, device, trained.precision)
-    forward = build.build_forward(model, device, precision=trained.precision)
-    batch_size = flags.batch_size or trained.batch_size
+    batch_size = flags.batch_size or options.batch_size
     batches = loader(data.splits[flags.split], batch_size, workers=flags.workers)
     scores = evaluate(model, forward, batches, device, flags.limit_batches)
 
     size = len(data.splits[flags.split])
     scored = min(size, flags.limit_batches * batch_size) if flags.limit_batches else size
     print(
-        f"{trained.dataset} {flags.split}, {scored} of {size} samples; "
-        f"{trained.method}, seed {trained.random_seed}, epoch {state['epoch']}"
+        f"{options.dataset} {flags.split}, {scored} of {size} samples; "
+        f"{options.method}, seed {options.random_seed}, epoch {epoch}"
     )
     print(f"{'':12}{'Acc':>8}{'macro-F1':>10}")
     whole = "mean" if data.tasks else "joint"

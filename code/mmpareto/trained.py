@@ -1,0 +1,44 @@
+"""A model as a run's checkpoint holds it, with the data it was trained on."""
+
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from . import build, checkpoint
+from .data import Data
+from .fusions.base import Fusion, Output
+from .options import check_data_root
+
+
+class Trained(NamedTuple):
+    """What a checkpoint is worth looking at with."""
+
+    options: Namespace  # the flags it was trained with
+    epoch: int
+    data: Data
+    model: Fusion
+    forward: Callable[[dict], Output]
+    device: torch.device
+
+
+def load(path: Path, flags: Namespace) -> Trained:
+    """Read best.pt or last.pt; flags say where to run (`device`, `gpu_ids`) and the `data_root`.
+
+    Without a data_root the data is where the run found it.
+    """
+    state = checkpoint.read_state(path)
+    options = Namespace(**state["config"])
+    check_data_root(options.dataset, flags.data_root)
+    options.data_root = flags.data_root or Path(options.data_root)
+    options.pretrained = None  # the checkpoint holds the weights
+    device = build.pick_device(flags.device, flags.gpu_ids)
+    data = build.load_data(options)
+    build.check_recipe(data, state["recipe"], path)
+    model = build.build_model(options, data)
+    build.load_weights(model, state["model"], path)
+    model = build.place(model, device, options.precision)
+    forward = build.build_forward(model, device, precision=options.precision)
+    return Trained(options, state["epoch"], data, model, forward, device)
