@@ -2,47 +2,160 @@
 
 python code/evaluate.py runs/RUN/best.pt
 python code/evaluate.py runs/RUN/best.pt --split val --data_root DIR
+python code/evaluate.py runs/RUN/best.pt --per_class --robustness --predictions FILE.csv
 """
 
+import os
+from argparse import Namespace
+from functools import partial
+from math import isnan
 from pathlib import Path
 
-from mmpareto import errors, trained
-from mmpareto.data import loader
+from mmpareto import corruption, errors, evaluation, report, trained
+from mmpareto.data import Data, loader
 from mmpareto.errors import UserError
-from mmpareto.evaluation import evaluate
-from mmpareto.flags import non_negative, positive
+from mmpareto.flags import comma_separated, non_negative, positive, seed
 from mmpareto.options import Parser, add_device_flags
+from mmpareto.runs import clear_errors
+
+WIDTH = 80  # of the console; a table of more columns than fit is as wide as it has to be
 
 
 def main(arguments: list[str]) -> None:
-    parser = Parser(prog="evaluate.py", description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("checkpoint", type=Path, help="a run's best.pt or last.pt")
-    parser.add_argument("--split", default="test", help="train, val or test (default: test)")
-    parser.add_argument("--data_root", type=Path, help="(default: where the run found its data)")
-    parser.add_argument("--batch_size", type=positive(int), help="(default: the run's)")
-    parser.add_argument("--workers", type=non_negative(int), default=0, help="(default: 0)")
-    parser.add_argument("--limit_batches", type=positive(int), help="use only the first N batches")
-    add_device_flags(parser)
-    flags = parser.parse_args(arguments)
-
+    flags = parser().parse_args(arguments)
+    check(flags)
     options, epoch, data, model, forward, device = trained.load(flags.checkpoint, flags)
     if flags.split not in data.splits:
         raise UserError(f"--split {flags.split}: {data.name} has {', '.join(data.splits)}")
-    batch_size = flags.batch_size or options.batch_size
-    batches = loader(data.splits[flags.split], batch_size, workers=flags.workers)
-    scores = evaluate(model, forward, batches, device, flags.limit_batches)
+    split, batch_size = data.splits[flags.split], flags.batch_size or options.batch_size
+    size = len(split)
+    if flags.limit_batches and flags.limit_batches * batch_size < size:
+        split = split.subset(range(flags.limit_batches * batch_size))
+    load = partial(loader, batches=batch_size, workers=flags.workers)
+    found = evaluation.predict_with_probabilities(model, forward, load(split), device)
+    predictions, targets, _ = found
 
-    size = len(data.splits[flags.split])
-    scored = min(size, flags.limit_batches * batch_size) if flags.limit_batches else size
     print(
-        f"{options.dataset} {flags.split}, {scored} of {size} samples; "
+        f"{options.dataset} {flags.split}, {len(split)} of {size} samples; "
         f"{options.method}, seed {options.random_seed}, epoch {epoch}"
     )
-    print(f"{'':12}{'Acc':>8}{'macro-F1':>10}")
-    whole = "mean" if data.tasks else "joint"
-    for suffix in (name.removeprefix("Acc") for name in scores if name.startswith("Acc")):
-        name = suffix[1:] or whole
-        print(f"{name:12}{scores['Acc' + suffix]:8.4f}{scores['F1' + suffix]:10.4f}")
+    show_summary(evaluation.score(predictions, targets), data)
+    if flags.per_class:
+        show_classes(evaluation.per_class(predictions, targets, len(data.classes)), data)
+    if flags.predictions:
+        evaluation.write_predictions(flags.predictions, split.ids, data.classes, *found)
+        print(f"\nPrediction of every sample: {flags.predictions}", flush=True)
+    if flags.robustness:
+        random_seed = flags.random_seed or 0
+        rows = corruption.robustness(
+            model, forward, split, data.modalities, device, load,
+            severities=flags.severities or corruption.SEVERITIES, seed=random_seed,
+        )  # fmt: skip
+        show_robustness(rows, data, random_seed)
+
+
+def parser() -> Parser:
+    parser = Parser(prog="evaluate.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    # fmt: off
+    add = parser.add_argument
+    add("checkpoint", type=Path, help="a run's best.pt or last.pt")
+    add("--split", default="test", help="train, val or test (default: test)")
+    add("--data_root", type=Path, help="(default: where the run found its data)")
+    add("--batch_size", type=positive(int), help="(default: the run's)")
+    add("--workers", type=non_negative(int), default=0, help="(default: 0)")
+    add("--limit_batches", type=positive(int), help="use only the first N batches")
+    add_device_flags(parser)
+    add = parser.add_argument_group("what else to show").add_argument
+    add("--per_class", action="store_true",
+        help="recall of every prediction on each class, and precision and F1 of the joint one")
+    add("--robustness", action="store_true",
+        help="accuracies with each modality in turn missing (zeros, another sample's) or corrupted "
+             "(Gaussian noise; other tokens)")
+    add("--severities", type=comma_separated(positive(float)), metavar="S,S",
+        help="of --robustness: the noise's standard deviations, in those of the modality's values "
+             "in the split (default: 0.5,1,2)")
+    add("--random_seed", type=seed, metavar="SEED",
+        help="of what --robustness draws, 0 to 4294967295 (default: 0)")
+    add("--predictions", type=Path, metavar="FILE.csv",
+        help="write id, label, and every prediction with its probability, a row for each sample")
+    # fmt: on
+    return parser
+
+
+def check(flags: Namespace) -> None:
+    """UserError for what would fail, or do nothing, after a long evaluation."""
+    for name in ("severities", "random_seed"):
+        if getattr(flags, name) is not None and not flags.robustness:
+            raise UserError(f"--{name} acts only with --robustness: give both")
+    if flags.predictions:
+        check_new(flags.predictions, f"--predictions {flags.predictions}")
+
+
+def check_new(path: Path, what: str) -> None:
+    """UserError where no new file of this name can be written."""
+    with clear_errors(what):
+        if path.exists():
+            raise UserError(f"{what}: it exists already: give another name, or delete it")
+        if not path.parent.is_dir():
+            raise UserError(f"{what}: there is no folder {path.parent}: make it first")
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise UserError(f"{what}: {path.parent} is not writable: give another folder")
+
+
+def show_summary(scores: dict[str, float], data: Data) -> None:
+    names = {name: shown(name, data) for name in suffixes(scores)}
+    width = max(12, *(len(name) + 1 for name in names.values()))
+    print(f"{'':{width}}{'Acc':>8}{'macro-F1':>10}")
+    for suffix, name in names.items():
+        print(
+            f"{name:{width}}{scores['Acc' + suffix]:8.4f}{scores['F1' + suffix]:10.4f}", flush=True
+        )
+
+
+def show_classes(found: dict[str, evaluation.PerClass], data: Data) -> None:
+    """One table; of several tasks, whose targets differ, one for each."""
+    classes = [name if name.isprintable() else ascii(name)[1:-1] for name in data.classes]
+    for group in [[name] for name in found] if data.tasks else [list(found)]:
+        first = found[group[0]]
+        names = [shown(name, data) for name in group]
+        if data.tasks:
+            title, names = f"Each class of {names[0]}", ["recall"]
+        else:
+            title = "Each class: precision and F1 of the joint prediction, then the recall of all"
+        columns = [classes, map(str, first.samples), rates(first.precision), rates(first.f1)]
+        columns += [rates(found[name].recall) for name in group]
+        headings, rows = ["class", "samples", "prec.", "F1", *names], [*zip(*columns, strict=True)]
+        print(f"\n{title}", report.table(headings, rows, WIDTH), sep="\n", flush=True)
+
+
+def show_robustness(rows: list[dict], data: Data, seed: int) -> None:
+    names = suffixes(rows[0])
+    headings = ["modality", "its input", *(shown(name, data) for name in names)]
+    kinds = {row["input"].split()[0] for row in rows}
+    notes = [f"{k}: {what}" for k, what in corruption.EXPLAINED.items() if k.split()[0] in kinds]
+    cells = [
+        [row["modality"], row["input"], *(f"{row['Acc' + name]:.4f}" for name in names)]
+        for row in rows
+    ]
+    print(
+        f"\nAccuracy with one modality missing or corrupted, the others as they are (seed {seed})",
+        report.table(headings, cells, WIDTH, texts=2),
+        *notes,
+        sep="\n",
+    )
+
+
+def suffixes(scores: dict) -> list[str]:
+    """What follows Acc in the names of the scores."""
+    return [name.removeprefix("Acc") for name in scores if name.startswith("Acc")]
+
+
+def shown(suffix: str, data: Data) -> str:
+    return suffix[1:] or ("mean" if data.tasks else "joint")
+
+
+def rates(values) -> list[str]:
+    return ["-" if isnan(value) else f"{value:.3f}" for value in values]
 
 
 if __name__ == "__main__":

@@ -37,6 +37,11 @@ class Split(Dataset):
     def __len__(self) -> int:
         return len(self.targets)
 
+    @property
+    def ids(self) -> list[str]:
+        """What the samples are called; without names of their own, numbers from 0."""
+        return [str(index) for index in range(len(self))]
+
     def read(self, indices: list[int], draw: int | None = None) -> tuple[dict[str, Tensor], Tensor]:
         """draw: decides, with the sample, what is random about it; None, nothing is random."""
         raise NotImplementedError

@@ -13,6 +13,10 @@ def non_negative(kind: type) -> Callable[[str], float]:
     return _number(kind, lambda value: value >= 0, f"a {_name(kind)} zero or above")
 
 
+def comma_separated(kind: Callable) -> Callable[[str], list]:
+    return lambda text: [kind(part.strip()) for part in text.split(",")]
+
+
 def fraction(text: str) -> float:
     return _number(float, lambda value: 0 <= value < 1, "a number in [0, 1)")(text)
 

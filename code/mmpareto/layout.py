@@ -13,11 +13,11 @@ journal.jsonl    what each clip became; a later call of prepare.py goes on from 
 
 import csv
 import hashlib
-import io
 import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 from .checkpoint import write_atomically
 from .errors import UserError
@@ -30,6 +30,7 @@ FILES = ("path", "bytes", "sha256")
 SPLIT = ("id", "split")
 STILLS = ".stills"  # no modality ends so: a dot is not part of its name
 PARTS = ("train", "val", "test")
+FORMULA = re.compile("'*[-=+@\t\r\n\uff0d\uff1d\uff0b\uff20]")
 
 
 def read_metadata(root: Path) -> dict:
@@ -120,13 +121,29 @@ def read_csv(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    lines: list[str] = []
+    # CRLF while it writes: with another line end, Python 3.11 does not quote cells that hold a CR.
+    file = SimpleNamespace(write=lambda line: lines.append(line.removesuffix("\r\n") + "\n"))
+    writer = csv.DictWriter(file, columns)
     writer.writeheader()
     writer.writerows(rows)
     # names of files need not be text
-    content = text.getvalue().encode(errors="backslashreplace")
+    content = "".join(lines).encode(errors="backslashreplace")
     write_atomically(path, lambda file: file.write(content))
+
+
+def quote_formula(text: str) -> str:
+    """A cell for tables that people open: a spreadsheet computes no text that comes from others.
+
+    One apostrophe is put before text that begins with = + - @, a tab, CR or LF, or their
+    full-width forms, and before such text that begins with apostrophes already, so that
+    `unquote_formula` finds exactly what there was.
+    """
+    return f"'{text}" if FORMULA.match(text) else text
+
+
+def unquote_formula(cell: str) -> str:
+    return cell[1:] if cell[:1] == "'" and FORMULA.match(cell) else cell
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -1,7 +1,9 @@
 """From tensors to numbers, and from numbers to the words that the console shows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from math import isfinite
+from textwrap import wrap
 
 import torch
 from torch import Tensor
@@ -82,3 +84,28 @@ def result_lines(results: dict[str, dict]) -> list[str]:
         epoch = "" if rule == "last" else f", epoch {scores['epoch']}"
         lines.append(f"Result ({rule}{epoch}): test {accuracies(scores)}")
     return lines
+
+
+def table(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, texts: int = 1
+) -> str:
+    """A table for the console: texts columns of text, numbers to their right.
+
+    Nothing is cut: cells of the first column that width leaves no room for take several lines,
+    of no fewer than 16 letters, and headings of numbers lines of 9. Without tabulate, which pads
+    headings, so that long names would have half the room.
+    """
+    sizes = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    sizes[texts:] = [min(size, 9) for size in sizes[texts:]]
+    sizes[0] = min(sizes[0], max(16, width - sum(size + 2 for size in sizes[1:])))
+    sides = "<" * texts + ">" * (len(sizes) - texts)
+    columns = list(zip(sizes, sides, strict=True))
+
+    def lines(row: Sequence[str]) -> Iterable[str]:
+        cells = [wrap(cell, size) for cell, size in zip(row, sizes, strict=True)]
+        for parts in zip_longest(*cells, fillvalue=""):
+            shown = [f"{t:{side}{size}}" for t, (size, side) in zip(parts, columns, strict=True)]
+            yield "  ".join(shown).rstrip()
+
+    rule = "  ".join("-" * size for size in sizes)
+    return "\n".join([*lines(headings), rule, *(line for row in rows for line in lines(row))])

@@ -132,6 +132,10 @@ class PreparedSplit(Split):
         self.root, self.rows, self.readers, self.classes = root, rows, readers, classes
         self.targets = torch.tensor([classes[row["label"]] for row in rows])
 
+    @property
+    def ids(self) -> list[str]:
+        return [row["id"] for row in self.rows]
+
     def read(self, indices: list[int], draw: int | None = None) -> tuple[dict[str, Tensor], Tensor]:
         inputs = {}
         for name, reader in self.readers.items():
