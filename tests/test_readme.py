@@ -11,6 +11,7 @@ import pytest
 from sets import SMALL, write_folder
 
 import compare
+import evaluate
 import train
 from mmpareto.preparation import synthetic
 
@@ -51,6 +52,28 @@ def test_flags_of_compare_are_listed():
     listed = set(re.findall(r"--\w+", table))
     known = set(re.findall(r"--\w+", compare.parser().format_help()))
     assert known - {"--help", "--methods", "--seeds", "--ckpt_path"} <= listed <= known
+
+
+def test_flags_of_evaluate_are_listed():
+    table = README.split("| flags of `code/evaluate.py`")[1].split("\n\n")[0]
+    listed = set(re.findall(r"--\w+", table))
+    assert listed == set(re.findall(r"--\w+", evaluate.parser().format_help())) - {"--help"}
+
+
+@pytest.mark.slow
+def test_evaluating(tmp_path):
+    """The section's commands as written; all but the numbers of what it shows."""
+    commands, shown = re.findall(
+        r"^```text\n(.*?)^```$", README.split("### Evaluating")[1], re.MULTILINE | re.DOTALL
+    )[:2]
+    for command in commands.splitlines():
+        words = [sys.executable, ROOT / command.split()[1], *command.split()[2:]]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    without_numbers = [
+        re.sub(r"epoch \d|\b[01]\.\d{4}", "", text).splitlines() for text in (shown, done.stdout)
+    ]
+    assert without_numbers[0] == without_numbers[1]
 
 
 def test_words_of_the_rows_are_explained():

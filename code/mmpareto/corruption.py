@@ -7,9 +7,9 @@ shuffled    the input of another sample of the split, drawn at random: usual val
             nothing of the sample, as in permutation importance (Breiman 2001).
 noise S     Gaussian noise added where the model reads it, not clipped. Its standard deviation is S
             times that of all the modality's values in the split.
-replaced P% of tokens in place of noise: each that is no padding is, with probability P, another one
-            drawn uniformly from the vocabulary. P = S^2 / (1 + S^2) is the share that noise S has
-            in the variance of what it is added to.
+replaced P% of tokens in place of noise: each that is no padding is, with probability P, drawn anew,
+            uniformly from the vocabulary. P = S^2 / (1 + S^2) is the share that noise S has in the
+            variance of the sum.
 
 What is drawn follows from the seed, the modality and the sample's number in the split, not from
 batches or processes; stronger noise is the same noise, times more.
