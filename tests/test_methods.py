@@ -25,7 +25,7 @@ PAIRS = [
 ]  # fmt: skip
 OPTIONS = {
     "no_probes": False, "scale": 1, "gamma": 1.5, "granularity": "encoder",
-    "gramian": "parameters",
+    "gramian": "parameters", "observe": False, "accumulate": 1,
 }  # fmt: skip
 
 
@@ -208,3 +208,58 @@ def test_thirty_steps_equal_the_reference(name, settings, rule, parts):
             stepper.step()
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-8, atol=1e-8)
+
+
+class TestObserve:
+    """The uniform baseline with its gradients looked at."""
+
+    def trained(self, folder, *flags):
+        trainer = trainer_of(folder, "--dataset", "toy", "--method", "uniform", *flags)
+        return trainer.model.state_dict(), trainer.train_epoch()
+
+    @pytest.mark.parametrize("fusion", ["concat", "mmtm"])
+    def test_it_trains_the_same_weights(self, tmp_path, fusion):
+        plain, steps = self.trained(tmp_path, "--fusion", fusion)
+        seen, observed = self.trained(tmp_path, "--fusion", fusion, "--observe")
+        assert all(torch.equal(plain[name], seen[name]) for name in plain)
+        for step, other in zip(steps, observed, strict=True):
+            encoders = other.pop("encoders")
+            assert other == step
+            for stats in encoders.values():
+                assert (stats["joint_weight"], stats["unimodal_weight"]) == (1, 1)
+                assert stats["scale"] == pytest.approx(1)
+
+    @pytest.mark.parametrize("fusion", [FUSIONS["concat"], models.Mixing])
+    def test_numbers_are_those_of_plain_gradients(self, fusion):
+        model = models.build(fusion, modalities=3)
+        inputs, targets = models.batch(model)
+        record = method_of("uniform", model, observe=True).backward(inputs, targets)
+        joint, unimodal = models.losses(model.train()(inputs), targets)
+        for name, encoder in model.encoders.items():
+            j, g = (
+                reference.flat(torch.autograd.grad(loss, encoder.parameters(), retain_graph=True))
+                for loss in (joint, unimodal[name])
+            )
+            stats = record.encoders[name]
+            assert stats.cos.item() == pytest.approx(F.cosine_similarity(j, g, dim=0).item())
+            assert stats.joint_norm.item() == pytest.approx(j.norm().item())
+            assert stats.unimodal_norm.item() == pytest.approx(g.norm().item())
+
+    def test_identical_losses(self):
+        model = models.build()
+        inputs, targets = models.batch(model)
+        joint, _ = models.losses(model(inputs), targets)
+        integrator = Integrator(model, model.encoders, integrate.uniform, late=False)
+        for j, g in integrator.observe(joint, dict.fromkeys(model.encoders, joint)).values():
+            assert abs(integrate.uniform(j, g)[1].cos.item() - 1) < 1e-6
+        assert all(g is None for g in gradients(model))
+        joint.backward()  # the graph is still there
+
+    def test_what_cannot_be_observed(self, tmp_path):
+        with pytest.raises(UserError, match="drop --accumulate 2, or drop --observe"):
+            self.trained(tmp_path, "--observe", "--accumulate", "2")
+        tasks = ["--dataset", "toy_tasks", "--method", "uniform", "--observe"]
+        with pytest.raises(UserError, match="--fusion separate no encoder has two losses"):
+            trainer_of(tmp_path, *tasks, "--fusion", "separate")
+        record = trainer_of(tmp_path, *tasks).train_epoch()[0]
+        assert record["encoders"].keys() == {"shared"}

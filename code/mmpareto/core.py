@@ -105,26 +105,16 @@ class Integrator:
         before, unscale and clip `.grad` after. Non-finite gradients stay non-finite.
         """
         self._check_losses(unimodal_losses)
-        encoders = {name: _trainable(module) for name, module in self.encoders.items()}
+        encoders = self._trainable_encoders()
         inside = {p for params in encoders.values() for p in params}
-        everything = _trainable(self.model)
-        outside = [p for p in everything if p not in inside]
+        outside = [p for p in _trainable(self.model) if p not in inside]
         if self.gramian == "features":
             self._check_features(joint_loss, unimodal_losses, features, accumulate)
             return self._through_features(joint_loss, unimodal_losses, features, outside)
         if features is not None:
             raise ValueError("features are given, but gramian is 'parameters': drop one of them")
 
-        j = _gradients(joint_loss, everything, retain_graph=True)
-        if self.late:
-            g = _gradients(sum(unimodal_losses.values()), everything)
-        else:
-            g = {}
-            for i, (name, params) in enumerate(encoders.items(), start=1):
-                # Of this loss only its own encoder takes part; what it does to others is dropped.
-                targets, last = [*params, *outside], i == len(encoders)
-                _add(g, _gradients(unimodal_losses[name], targets, retain_graph=not last))
-
+        j, g = self._both(joint_loss, unimodal_losses, outside)
         if self._held is not None:
             for gradients, held in zip((j, g), self._held, strict=True):
                 _add(gradients, held)
@@ -134,16 +124,58 @@ class Integrator:
 
         distributed.average([*j.values(), *g.values()])
         stats = {}
-        for name, params in encoders.items():
-            params = [p for p in params if p in j or p in g]
-            if not params:  # nothing to train, all frozen for example
-                continue
-            pairs = [_zero_filled(gradients, params) for gradients in (j, g)]
-            h, stats[name] = self.rules[name](*pairs)
+        for name, (params, *pair) in self._pairs(j, g).items():
+            h, stats[name] = self.rules[name](*pair)
             _write(dict(zip(params, h, strict=True)))
         for gradients in (j, g):
             _write({p: gradients[p] for p in outside if p in gradients})
         return stats
+
+    def observe(
+        self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]
+    ) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
+        """Each encoder's two gradients, j and g, in the order of its parameters.
+
+        `.grad` and the graph stay as they are, so that any backward pass may follow. Traversals,
+        processes and encoders without a gradient are as of `backward`.
+        """
+        self._check_losses(unimodal_losses)
+        j, g = self._both(joint_loss, unimodal_losses, [], retain_graph=True)
+        distributed.average([*j.values(), *g.values()])
+        return {name: pair for name, (_, *pair) in self._pairs(j, g).items()}
+
+    def _trainable_encoders(self) -> dict[str, list[nn.Parameter]]:
+        return {name: _trainable(module) for name, module in self.encoders.items()}
+
+    def _both(
+        self,
+        joint_loss: Tensor,
+        unimodal_losses: Mapping[str, Tensor],
+        outside: list[nn.Parameter],
+        *,
+        retain_graph: bool = False,
+    ) -> tuple[dict[Tensor, Tensor], dict[Tensor, Tensor]]:
+        """Gradients of the joint and of the encoders' own losses; of both in parameters outside."""
+        encoders = self._trainable_encoders()
+        everything = [*(p for params in encoders.values() for p in params), *outside]
+        j = _gradients(joint_loss, everything, retain_graph=True)
+        if self.late:
+            own = sum(unimodal_losses.values())
+            return j, _gradients(own, everything, retain_graph=retain_graph)
+        g: dict[Tensor, Tensor] = {}
+        for i, (name, params) in enumerate(encoders.items(), start=1):
+            # Of this loss only its own encoder takes part; what it does to others is dropped.
+            keep = retain_graph or i < len(encoders)
+            _add(g, _gradients(unimodal_losses[name], [*params, *outside], retain_graph=keep))
+        return j, g
+
+    def _pairs(self, j: dict[Tensor, Tensor], g: dict[Tensor, Tensor]) -> dict[str, tuple]:
+        """{name: (parameters, j, g)} of every encoder that has anything to train."""
+        pairs = {}
+        for name, params in self._trainable_encoders().items():
+            if params := [p for p in params if p in j or p in g]:
+                pairs[name] = (params, *(_zero_filled(part, params) for part in (j, g)))
+        return pairs
 
     def _through_features(
         self,

@@ -1,21 +1,60 @@
 """Uniform baseline: every loss has weight 1."""
 
+from argparse import Namespace
+from collections.abc import Callable
+
 from torch import Tensor
 
-from ..fusions.base import Fusion
+from .. import integrate
+from ..core import Integrator
+from ..errors import UserError
+from ..fusions.base import Fusion, Output
+from ..integrate import Stats
 from .base import Method, Record, all_losses
 
 
 class Uniform(Method):
-    """L = L_joint + sum_k L_k, in one backward pass; of tasks, the sum of theirs."""
+    """L = L_joint + sum_k L_k, in one backward pass; of tasks, the sum of theirs.
+
+    Observed, each encoder's two gradients are taken apart first and only looked at.
+    """
 
     @staticmethod
     def runs_with(fusion: type[Fusion]) -> bool:
         return True
 
+    @staticmethod
+    def add_flags(parser) -> None:
+        parser.add_argument(
+            "--observe",
+            action="store_true",
+            help="record cosine, norms and conflict of each encoder's two gradients, too; trains "
+            "the same weights, but takes further backward passes for it",
+        )
+
+    def __init__(self, model: Fusion, forward: Callable[[dict], Output], options: Namespace):
+        super().__init__(model, forward, options)
+        self.integrator = None
+        if options.observe:
+            if model.multitask and model.late:
+                raise UserError(
+                    f"--observe: in --fusion {options.fusion} no encoder has two losses: drop it"
+                )
+            if options.accumulate > 1:
+                raise UserError(
+                    f"--observe looks at a whole batch at once: drop --accumulate "
+                    f"{options.accumulate}, or drop --observe"
+                )
+            self.integrator = Integrator(model, model.encoders, integrate.uniform, late=model.late)
+
     def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
         output = self.forward(inputs)
         losses = all_losses(output, targets)
         loss = sum(losses.values())
+        encoders = self.observed(losses) if self.integrator else {}
         self.descend(loss, share, last)
-        return Record(loss, losses)
+        return Record(loss, losses, encoders)
+
+    def observed(self, losses: dict[str, Tensor]) -> dict[str, Stats]:
+        pairs = self.integrator.observe(*self.model.objectives(losses))
+        return {name: integrate.uniform(j, g)[1] for name, (j, g) in pairs.items()}
