@@ -9,7 +9,6 @@ goes on where an interrupted one stopped.
 """
 
 import json
-import re
 import shlex
 import signal
 import sys
@@ -211,15 +210,14 @@ def plan_run(
         raise UserError(f"--tune {min(both)}: it is given with a single value, too: drop one")
     words = from_anywhere(words)
     trained = options.parse(words)
-    tried = [f"{flag}={value}" for flag, value in setting.items()]
-    words = from_anywhere([*words, *(f"--{word}" for word in tried)])
+    words = from_anywhere([*words, *(f"--{flag}={value}" for flag, value in setting.items())])
     try:
         options.parse(words)
     except UserError as error:
         raise UserError(f"--tune with {comparison.label(name, setting)}: {error}") from None
     out = out or Path("runs") / f"compare-{options.data_name(trained)}"
-    folder = re.sub(r"[^\w.,=+-]", "-", "-".join([method, *own, *tried, f"s{seed}"]))
-    words += ["--resume", "--out", str((out / folder).absolute())]
+    folder = out / comparison.folder_name(name, setting, seed)
+    words += ["--resume", "--out", str(folder.absolute())]
     flags = options.parse(words)
     return Plan(name, setting, flags.random_seed, words, flags)
 
@@ -345,7 +343,7 @@ def show_table(compared: Comparison, rows: list[dict], notes: list[str]) -> None
     comparison.write_table_files(compared, rows, summary, notes)
     pictures = [compared.folder / f"table.{form}" for form in ("png", "svg")]
     if find_spec("matplotlib"):
-        figures.write(pictures, comparison.points(compared, rows), rows[0]["rule"])
+        figures.write(pictures, figures.table, comparison.points(compared, rows), rows[0]["rule"])
     else:
         print("No picture of the table: it needs a package, run pip install matplotlib")
 

@@ -73,6 +73,27 @@ def test_table(tmp_path, calls, capsys):
     assert "vs" not in table  # uniform is not among them
 
 
+def test_what_is_compared_can_be_read_back(tmp_path, calls):
+    """Its table is the one that was made at once, after the folder has moved, too."""
+    flags = ["--methods", "uniform,pareto:scale=2", "--seeds", "0,1"]
+    tuned = ["--tune", "learning_rate=0.05,0.01"]
+    rows = compared(tmp_path / "first", *flags, *tuned)
+    (tmp_path / "first").rename(tmp_path / "moved")
+    again, found = comparison.reopen(tmp_path / "moved")
+    assert len(found) == len(rows) == 16
+    chosen, notes = comparison.pick_settings(again, comparison.of_rule(found, again.select))
+    table = comparison.cells(again, comparison.summarise(again, chosen))
+    made = (tmp_path / "moved/table.md").read_text()
+    assert comparison.as_markdown(comparison.title(chosen), table, notes) == made
+    for row in found:
+        setting = {"learning_rate": row["learning_rate"]}
+        name = comparison.folder_name(row["method"], setting, row["seed"])
+        assert (tmp_path / "moved" / name / "config.json").exists()
+    (tmp_path / "moved/comparison.json").write_text("{}")
+    with pytest.raises(UserError, match=r"comparison\.json or runs\.csv is damaged .* --collect"):
+        comparison.reopen(tmp_path / "moved")
+
+
 def test_default_baseline(tmp_path, calls, capsys):
     """uniform, where it is one of several; the numbers are those of runs.csv, seed by seed."""
     rows = compared(tmp_path, "--methods", "joint,uniform", "--seeds", "0,1")
@@ -479,7 +500,7 @@ class TestFiles:
         asked = made(["ogm_ge:without_ge", "joint"])
         points = comparison.points(asked, self.ROWS)
         assert points["Acc"] == {"ogm_ge:without_ge": [50, 40], "joint": [25, 35]}
-        panels = figures.draw(points, "last").axes
+        panels = figures.table(points, "last").axes
         assert [panel.get_title() for panel in panels] == ["Acc", "Acc_a"]
         names = [text.get_text() for text in panels[0].get_yticklabels()]
         assert names == ["ogm_ge:without_ge", "joint"]
@@ -492,10 +513,10 @@ class TestFiles:
     def test_picture_files(self, tmp_path):
         points = comparison.points(made(["joint"]), [row("joint", 0, 0.5)])
         paths = [tmp_path / "table.png", tmp_path / "table.svg"]
-        figures.write(paths, points, "last")
+        figures.write(paths, figures.table, points, "last")
         contents = [path.read_bytes() for path in paths]
         assert contents[0].startswith(b"\x89PNG") and b">joint<" in contents[1]
-        figures.write(paths, points, "last")
+        figures.write(paths, figures.table, points, "last")
         assert [path.read_bytes() for path in paths] == contents
 
 

@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 
 from .checkpoint import write_atomically
 from .errors import UserError
-from .layout import write_table
+from .layout import read_csv, write_json, write_table
 from .options import as_config
 from .report import mean
 from .runs import clear_errors, finished, read_json
+
+FILE = "comparison.json"  # of a comparison's folder
 
 
 class Plan(NamedTuple):
@@ -62,6 +64,11 @@ class Difference(NamedTuple):
 
 def label(name: str, setting: dict[str, str]) -> str:
     return " ".join([name, *(f"{flag}={value}" for flag, value in setting.items())])
+
+
+def folder_name(name: str, setting: dict[str, str], seed: str | int) -> str:
+    tried = [f"{flag}={value}" for flag, value in setting.items()]
+    return re.sub(r"[^\w.,=+-]", "-", "-".join([*name.split(":"), *tried, f"s{seed}"]))
 
 
 def read(plan: Plan) -> list[dict]:
@@ -276,10 +283,41 @@ def as_latex(heading: str, table: list[dict[str, str]], notes: list[str]) -> str
 
 
 def write_runs(comparison: Comparison, rows: list[dict]) -> Path:
-    """Every run, seed and rule."""
+    """Every run, seed and rule; and what is compared, for `reopen`."""
     path = comparison.folder / "runs.csv"
     _write_numbers(path, rows)
+    kept = {k: v for k, v in comparison._asdict().items() if k not in ("folder", "plans")}
+    write_json(comparison.folder / FILE, kept)
     return path
+
+
+def reopen(folder: Path) -> tuple[Comparison, list[dict]]:
+    """The comparison that has written folder, without its plans, and its rows as `read` has them.
+
+    Numbers have the digits that runs.csv has.
+    """
+    try:
+        comparison = Comparison(folder, **read_json(folder / FILE), plans=[])
+        (_, columns), *lines = read_csv(folder / "runs.csv")
+        texts = {"method", "rule", *comparison.settings[0]}
+        rows = [dict(zip(columns, values, strict=True)) for _, values in lines]
+        return comparison, [
+            {name: text if name in texts else _number(name, text) for name, text in row.items()}
+            for row in rows
+        ]
+    except (TypeError, ValueError, LookupError) as error:
+        raise UserError(
+            f"{folder}: its {FILE} or runs.csv is damaged ({error}): make them again, by the same "
+            "compare.py command with --collect"
+        ) from None
+
+
+def _number(column: str, text: str) -> Any:
+    if column in ("seed", "epoch"):
+        return int(text)
+    if column.startswith(("Acc", "F1", "val_")) or column in ("conflict", "seconds_per_epoch"):
+        return float(text) if text else None
+    return text
 
 
 def write_table_files(

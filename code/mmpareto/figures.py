@@ -1,7 +1,9 @@
-"""The picture of a comparison: the accuracies of all seeds, and their means."""
+"""Pictures in one style, and that of a comparison: the accuracies of all seeds, their means."""
 
 import io
 import statistics
+import warnings
+from collections.abc import Callable, Iterable
 from itertools import cycle
 from pathlib import Path
 
@@ -10,18 +12,25 @@ from .checkpoint import write_atomically
 # Okabe and Ito's colours: readers who are colour-blind tell them apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INCHES = {"panel": 2.3, "row": 0.36, "letter": 0.075, "rest": 1.3}
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "mmpareto",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.parse_math": False,  # a name with a dollar in it is a name
+}
 
 
-def write(paths: list[Path], points: dict[str, dict[str, list[float]]], rule: str) -> None:
-    """Draw points into every path, whose ending says the form.
-
-    points: {panel: {method: percent of each seed}}, every panel with the same methods.
-    """
+def write(paths: Iterable[Path], draw: Callable, *arguments) -> None:
+    """Draw the figure that draw(*arguments) makes into every path, whose ending says the form."""
     # lazily: training needs no matplotlib; without pyplot, Agg draws whatever screen there is
     from matplotlib import rc_context
 
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "table", "font.size": 9}):
-        figure = draw(points, rule)
+    with rc_context(STYLE), warnings.catch_warnings():
+        # An SVG's reader has the letters that matplotlib's own font lacks.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        figure = draw(*arguments)
         for path in paths:
             content = io.BytesIO()
             plain = {"metadata": {"Date": None}} if path.suffix == ".svg" else {"dpi": 200}
@@ -29,8 +38,11 @@ def write(paths: list[Path], points: dict[str, dict[str, list[float]]], rule: st
             write_atomically(path, lambda file, content=content: file.write(content.getvalue()))
 
 
-def draw(points: dict[str, dict[str, list[float]]], rule: str):
-    """One panel for each accuracy, one line for each method, in their order."""
+def table(points: dict[str, dict[str, list[float]]], rule: str):
+    """One panel for each accuracy, one line for each method, in their order.
+
+    points: {panel: {method: percent of each seed}}, every panel with the same methods.
+    """
     from matplotlib.figure import Figure
 
     methods = list(next(iter(points.values())))
@@ -47,7 +59,6 @@ def draw(points: dict[str, dict[str, list[float]]], rule: str):
         panel.set_title(name, fontsize="medium")
         panel.set_yticks(range(len(methods)), methods)
         panel.set_ylim(len(methods) - 0.5, -0.5)
-        panel.spines[["top", "right"]].set_visible(False)
     figure.supxlabel(
         f"test accuracy (%), {rule} epoch\ndots: seeds; tick: mean; line: standard deviation",
         fontsize="medium",
