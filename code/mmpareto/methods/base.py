@@ -38,6 +38,7 @@ class Method:
 
     default_fusion = "concat"
     needs_validation = False  # whether it cannot train without a validation split
+    single_loss: str | None = None  # "joint" or "unimodal", of one that trains encoders by it alone
 
     @staticmethod
     def add_flags(parser) -> None:

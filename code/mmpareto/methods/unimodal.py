@@ -13,6 +13,8 @@ class Unimodal(ProbedMethod):
     separate runs would, each clipped on its own. Of tasks, each trains alone.
     """
 
+    single_loss = "unimodal"
+
     @staticmethod
     def runs_with(fusion: type[Fusion]) -> bool:
         return fusion.late

@@ -1,0 +1,78 @@
+"""Look into a run or a comparison: Figure 1 of the paper, numbers beside it, and one page of all.
+
+    python code/analyze.py runs/RUN
+    python code/analyze.py runs/compare-cgdigits --checkpoints EARLY/last.pt LATE/last.pt
+
+Everything is written into the folder analysis of DIR; report.html there needs no other file.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from mmpareto import comparison, errors
+from mmpareto.analysis import page, sections
+from mmpareto.analysis.sections import Work
+from mmpareto.analysis.subject import find
+from mmpareto.errors import UserError
+from mmpareto.flags import non_negative, positive
+from mmpareto.options import Parser, add_device_flags
+from mmpareto.runs import clear_errors
+
+
+def main(arguments: list[str]) -> None:
+    flags = parser().parse_args(arguments)
+    for package in ("matplotlib", "jinja2", "tabulate"):
+        if not find_spec(package):
+            raise UserError(f"pictures and page need a package: run pip install {package}")
+    subject = find(flags.dir)
+    looked = [] if flags.logs_only else sections.look(subject, flags)
+    matrices = [] if flags.logs_only else sections.confusions(subject, flags)
+
+    folder = flags.out or flags.dir / "analysis"
+    with clear_errors(f"--out {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+    work = Work(subject, folder, flags.window)
+    parts = [
+        sections.results(work),
+        sections.training(work),
+        sections.conflicts(work),
+        sections.magnitudes(work, looked),
+        sections.predictions(flags.split, matrices),
+        sections.settings(subject),
+    ]
+    print(subject.title)
+    for part in parts:
+        for table in part.tables if part.on_console else ():
+            print(f"\n{table.caption}", comparison.as_text(table.rows, "simple"), sep="\n")
+    path = folder / "report.html"
+    page.write(path, subject.title, parts)
+    print(f"\n{path}, and beside it its figures (.png, .svg) and numbers (.csv)")
+
+
+def parser() -> Parser:
+    parser = Parser(prog="analyze.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    # fmt: off
+    add = parser.add_argument
+    add("dir", type=Path, metavar="DIR", help="a run's folder, or a comparison's")
+    add("--out", type=Path, metavar="DIR", help="where to write (default: analysis in DIR)")
+    add("--checkpoints", type=Path, nargs="+", metavar="FILE",
+        help="whose encoders to hold fixed for the gradient magnitudes, of any runs (default: a "
+             "run's own last.pt; of a comparison none)")
+    add("--window", type=positive(int), default=20, metavar="N",
+        help="steps over which a conflict rate is taken, >= 1 (default: %(default)s)")
+    add("--split", default="test",
+        help="train, val or test: what the confusion matrices are of (default: %(default)s)")
+    add("--logs_only", action="store_true",
+        help="load no model and no data: no gradient magnitudes, no confusion matrices")
+    add("--data_root", type=Path, metavar="DIR", help="(default: where the run found its data)")
+    add("--workers", type=non_negative(int), default=0, metavar="N",
+        help="processes that load data, >= 0 (default: %(default)s)")
+    add("--limit_batches", type=positive(int), metavar="N",
+        help="look at the first N batches only, >= 1 (default: all)")
+    add_device_flags(parser)
+    # fmt: on
+    return parser
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,1 @@
+"""What runs have recorded and what their checkpoints show: Figure 1 of the paper, and a page."""

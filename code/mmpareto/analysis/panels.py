@@ -1,0 +1,222 @@
+"""The panels of Figure 1, and the curves beside them; every function here returns a figure.
+
+They are drawn by `figures.write`, whose style they need. What is told apart by colour differs in
+shape, line or hatching, too.
+"""
+
+import statistics
+from collections.abc import Iterator
+from itertools import cycle
+from math import isfinite, sqrt
+from typing import Any, NamedTuple
+
+from ..figures import COLORS
+from .fixed import Fixed
+from .logs import Logs, trace, windows
+
+BLUE, RED, GREEN = COLORS[:3]
+GRAY = "#555555"
+MARKERS = "osD^vP*"  # with six colours: 42 methods, each with a pair of its own
+MANY = 2000  # points, from where on an SVG holds them as a picture
+WIDTH, HEIGHT = 3.1, 2.3  # of a panel, in inches
+
+
+class Series(NamedTuple):
+    """One method in the plane and in the curves; every list has one entry for each seed."""
+
+    points: dict[str, list[float]]  # {accuracy: percent}
+    curves: dict[str, list[list[float | None]]]  # {loss or accuracy: by epoch}
+    single_loss: str | None = None  # "joint" or "unimodal": what it is trained by alone
+
+
+def cosines(logs: Logs, size: int):
+    """(a) Cosine of both gradients at every step, and the conflict rate in windows of size."""
+    figure, panels = _grid(len(logs.encoders), rows=(3, 1), width=3.4, height=2.8)
+    figure.get_layout_engine().set(h_pad=0.02)
+    first, second = logs.objectives
+    for name, (upper, lower) in zip(logs.encoders, panels, strict=True):
+        for panel, first_one in zip((upper, lower), panels[0], strict=True):
+            panel.sharey(first_one)
+        steps = [step for step in trace(logs, name) if step.stats["cos"] is not None]
+        for is_conflict, label, look in (
+            (False, "cos > 0", {"marker": "o", "color": GREEN, "s": 9, "alpha": 0.7}),
+            (
+                True,
+                "conflict: cos \N{LESS-THAN OR EQUAL TO} 0",
+                {"marker": "x", "color": RED, "s": 22},
+            ),
+        ):
+            mine = [step for step in steps if step.stats["conflict"] is is_conflict]
+            upper.scatter(
+                [step.number for step in mine], [step.stats["cos"] for step in mine],
+                label=label, linewidths=0 if look["marker"] == "o" else 1.2,
+                rasterized=len(mine) > MANY, **look,
+            )  # fmt: skip
+        upper.axhline(0, color=GRAY, linewidth=0.8)
+        upper.set_title(f"encoder {name}", fontsize="medium")
+        upper.set_ylabel(f"cosine of the {first} and\n{second} gradient")
+        upper.tick_params(labelbottom=False)
+        upper.sharex(lower)
+        for window in windows(steps, size):
+            left, right = window["first"] - 0.5, window["last"] + 0.5
+            height = 100 * window["conflict"]
+            lower.bar(
+                left,
+                height,
+                right - left,
+                align="edge",
+                color=RED,
+                edgecolor="white",
+                linewidth=0.4,
+            )
+        lower.set_ylim(0, max(10, lower.get_ylim()[1]))
+        lower.set_ylabel("conflicts\n(%)")
+        lower.set_xlabel(f"iteration; conflicts in windows of {size}")
+    _legend(figure, panels[0][0])
+    return figure
+
+
+def weights(logs: Logs):
+    """What each gradient is multiplied with, and the scale on their sum, step by step."""
+    figure, panels = _grid(len(logs.encoders), rows=(1, 1), width=3.4, height=2.8)
+    first, second = logs.objectives
+    for name, (upper, lower) in zip(logs.encoders, panels, strict=True):
+        steps = trace(logs, name)
+        numbers = [step.number for step in steps]
+        raster = len(steps) > MANY
+        for field, label, look in (
+            ("joint_weight", f"weight of the {first} gradient", {"color": BLUE, "linestyle": "-"}),
+            (
+                "unimodal_weight",
+                f"weight of the {second} gradient",
+                {"color": RED, "linestyle": "--"},
+            ),
+        ):
+            values = _plain(step.stats[field] for step in steps)
+            upper.plot(numbers, values, label=label, linewidth=1, rasterized=raster, **look)
+        scales = _plain(step.stats["scale"] for step in steps)
+        lower.plot(numbers, scales, color=GREEN, linewidth=1, rasterized=raster)
+        upper.set_title(f"encoder {name}", fontsize="medium")
+        upper.set_ylabel("weight")
+        upper.tick_params(labelbottom=False)
+        lower.set_ylabel("scale")
+        lower.set_xlabel("iteration")
+    _legend(figure, panels[0][0])
+    return figure
+
+
+def plane(series: dict[str, Series], rule: str):
+    """(c) Accuracy of the joint prediction against that of every unimodal one.
+
+    Mean and standard deviation over seeds; lines where a method is trained by that loss alone.
+    """
+    accuracies = list(next(iter(series.values())).points)
+    joint, *unimodal = accuracies
+    figure, panels = _grid(len(unimodal), rows=(1,))
+    for name, (panel,) in zip(unimodal, panels, strict=True):
+        for (label, one), look in zip(series.items(), _looks(), strict=False):
+            x, y = (one.points[column] for column in (joint, name))
+            middle, spread = zip(_spread(x), _spread(y), strict=True)
+            panel.errorbar(
+                *middle, xerr=spread[0], yerr=spread[1], label=label, linestyle="none",
+                markersize=6, elinewidth=0.9, capsize=2, **look,
+            )  # fmt: skip
+            if one.single_loss:
+                is_joint = one.single_loss == "joint"
+                line, at = (panel.axvline, middle[0]) if is_joint else (panel.axhline, middle[1])
+                line(at, color=look["color"], linewidth=0.9, linestyle="--", zorder=0)
+        panel.set_xlabel(f"test {joint} (%), {rule}")
+        panel.set_ylabel(f"test {name} (%)")
+    _legend(figure, panels[0][0])
+    return figure
+
+
+def magnitudes(looked: dict[str, dict[str, Fixed]], objectives: tuple[str, str]):
+    """(d) How often batches have which gradient norm: a row for each checkpoint."""
+    import numpy
+
+    encoders = list(next(iter(looked.values())))
+    figure, panels = _grid(
+        len(encoders), rows=(1,) * len(looked), width=3.4, height=2.2 * len(looked)
+    )
+    for name, column in zip(encoders, panels, strict=True):
+        for (label, found), panel in zip(looked.items(), column, strict=True):
+            fixed = found[name]
+            both = fixed.joint.norms + fixed.unimodal.norms
+            edges = numpy.histogram_bin_edges(
+                both, bins=min(40, max(8, round(2 * sqrt(len(both)))))
+            )
+            for objective, moments, look in (
+                (objectives[0], fixed.joint, {"facecolor": BLUE, "alpha": 0.75}),
+                (
+                    objectives[1],
+                    fixed.unimodal,
+                    {"facecolor": "none", "edgecolor": RED, "hatch": "////"},
+                ),
+            ):
+                text = f"{objective}: mean {moments.mean:.3g}, var {moments.variance:.2g}"
+                text += f", trace {moments.trace:.3g}"
+                panel.hist(moments.norms, edges, label=text, **look)
+            for moments, look in ((fixed.joint, {"color": BLUE}), (fixed.unimodal, {"color": RED})):
+                panel.axvline(moments.mean, 0, 0.7, linewidth=1, linestyle="--", **look)
+            panel.set_title(f"encoder {name}\n{label}", fontsize="medium")
+            panel.set_ylabel("batches")
+            panel.set_ylim(0, 1.45 * panel.get_ylim()[1])  # room for the numbers
+            panel.legend(fontsize="x-small", loc="upper left", frameon=False)
+        column[-1].set_xlabel("gradient magnitude, encoder fixed")
+    return figure
+
+
+def curves(series: dict[str, Series]):
+    """Training loss and accuracies by epoch; over several seeds their mean, and where all lie."""
+    names = list(next(iter(series.values())).curves)
+    figure, panels = _grid(len(names), rows=(1,), width=2.4, height=2.1)
+    for name, (panel,) in zip(names, panels, strict=True):
+        for (label, one), look in zip(series.items(), _looks(), strict=False):
+            by_epoch = list(zip(*(_plain(seed) for seed in one.curves[name]), strict=False))
+            epochs = range(1, len(by_epoch) + 1)
+            middle = [statistics.fmean(values) for values in by_epoch]
+            every = max(1, len(by_epoch) // 8)
+            panel.plot(
+                epochs, middle, label=label, linewidth=1.2, markersize=3.5, markevery=every, **look
+            )
+            if len(one.curves[name]) > 1:
+                low, high = ([end(values) for values in by_epoch] for end in (min, max))
+                panel.fill_between(epochs, low, high, color=look["color"], alpha=0.15, linewidth=0)
+        panel.set_title(name, fontsize="medium")
+        panel.set_xlabel("epoch")
+        panel.xaxis.get_major_locator().set_params(integer=True)
+    if len(series) > 1:
+        _legend(figure, panels[0][0])
+    return figure
+
+
+def _grid(columns: int, rows: tuple[int, ...], width: float = WIDTH, height: float = HEIGHT):
+    """A figure, and its panels column by column; rows are their relative heights."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(columns, 1.3) * width, height + 0.5), layout="constrained")
+    panels = figure.subplots(len(rows), columns, squeeze=False, height_ratios=rows)
+    return figure, [[row[column] for row in panels] for column in range(columns)]
+
+
+def _legend(figure, panel) -> None:
+    handles, labels = panel.get_legend_handles_labels()
+    width = figure.get_figwidth() / (0.5 + max(map(len, labels), default=1) * 0.075)
+    figure.legend(
+        handles, labels, loc="outside lower center", frameon=False, fontsize="small",
+        ncols=max(1, min(len(labels), int(width))),
+    )  # fmt: skip
+
+
+def _looks() -> Iterator[dict[str, Any]]:
+    return ({"color": c, "marker": m} for c, m in zip(cycle(COLORS), cycle(MARKERS), strict=False))
+
+
+def _spread(values: list[float]) -> tuple[float, float | None]:
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def _plain(values) -> list[float]:
+    """A gap in the line where there is no number."""
+    return [float("nan") if v is None or not isfinite(v) else v for v in values]
