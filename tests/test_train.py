@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import statistics
 import subprocess
 import sys
 
@@ -73,7 +74,8 @@ class TestFolder:
             "result.json",
         }  # fmt: skip
         log = (folder / "train.log").read_text()
-        assert capsys.readouterr().out == log
+        captured = capsys.readouterr()
+        assert captured.out == log and captured.err == ""  # no bar where nobody watches
         assert "recipe" in log and "Command  python" in log and "seed 0" in log
         epochs = [line for line in log.splitlines() if line.startswith("Epoch")]
         assert all(0 < row["waiting"] < 1 for row in read(folder / "epochs.jsonl"))
@@ -187,6 +189,19 @@ class TestFolder:
             run("--dataset", "toy_without_val", method="gblend")
         assert not (tmp_path / "run").exists()
 
+    def test_on_a_terminal(self, run, monkeypatch, capsys):
+        """Lines end where its width does, between their parts; the log's do not."""
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        monkeypatch.setenv("COLUMNS", "80")
+        log = (run() / "train.log").read_text()
+        shown = capsys.readouterr().out
+        assert shown.split() == log.split() and "\033" not in shown
+        lines = [line for line in shown.splitlines() if "train.py" not in line]
+        assert 70 < max(map(len, lines)) <= 80
+        row = next(i for i, line in enumerate(lines) if line.startswith("Epoch 2/2"))
+        assert re.fullmatch(r"Epoch .* Acc_b [01]\.\d{4}", lines[row])
+        assert re.match(r" {9}Best Acc [01]\.\d{4} \(\d\)  conflict", lines[row + 1])
+
     def test_tensorboard(self, run):
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -194,9 +209,19 @@ class TestFolder:
         events = EventAccumulator(str(folder / "tensorboard"))
         events.Reload()
         epochs = read(folder / "epochs.jsonl")
-        for tag, name in (("val/Acc", "Acc"), ("train/loss", "loss"), ("val/F1_a", "F1_a")):
+        names = {"val/Acc": "Acc", "train/loss": "loss", "val/F1_a": "F1_a"}
+        expected = {tag: [epoch[name] for epoch in epochs] for tag, name in names.items()}
+        steps = read(folder / "steps.jsonl")
+        for field in ("cos", "conflict", "unimodal_weight"):
+            expected[f"train/b/{field}"] = [
+                statistics.mean(s["encoders"]["b"][field] for s in steps if s["epoch"] == epoch)
+                for epoch in (1, 2)
+            ]
+        results = json.loads((folder / "result.json").read_text())["results"]
+        expected["result (last)/Acc_a"] = [results["last"]["Acc_a"]]
+        for tag, wanted in expected.items():
             values = [event.value for event in events.Scalars(tag)]
-            assert values == pytest.approx([epoch[name] for epoch in epochs], rel=1e-5)
+            assert values == pytest.approx(wanted, rel=1e-5), tag
 
 
 class TestResume:

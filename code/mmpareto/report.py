@@ -1,9 +1,10 @@
 """From tensors to numbers, and from numbers to the words that the console shows."""
 
+import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from math import isfinite
-from textwrap import wrap
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from torch import Tensor
 from . import distributed
 from .integrate import widest
 from .methods.base import Record
+
+TIED = "\x00"  # stands for a space that no line ends at
 
 
 def measured(records: list[Record], grad_norm: Tensor) -> dict:
@@ -42,6 +45,7 @@ def summary(steps: list[dict]) -> dict:
     """One epoch's steps in a few numbers; conflict is a share of all (step, encoder) pairs."""
     good = [step for step in steps if not step["skipped"]]
     encoders = [stats for step in good for stats in step.get("encoders", {}).values()]
+    names = dict.fromkeys(name for step in good for name in step.get("encoders", {}))
     measures = dict.fromkeys(name for step in good for name in step.get("measures", {}))
     return {
         "loss": mean(step["loss"] for step in good),
@@ -49,7 +53,14 @@ def summary(steps: list[dict]) -> dict:
         "stationary": sum(stats["stationary"] for stats in encoders),
         "skipped": len(steps) - len(good),
         **{name: mean(step["measures"].get(name) for step in good) for name in measures},
+        "encoders": {name: _means(step["encoders"].get(name) for step in good) for name in names},
     }
+
+
+def _means(stats: Iterable[dict | None]) -> dict[str, float | None]:
+    """Of every field over the steps in which it has a value."""
+    known = [one for one in stats if one]
+    return {field: mean(v for v in (s[field] for s in known) if isfinite(v)) for field in known[0]}
 
 
 def mean(values: Iterable[float | None]) -> float | None:
@@ -71,6 +82,23 @@ def row(epoch: dict, epochs: int, best: dict) -> str:
         words.append(f"conflict {epoch['conflict']:.0%}")
     words += [f"{name} {epoch[name]}" for name in ("stationary", "skipped") if epoch[name]]
     return "  ".join([*words, f"data {epoch['waiting']:.0%}", f"{epoch['seconds']:.1f}s"])
+
+
+def fitted(line: str, width: int) -> str:
+    """A log's line as lines of a terminal: broken between its parts, which two spaces separate.
+
+    A part that is too long for that breaks at any space. A command stays whole, to be copied.
+    """
+    if len(line) <= width or line.startswith("Command"):
+        return line
+    indent = " " * 9
+    whole = re.sub(r"(?<=\S) (?=\S)", TIED, line)
+    fits = all(len(indent + part) <= width for part in whole.split())
+    lines = textwrap.wrap(
+        whole if fits else line, width, subsequent_indent=indent, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+    return "\n".join(lines).replace(TIED, " ")
 
 
 def accuracies(scores: dict) -> str:
@@ -102,7 +130,7 @@ def table(
     columns = list(zip(sizes, sides, strict=True))
 
     def lines(row: Sequence[str]) -> Iterable[str]:
-        cells = [wrap(cell, size) for cell, size in zip(row, sizes, strict=True)]
+        cells = [textwrap.wrap(cell, size) for cell, size in zip(row, sizes, strict=True)]
         for parts in zip_longest(*cells, fillvalue=""):
             shown = [f"{t:{side}{size}}" for t, (size, side) in zip(parts, columns, strict=True)]
             yield "  ".join(shown).rstrip()

@@ -125,10 +125,11 @@ class Run:
                     file.truncate(sizes.get(name, 0))
 
     def log(self, line: str) -> None:
-        """Show a line on the console and keep it in train.log."""
+        """Show a line on the console, on a terminal at its width, and keep it in train.log."""
         if not distributed.is_first():
             return
-        tqdm.write(line)
+        watched = sys.stdout.isatty()
+        tqdm.write(report.fitted(line, shutil.get_terminal_size().columns) if watched else line)
         sys.stdout.flush()
         self._append("train.log", line + "\n")
 
@@ -155,6 +156,9 @@ class Run:
         if not distributed.is_first():
             return
         if self.board:
+            for rule, scores in results.items():
+                for name, value in scores.items():
+                    self.board.add_scalar(f"result ({rule})/{name}", value, scores["epoch"])
             self.board.close()
         for line in report.result_lines(results):
             self.log(line)
@@ -254,10 +258,15 @@ def commit() -> str:
 
 
 def _flat(epoch: dict) -> list[tuple[str, float]]:
-    """TensorBoard's names: val/Acc, train/loss..."""
+    """TensorBoard's names: val/Acc, train/loss, train/gray/cos..."""
     part = {name: epoch["split"] for name in epoch if name.startswith(("Acc", "F1"))}
-    numbers = {name: value for name, value in epoch.items() if isinstance(value, int | float)}
-    return [(f"{part.get(name, 'train')}/{name}", value) for name, value in numbers.items()]
+    named = [(f"{part.get(name, 'train')}/{name}", value) for name, value in epoch.items()]
+    named += [
+        (f"train/{encoder}/{field}", value)
+        for encoder, stats in epoch["encoders"].items()
+        for field, value in stats.items()
+    ]
+    return [(name, value) for name, value in named if isinstance(value, int | float)]
 
 
 def _json_line(content: dict) -> str:
