@@ -158,6 +158,22 @@ class TestLogs:
         assert len(logs.read(folder).steps) == len(whole.steps) / 2
         assert logs.read(folder).checkpoint.name == "last.pt"
 
+    def test_every_window_is_drawn_at_its_height(self, run):
+        """On one scale for all encoders, whichever has the most conflicts."""
+        read = logs.read(run("--observe"))
+        for step in read.steps:
+            for name, until in (("a", 1), ("b", 5)):
+                step["encoders"][name]["conflict"] = step["step"] <= until and step["epoch"] == 1
+        figure = panels.cosines(read, 6)
+        for panel, share in zip(figure.axes[2:], (100 / 6, 500 / 6), strict=True):
+            assert [bar.get_height() for bar in panel.patches] == pytest.approx([share, 0])
+            low, high = panel.get_ylim()
+            assert low == 0 and high > 500 / 6
+        for panel, count in zip(figure.axes[:2], (1, 5), strict=True):
+            plain, conflicts = panel.collections
+            assert len(conflicts.get_offsets()) == count
+            assert len(plain.get_offsets()) == 12 - count
+
     def test_skipped_steps_are_no_points(self, run):
         read = logs.read(run("--observe"))
         read.steps[1]["skipped"] = True

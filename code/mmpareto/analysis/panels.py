@@ -35,8 +35,6 @@ def cosines(logs: Logs, size: int):
     figure.get_layout_engine().set(h_pad=0.02)
     first, second = logs.objectives
     for name, (upper, lower) in zip(logs.encoders, panels, strict=True):
-        for panel, first_one in zip((upper, lower), panels[0], strict=True):
-            panel.sharey(first_one)
         steps = [step for step in trace(logs, name) if step.stats["cos"] is not None]
         for is_conflict, label, look in (
             (False, "cos > 0", {"marker": "o", "color": GREEN, "s": 9, "alpha": 0.7}),
@@ -69,9 +67,14 @@ def cosines(logs: Logs, size: int):
                 edgecolor="white",
                 linewidth=0.4,
             )
-        lower.set_ylim(0, max(10, lower.get_ylim()[1]))
+        lower.set_ylim(bottom=0)
         lower.set_ylabel("conflicts\n(%)")
         lower.set_xlabel(f"iteration; conflicts in windows of {size}")
+    for row, top in zip(zip(*panels, strict=True), (0, 10), strict=True):
+        # All encoders on one scale, now that everything is drawn.
+        limits = [top, *(limit for panel in row for limit in panel.get_ylim())]
+        for panel in row:
+            panel.set_ylim(min(limits), max(limits))
     _legend(figure, panels[0][0])
     return figure
 
@@ -125,7 +128,7 @@ def plane(series: dict[str, Series], rule: str):
                 is_joint = one.single_loss == "joint"
                 line, at = (panel.axvline, middle[0]) if is_joint else (panel.axhline, middle[1])
                 line(at, color=look["color"], linewidth=0.9, linestyle="--", zorder=0)
-        panel.set_xlabel(f"test {joint} (%), {rule}")
+        panel.set_xlabel(f"test {joint} (%), {rule} epoch")
         panel.set_ylabel(f"test {name} (%)")
     _legend(figure, panels[0][0])
     return figure

@@ -89,7 +89,10 @@ def _compared(folder: Path) -> Subject:
         points = {accuracy: values[name] for accuracy, values in percents.items()}
         method = METHODS[seeds[0].flags["method"]]
         series[name] = Series(points, _curves(seeds), method.single_loss)
-    table = comparison.cells(made, comparison.summarise(made, rows))
+    table = [
+        {column: cell.replace(" +- ", " \N{PLUS-MINUS SIGN} ") for column, cell in row.items()}
+        for row in comparison.cells(made, comparison.summarise(made, rows))
+    ]
     return Subject(
         title=f"{next(iter(runs.values()))[0].flags['dataset']}: {', '.join(made.names)}",
         rule=rows[0]["rule"],
