@@ -9,7 +9,7 @@ Everything is written into the folder analysis of DIR; report.html there needs n
 from importlib.util import find_spec
 from pathlib import Path
 
-from mmpareto import comparison, errors
+from mmpareto import errors, report
 from mmpareto.analysis import page, sections
 from mmpareto.analysis.sections import Work
 from mmpareto.analysis.subject import find
@@ -18,10 +18,12 @@ from mmpareto.flags import non_negative, positive
 from mmpareto.options import Parser, add_device_flags
 from mmpareto.runs import clear_errors
 
+WIDTH = 80  # of the console
+
 
 def main(arguments: list[str]) -> None:
     flags = parser().parse_args(arguments)
-    for package in ("matplotlib", "jinja2", "tabulate"):
+    for package in ("matplotlib", "jinja2"):
         if not find_spec(package):
             raise UserError(f"pictures and page need a package: run pip install {package}")
     subject = find(flags.dir)
@@ -43,7 +45,8 @@ def main(arguments: list[str]) -> None:
     print(subject.title)
     for part in parts:
         for table in part.tables if part.on_console else ():
-            print(f"\n{table.caption}", comparison.as_text(table.rows, "simple"), sep="\n")
+            columns, rows = list(table.rows[0]), [list(row.values()) for row in table.rows]
+            print(f"\n{table.caption}", report.table(columns, rows, WIDTH), sep="\n")
     path = folder / "report.html"
     page.write(path, subject.title, parts)
     print(f"\n{path}, and beside it its figures (.png, .svg) and numbers (.csv)")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from sets import SMALL, write_folder
 
+import analyze
 import compare
 import evaluate
 import train
@@ -74,6 +75,12 @@ def test_evaluating(tmp_path):
         re.sub(r"epoch \d|\b[01]\.\d{4}", "", text).splitlines() for text in (shown, done.stdout)
     ]
     assert without_numbers[0] == without_numbers[1]
+
+
+def test_flags_of_analyze_are_listed():
+    table = README.split("### Looking into runs")[1].split("\n##")[0].split("| flags of")[1]
+    known = set(re.findall(r"--\w+", analyze.parser().format_help())) - {"--help"}
+    assert set(re.findall(r"--\w+", table)) == known
 
 
 def test_words_of_the_rows_are_explained():
@@ -151,7 +158,8 @@ def test_commands_run_as_written(command, tmp_path):
     shutil.copytree(ROOT, clone, symlinks=True,
                     ignore=shutil.ignore_patterns(".venv", ".git", "runs"))  # fmt: skip
     quick = "" if command == "sh script/mmpareto.sh" else " --limit_batches 2 --encoder cnn"
-    quick += " --seeds 0" if "compare" in command or "multitask" in command else ""
+    compares = any(name in command for name in ("compare", "multitask", "figure1"))
+    quick += " --seeds 0" if compares else ""
     done = subprocess.run(
         command + quick, shell=True, cwd=clone, capture_output=True, text=True,
         env={**os.environ, "PYTHON": sys.executable},

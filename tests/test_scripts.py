@@ -55,6 +55,20 @@ def test_default_folder(tmp_path):
     ] == ["cgdigits-uniform-s0-TIME"]
 
 
+def test_figure1(tmp_path):
+    """Twice, the second call trains nothing; --out is refused, as the folders have names."""
+    script = [ROOT / "script/figure1.sh", *QUICK, "--epochs", "2", "--seeds", "0"]
+    for _ in range(2):
+        done = sh(*script, cwd=tmp_path, OUT="a folder")
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished already") == 1 + 5
+    assert "uniform, seed 0, epoch 1: " in done.stdout and "epoch 2: " in done.stdout
+    written = {path.name for path in (tmp_path / "a folder/analysis").iterdir()}
+    assert {"report.html", "plane.svg", "gradients.png", "cosines-uniform-observe-s0.png"} < written
+    refused = sh(*script, "--out", "x", cwd=tmp_path)
+    assert refused.returncode == 2 and "say OUT=DIR" in refused.stderr
+
+
 COMPARE = [ROOT / "script/compare.sh", "--encoder", "cnn", "--epochs", "2", "--limit_batches", "8",
            "--seeds", "0,1", "--methods", "joint,uniform", "--jobs", "2"]  # fmt: skip
 

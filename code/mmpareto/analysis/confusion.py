@@ -2,11 +2,9 @@
 
 from typing import NamedTuple
 
-from sklearn.metrics import confusion_matrix
-
 from ..data import loader
 from ..errors import UserError
-from ..evaluation import predict
+from ..evaluation import confusion, predict
 from ..trained import Trained
 
 
@@ -28,13 +26,9 @@ def confusions(trained: Trained, split: str, workers: int, limit: int | None) ->
     if split not in data.splits:
         raise UserError(f"--split {split}: {data.name} has {', '.join(data.splits)}")
     batches = loader(data.splits[split], trained.options.batch_size, workers=workers)
-    predictions, targets = predict(trained.model, trained.forward, batches, trained.device, limit)
-    labels = range(len(data.classes))
+    found = predict(trained.model, trained.forward, batches, trained.device, limit)
+    counts = confusion(*found, len(data.classes))
     return [
-        Confusion(
-            suffix[1:] or "joint",
-            data.classes,
-            confusion_matrix(targets[suffix], predicted, labels=labels).tolist(),
-        )
-        for suffix, predicted in predictions.items()
+        Confusion(suffix[1:] or "joint", data.classes, matrix.tolist())
+        for suffix, matrix in counts.items()
     ]
