@@ -31,7 +31,7 @@ class Moments:
 
     def add(self, gradient: list[Tensor], norm: float) -> None:
         if not self.norms:
-            self._sum = [torch.zeros_like(integrate.widest(x)) for x in gradient]
+            self._sum = [torch.zeros_like(x, dtype=integrate.widest(x.device)) for x in gradient]
         for total, x in zip(self._sum, gradient, strict=True):
             total.add_(x)
         self.norms.append(norm)
