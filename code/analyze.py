@@ -27,18 +27,17 @@ def main(arguments: list[str]) -> None:
         if not find_spec(package):
             raise UserError(f"pictures and page need a package: run pip install {package}")
     subject = find(flags.dir)
-    looked = [] if flags.logs_only else sections.look(subject, flags)
-    matrices = [] if flags.logs_only else sections.confusions(subject, flags)
-
     folder = flags.out or flags.dir / "analysis"
     with clear_errors(f"--out {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
+    looked, why_not = sections.look(subject, flags)
+    matrices = sections.confusions(subject, flags)
     work = Work(subject, folder, flags.window)
     parts = [
         sections.results(work),
         sections.training(work),
         sections.conflicts(work),
-        sections.magnitudes(work, looked),
+        sections.magnitudes(work, looked, why_not),
         sections.predictions(flags.split, matrices),
         sections.settings(subject),
     ]

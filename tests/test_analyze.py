@@ -19,11 +19,12 @@ from test_methods import trainer_of
 import analyze
 import train
 from mmpareto import trained
-from mmpareto.analysis import fixed, logs, page, panels
+from mmpareto.analysis import fixed, logs, page, panels, sections
 from mmpareto.analysis.confusion import Confusion
 from mmpareto.analysis.fixed import Moments
 from mmpareto.analysis.logs import Step
 from mmpareto.data import ShuffledBatches
+from mmpareto.datasets import DATASETS
 from mmpareto.errors import UserError
 
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "&lt;b&gt;", "$\\frac{"]
@@ -36,6 +37,13 @@ def analyzed(*words):
 def rows(path):
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+@pytest.fixture(autouse=True)
+def one_form(monkeypatch, request):
+    """Most tests need no PNG, whose drawing takes time."""
+    if "everything" not in request.node.name:
+        monkeypatch.setattr(sections, "FORMS", ("svg",))
 
 
 @pytest.fixture
@@ -249,12 +257,27 @@ class TestRun:
         assert re.search(r"shared +easy", shown) and re.search(r"shared +hard", shown)
         assert "uniform with --observe" in (folder / "analysis/report.html").read_text()
 
+    def test_what_cannot_be_looked_at_is_said(self, run):
+        """Asked for, it is an error; else the page has the rest."""
+        folder = run(dataset="toy_tasks", method="unimodal")
+        analyzed(folder)
+        text = (folder / "analysis/report.html").read_text()
+        assert "no encoder has two losses" in text and "Acc_easy" in text
+        with pytest.raises(UserError, match="no encoder has two losses"):
+            analyzed(folder, "--checkpoints", folder / "last.pt")
+
+    def test_settings_are_those_of_the_run(self, run):
+        """Zeros among them, and what was not given left out."""
+        found = analyze.find(run("--weight_decay", "0")).settings()
+        assert (found["random_seed"], found["weight_decay"]) == ("0", "0.0")
+        assert not found.keys() & {"pretrained", "observe", "clip_grad"}
+
     def test_logs_only(self, run, monkeypatch):
         """Neither data nor checkpoints need to be there."""
         folder = run("--observe")
         (folder / "last.pt").unlink()
         (folder / "best.pt").unlink()
-        monkeypatch.delitem(analyze.sections.trained.build.DATASETS.parts, "toy")
+        monkeypatch.delitem(DATASETS.parts, "toy")
         analyzed(folder, "--logs_only")
         assert not (folder / "analysis/gradients.csv").exists()
         with pytest.raises(UserError, match=r"checkpoint .*last\.pt: no such file"):

@@ -22,6 +22,10 @@ from ..methods.base import all_losses
 from ..trained import Trained
 
 
+class Unfit(UserError):
+    """A checkpoint whose gradients cannot be compared."""
+
+
 class Moments:
     """Of one loss's gradients over batches; their mean vector is kept in float64."""
 
@@ -74,7 +78,7 @@ def look(trained: Trained, checkpoint: Path, workers: int, limit: int | None) ->
     """
     model, options = trained.model, trained.options
     if model.multitask and model.late:
-        raise UserError(
+        raise Unfit(
             f"{checkpoint}: in --fusion {options.fusion} no encoder has two losses: its gradients "
             "cannot be compared"
         )
@@ -83,7 +87,7 @@ def look(trained: Trained, checkpoint: Path, workers: int, limit: int | None) ->
     order.epoch = trained.epoch + 1
     total = min(len(order), limit or len(order))
     if total < 2:
-        raise UserError(
+        raise Unfit(
             f"{checkpoint}: a variance needs 2 batches, here is {total} of {options.batch_size} "
             "samples: raise --limit_batches"
         )
@@ -103,7 +107,7 @@ def look(trained: Trained, checkpoint: Path, workers: int, limit: int | None) ->
             fixed = found.setdefault(name, Fixed(Moments(), Moments(), []))
             jj, jg, gg = integrate.gramian(j, g).sum(1).tolist()  # sync
             if not isfinite(jj + gg):
-                raise UserError(
+                raise Unfit(
                     f"{checkpoint}: the gradients of {name} are not finite: give one "
                     "from before the training went astray"
                 )

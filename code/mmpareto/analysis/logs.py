@@ -42,10 +42,7 @@ class Logs(NamedTuple):
     def checkpoint(self) -> Path:
         """The model whose scores are the run's result; of an unfinished one the last."""
         chosen = self.result["selected"] if self.result else "last"
-        return self.folder / (LAST if chosen == "last" or not self._has_best() else BEST)
-
-    def _has_best(self) -> bool:
-        return (self.folder / BEST).exists()
+        return self.folder / (LAST if chosen == "last" else BEST)
 
 
 class Step(NamedTuple):

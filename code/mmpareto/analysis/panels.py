@@ -15,8 +15,9 @@ from .fixed import Fixed
 from .logs import Logs, trace, windows
 
 BLUE, RED, GREEN = COLORS[:3]
-GRAY = "#555555"
+GRAY, AT_MOST = "#555555", "\N{LESS-THAN OR EQUAL TO}"
 MARKERS = "osD^vP*"  # with six colours: 42 methods, each with a pair of its own
+BAR = {"color": RED, "edgecolor": "white", "linewidth": 0.4}
 MANY = 2000  # points, from where on an SVG holds them as a picture
 WIDTH, HEIGHT = 3.1, 2.3  # of a panel, in inches
 
@@ -38,11 +39,7 @@ def cosines(logs: Logs, size: int):
         steps = [step for step in trace(logs, name) if step.stats["cos"] is not None]
         for is_conflict, label, look in (
             (False, "cos > 0", {"marker": "o", "color": GREEN, "s": 9, "alpha": 0.7}),
-            (
-                True,
-                "conflict: cos \N{LESS-THAN OR EQUAL TO} 0",
-                {"marker": "x", "color": RED, "s": 22},
-            ),
+            (True, f"conflict: cos {AT_MOST} 0", {"marker": "x", "color": RED, "s": 22}),
         ):
             mine = [step for step in steps if step.stats["conflict"] is is_conflict]
             upper.scatter(
@@ -55,18 +52,9 @@ def cosines(logs: Logs, size: int):
         upper.set_ylabel(f"cosine of the {first} and\n{second} gradient")
         upper.tick_params(labelbottom=False)
         upper.sharex(lower)
-        for window in windows(steps, size):
-            left, right = window["first"] - 0.5, window["last"] + 0.5
-            height = 100 * window["conflict"]
-            lower.bar(
-                left,
-                height,
-                right - left,
-                align="edge",
-                color=RED,
-                edgecolor="white",
-                linewidth=0.4,
-            )
+        for window in windows(trace(logs, name), size):
+            left, width = window["first"] - 0.5, window["last"] - window["first"] + 1
+            lower.bar(left, 100 * window["conflict"], width, align="edge", **BAR)
         lower.set_ylim(bottom=0)
         lower.set_ylabel("conflicts\n(%)")
         lower.set_xlabel(f"iteration; conflicts in windows of {size}")
@@ -87,16 +75,12 @@ def weights(logs: Logs):
         steps = trace(logs, name)
         numbers = [step.number for step in steps]
         raster = len(steps) > MANY
-        for field, label, look in (
-            ("joint_weight", f"weight of the {first} gradient", {"color": BLUE, "linestyle": "-"}),
-            (
-                "unimodal_weight",
-                f"weight of the {second} gradient",
-                {"color": RED, "linestyle": "--"},
-            ),
+        for field, objective, look in (
+            ("joint_weight", first, {"color": BLUE, "linestyle": "-"}),
+            ("unimodal_weight", second, {"color": RED, "linestyle": "--"}),
         ):
-            values = _plain(step.stats[field] for step in steps)
-            upper.plot(numbers, values, label=label, linewidth=1, rasterized=raster, **look)
+            label, values = f"weight of the {objective} gradient", [s.stats[field] for s in steps]
+            upper.plot(numbers, _plain(values), label=label, linewidth=1, rasterized=raster, **look)
         scales = _plain(step.stats["scale"] for step in steps)
         lower.plot(numbers, scales, color=GREEN, linewidth=1, rasterized=raster)
         upper.set_title(f"encoder {name}", fontsize="medium")

@@ -10,11 +10,12 @@ from ..errors import UserError
 from ..layout import write_table
 from . import confusion, fixed, logs, panels
 from .confusion import Confusion
-from .fixed import Fixed
+from .fixed import Fixed, Unfit
 from .logs import LAST, Logs
 from .page import Picture, Section, Table
 from .subject import Subject
 
+FORMS = ("png", "svg")  # the page takes the last
 EPOCHS_SHOWN = 12  # rows of a conflict table; longer runs show groups of epochs
 
 
@@ -26,7 +27,7 @@ class Work(NamedTuple):
     window: int  # steps that a conflict rate is taken over
 
     def draw(self, name: str, caption: str, figure: Callable, *arguments) -> Picture:
-        paths = [self.folder / f"{name}.{form}" for form in ("png", "svg")]
+        paths = [self.folder / f"{name}.{form}" for form in FORMS]
         figures.write(paths, figure, *arguments)
         return Picture(paths[-1], caption)
 
@@ -71,11 +72,24 @@ class Looked(NamedTuple):
         ]
 
 
-def look(subject: Subject, flags: Namespace) -> list[Looked]:
-    """The checkpoints that --checkpoints names, or a run's own last one."""
+def look(subject: Subject, flags: Namespace) -> tuple[list[Looked], str]:
+    """The checkpoints that --checkpoints names, or a run's own last one; or why there is none."""
+    if flags.logs_only:
+        return [], "Not looked at, with --logs_only."
+    if flags.checkpoints:
+        return _look(flags.checkpoints, flags), ""
+    if len(subject.first) > 1:
+        return [], "Not looked at: name checkpoints of these or other runs with --checkpoints."
+    path = subject.first[0].folder / LAST
+    try:
+        return _look([path], flags), ""
+    except Unfit as error:
+        return [], str(error)
+
+
+def _look(paths: list[Path], flags: Namespace) -> list[Looked]:
     looked: dict[str, Looked] = {}
-    first, *others = subject.first
-    for path in flags.checkpoints or ([] if others else [first.folder / LAST]):
+    for path in paths:
         model = trained.load(path, flags)
         options, tasks = model.options, model.data.tasks
         label = f"{options.method}, seed {options.random_seed}, epoch {model.epoch}"
@@ -93,8 +107,10 @@ def look(subject: Subject, flags: Namespace) -> list[Looked]:
 
 
 def confusions(subject: Subject, flags: Namespace) -> list[Confusion]:
-    """Of the first seed of every method, at the epoch that was chosen."""
-    found = []
+    """Of the first seed of every method, at the epoch that was chosen; none with --logs_only."""
+    found: list[Confusion] = []
+    if flags.logs_only:
+        return found
     for run in subject.first:
         model = trained.load(run.checkpoint, flags)
         for one in confusion.confusions(model, flags.split, flags.workers, flags.limit_batches):
@@ -172,11 +188,10 @@ def _span(group: dict) -> str:
     return str(first) if first == last else f"{first}-{last}"
 
 
-def magnitudes(work: Work, looked: list[Looked]) -> Section:
+def magnitudes(work: Work, looked: list[Looked], why_not: str) -> Section:
     """(d); gradients.csv has the numbers in full, gradients_batches.csv those of every batch."""
     if not looked:
-        note = "Not looked at: name checkpoints with --checkpoints, without --logs_only."
-        return Section("Gradients of fixed encoders", [note])
+        return Section("Gradients of fixed encoders", [why_not])
     for name, rows_of in (("gradients", Looked.numbers), ("gradients_batches", Looked.batches)):
         rows = [{"checkpoint": one.label, **row} for one in looked for row in rows_of(one)]
         write_table(work.folder / f"{name}.csv", list(rows[0]), rows)
@@ -206,15 +221,15 @@ def _short(name: str, value: Any) -> str:
 
 def predictions(split: str, matrices: list[Confusion]) -> Section:
     if not matrices:
-        return Section("Confusion matrices", ["Not made: --logs_only."])
+        return Section("Confusion matrices", ["Not made, with --logs_only."])
     note = f"Split {split}; a row is the true class, a column the predicted one."
     return Section("Confusion matrices", [note], confusions=matrices)
 
 
 def settings(subject: Subject) -> Section:
     run = subject.first[0]
-    known = {**run.config["versions"]}
-    known |= {key: run.config[key] for key in ("commit", "threads", "processes", "machine")}
+    kept = ("commit", "threads", "processes", "machine")
+    known = {**run.config["versions"], **{k: run.config[k] for k in kept if k in run.config}}
     tables = [
         Table(caption, [{"name": name, "value": str(value)} for name, value in values.items()])
         for caption, values in (

@@ -11,8 +11,6 @@ from . import logs
 from .logs import Logs
 from .panels import Series
 
-ABSENT = (None, "", [], False)  # values of flags that were not given
-
 
 class Subject(NamedTuple):
     """A folder of results."""
@@ -37,7 +35,8 @@ class Subject(NamedTuple):
             for name, value in every[0].items()
             if all(flags.get(name) == value for flags in every)
         }
-        return {name: str(value) for name, value in common.items() if value not in ABSENT}
+        given = {k: v for k, v in common.items() if v not in (None, []) and v is not False}
+        return {name: str(value) for name, value in given.items()}
 
 
 def find(folder: Path) -> Subject:
@@ -56,7 +55,8 @@ def _run(folder: Path) -> Subject:
     run = logs.read(folder)
     results = run.result["results"] if run.result else {}
     scores = [
-        {"epoch chosen by": rule, "epoch": str(row["epoch"]), **_percent(row)}
+        {"epoch chosen by": rule, "epoch": str(row["epoch"])}
+        | {name: f"{100 * row[name]:.1f}" for name in comparison.accuracies([row])}
         for rule, row in results.items()
     ]
     return Subject(
@@ -118,13 +118,8 @@ def _probes(names: list[str]) -> list[str]:
 def _curves(seeds: list[Logs]) -> dict[str, list[list[float | None]]]:
     first = seeds[0].epochs[0]
     found = {"training loss": [[epoch["loss"] for epoch in run.epochs] for run in seeds]}
-    for name in _percent(first):
+    for name in comparison.accuracies([first]):
         found[f"{first['split']} {name} (%)"] = [
             [100 * epoch[name] for epoch in run.epochs] for run in seeds
         ]
     return found
-
-
-def _percent(scores: dict) -> dict[str, str]:
-    accuracies = [name for name in scores if name.split("_")[0] == "Acc"]
-    return {name: f"{100 * scores[name]:.1f}" for name in accuracies}
