@@ -10,7 +10,7 @@ out=${OUT:-runs/figure1}
 case " $* " in
 *" --out"* | *" --ckpt_path"*) fail "--out: say OUT=DIR sh script/figure1.sh" ;;
 esac
-set -- --encoder cnn --epochs 10 --seeds 0,1,2 \
+set -- --encoder cnn --epochs 10 --seeds 0,1,2 --jobs 2 \
     --methods joint,unimodal,uniform:observe,pareto,mmpareto "$@"
 
 # At a constant learning rate the state after one epoch does not depend on how many follow.

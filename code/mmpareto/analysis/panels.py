@@ -18,6 +18,10 @@ BLUE, RED, GREEN = COLORS[:3]
 GRAY, AT_MOST = "#555555", "\N{LESS-THAN OR EQUAL TO}"
 MARKERS = "osD^vP*"  # with six colours: 42 methods, each with a pair of its own
 BAR = {"color": RED, "edgecolor": "white", "linewidth": 0.4}
+HISTOGRAMS = (
+    {"facecolor": BLUE, "edgecolor": BLUE, "alpha": 0.75},
+    {"facecolor": "none", "edgecolor": RED, "hatch": "////"},
+)
 MANY = 2000  # points, from where on an SVG holds them as a picture
 WIDTH, HEIGHT = 3.1, 2.3  # of a panel, in inches
 
@@ -128,24 +132,16 @@ def magnitudes(looked: dict[str, dict[str, Fixed]], objectives: tuple[str, str])
     )
     for name, column in zip(encoders, panels, strict=True):
         for (label, found), panel in zip(looked.items(), column, strict=True):
-            fixed = found[name]
-            both = fixed.joint.norms + fixed.unimodal.norms
-            edges = numpy.histogram_bin_edges(
-                both, bins=min(40, max(8, round(2 * sqrt(len(both)))))
-            )
-            for objective, moments, look in (
-                (objectives[0], fixed.joint, {"facecolor": BLUE, "alpha": 0.75}),
-                (
-                    objectives[1],
-                    fixed.unimodal,
-                    {"facecolor": "none", "edgecolor": RED, "hatch": "////"},
-                ),
-            ):
+            both = found[name][:2]
+            norms = [norm for moments in both for norm in moments.norms]
+            bins = min(40, max(8, round(2 * sqrt(len(norms)))))
+            edges = numpy.histogram_bin_edges(norms, bins)
+            for objective, moments, look in zip(objectives, both, HISTOGRAMS, strict=True):
                 text = f"{objective}: mean {moments.mean:.3g}, var {moments.variance:.2g}"
                 text += f", trace {moments.trace:.3g}"
                 panel.hist(moments.norms, edges, label=text, **look)
-            for moments, look in ((fixed.joint, {"color": BLUE}), (fixed.unimodal, {"color": RED})):
-                panel.axvline(moments.mean, 0, 0.7, linewidth=1, linestyle="--", **look)
+                color = look["edgecolor"]
+                panel.axvline(moments.mean, 0, 0.7, linewidth=1, linestyle="--", color=color)
             panel.set_title(f"encoder {name}\n{label}", fontsize="medium")
             panel.set_ylabel("batches")
             panel.set_ylim(0, 1.45 * panel.get_ylim()[1])  # room for the numbers
