@@ -24,6 +24,7 @@ from mmpareto.comparison import Comparison, Plan
 from mmpareto.datasets import DATASETS
 from mmpareto.errors import UserError
 from mmpareto.flags import positive
+from mmpareto.lock import Lock
 from mmpareto.methods import METHODS
 from mmpareto.runs import check_flags, clear_errors, read_json
 
@@ -55,9 +56,19 @@ def main(arguments: list[str]) -> None:
     if not find_spec("tabulate"):
         raise UserError("the table needs a package: run pip install tabulate")
 
-    failed: dict[str, str] = {}
-    if not flags.collect:
-        check_before_training(compared, slots)
+    if flags.collect:
+        if missing := show(compared):
+            total = len(compared.plans)
+            print(f"Not finished, {len(missing)} of {total} runs: {'; '.join(missing)}")
+        return
+    check_before_training(compared, slots)
+    with clear_errors(f"--out {compared.folder}"):
+        compared.folder.mkdir(parents=True, exist_ok=True)
+        lock = Lock(
+            compared.folder,
+            "wait for it, look at what is done with --collect, or give another --out",
+        )
+    with lock:
         for plan in compared.plans:
             if plan not in left:
                 print(f"== {plan.label}: finished already", flush=True)
@@ -65,10 +76,7 @@ def main(arguments: list[str]) -> None:
             failed = train(compared, left, slots)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("interrupted; the same command goes on from here") from None
-    missing = show(compared)
-    if flags.collect and missing:
-        total = len(compared.plans)
-        print(f"Not finished, {len(missing)} of {total} runs: {'; '.join(missing)}")
+        show(compared)
     for run, reason in failed.items():
         print(f"Failed: {run} ({reason})")
     if failed:
@@ -282,9 +290,6 @@ def train(compared: Comparison, plans: list[Plan], slots: list[str | None]) -> d
     """
     several, environment = len(slots) > 1, jobs.share_of_cores(len(slots))
     failed: dict[str, str] = {}
-    if several:
-        with clear_errors(f"--out {compared.folder}"):
-            compared.folder.mkdir(parents=True, exist_ok=True)
 
     def start(plan: Plan, gpu: str | None) -> jobs.Child:
         if not several:

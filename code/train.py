@@ -6,6 +6,7 @@ python code/train.py --method uniform --dataset cgmnist --data_root DIR --epochs
 
 import time
 from argparse import Namespace
+from contextlib import closing
 from copy import copy, deepcopy
 from math import isfinite
 
@@ -35,14 +36,15 @@ def run(flags: Namespace) -> None:
         if distributed.is_first():
             print(f"{flags.out} is finished", *report.result_lines(result["results"]), sep="\n")
         return
-    trainer = Trainer(flags, Run(flags.out, config, flags.resume))
-    try:
-        trainer.train()
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"interrupted after epoch {trainer.epoch}; go on with the same flags and "
-            f"--out {flags.out} --resume"
-        ) from None
+    with closing(Run(flags.out, config, flags.resume)) as folder:
+        trainer = Trainer(flags, folder)
+        try:
+            trainer.train()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"interrupted after epoch {trainer.epoch}; go on with the same flags and "
+                f"--out {flags.out} --resume"
+            ) from None
 
 
 class Trainer:

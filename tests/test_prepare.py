@@ -17,6 +17,7 @@ from sets import SMALL, contents, error_of, prepare_set, rows, write_folder
 from mmpareto import layout
 from mmpareto.datasets.kinetics_sounds import CLASSES as SOUNDS
 from mmpareto.datasets.modelnet40 import CLASSES as OBJECTS
+from mmpareto.lock import Lock
 from mmpareto.preparation import synthetic
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -307,11 +308,9 @@ class TestKilled:
         assert contents(tmp_path / "set") == contents(one_set)
 
     def test_two_at_once(self, raw_clips, one_set):
-        from mmpareto.preparation.journal import locked
-
-        with locked(one_set):
+        with Lock(one_set):
             message = error_of("cremad", raw_clips, one_set)
-        assert "another prepare.py is writing to it" in message
+        assert "another command is writing to it" in message
 
 
 def journal_lines(out):

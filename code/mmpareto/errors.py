@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 
 from .allocation import keep_memory
+from .orphans import end_with_parent
 
 
 class UserError(Exception):
@@ -19,6 +20,7 @@ def reason(error: Exception) -> str:
 def run(main: Callable[[list[str]], None]) -> None:
     """Run a command's main with the arguments of the process, and exit with its code."""
     keep_memory()
+    end_with_parent()
     try:
         main(sys.argv[1:])
     except UserError as error:

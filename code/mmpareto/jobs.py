@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from .orphans import PARENT
 from .runs import clear_errors
 
 POLL = 0.1  # seconds between two looks at what runs
@@ -19,10 +20,14 @@ TAIL = 4096  # bytes of output in which its last line is looked for
 
 
 class Child:
-    """A command that runs. All it prints goes to log; without a log the console shows it."""
+    """A command of ours that runs, and does not outlive this process.
+
+    All it prints goes to log; without a log the console shows it.
+    """
 
     def __init__(self, command: list[str], environment: dict[str, str], log: Path | None = None):
         self.log, self._tail, self._shown = log, b"", True
+        environment = {**environment, PARENT: str(os.getpid())}
         if log:
             with clear_errors(log), open(log, "wb") as file:
                 self.process = subprocess.Popen(

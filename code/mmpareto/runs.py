@@ -23,10 +23,13 @@ from tqdm import tqdm
 
 from . import __version__, checkpoint, distributed, options, report
 from .errors import UserError
+from .lock import NAME as LOCK
+from .lock import Lock
 from .options import REPOSITORY
 
 LOGS = ("train.log", "epochs.jsonl", "steps.jsonl")
 UNFINISHED = {f"{name}.tmp" for name in ("config.json", "last.pt", "best.pt", "result.json")}
+NOTHING = UNFINISHED | {LOCK}  # what a folder without a run may hold
 
 
 class Run:
@@ -36,13 +39,15 @@ class Run:
     train.log       what the console shows                best.pt     the model of the best epoch
     epochs.jsonl    one line per epoch                    result.json the test scores, at the end
     steps.jsonl     one line per optimizer step
+
+    From its check on, or from its creation, the folder is this process's until `close`.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any], resume: bool):
         """Check the folder against config; nothing is written before `start`."""
         self.folder, self.config = folder, config
         self.state: dict[str, Any] | None = None
-        self.board = None
+        self.board = self.lock = None
         if config.get("use_tensorboard") and not find_spec("tensorboard"):
             raise UserError("--use_tensorboard needs a package: run pip install tensorboard")
         with clear_errors(f"--out {folder}"):
@@ -50,8 +55,27 @@ class Run:
             if blocker is not None and not blocker.is_dir():
                 raise UserError(f"--out {folder}: {blocker} is a file: give a folder")
             self.is_new = blocker != folder
-            if not self.is_new and any(path.name not in UNFINISHED for path in folder.iterdir()):
+            if self.is_new:
+                return
+            is_used = any(path.name not in NOTHING for path in folder.iterdir())
+            if is_used:
                 self._check_used(resume)
+            self._take()
+            try:
+                if is_used:
+                    self._read_state()
+            except UserError:
+                self.close()
+                raise
+
+    def _take(self) -> None:
+        if distributed.is_first():
+            self.lock = Lock(self.folder)
+
+    def close(self) -> None:
+        """Leave the folder to others."""
+        if self.lock:
+            self.lock.release()
 
     def _check_used(self, resume: bool) -> None:
         if not resume:
@@ -64,6 +88,8 @@ class Run:
         if flags is None:
             raise UserError(f"--out {self.folder}: it holds no run to resume: give another one")
         check_flags(self.folder, flags, self.config)
+
+    def _read_state(self) -> None:
         if not (self.folder / "last.pt").exists():
             return  # stopped before its first checkpoint
         self.state = checkpoint.read_state(self.folder / "last.pt", for_resuming=True)
@@ -88,9 +114,13 @@ class Run:
         except OSError as error:
             raise UserError(f"--out {self.folder}: cannot be created ({error.strerror})") from None
         try:
+            if self.is_new:
+                with clear_errors(f"--out {self.folder}"):
+                    self._take()
             self._open_board()
             self._open_logs()
         except UserError:
+            self.close()
             if self.is_new:
                 with suppress(OSError):
                     self.folder.rmdir()  # it is empty
@@ -147,7 +177,8 @@ class Run:
 
     def save(self, name: str, state: dict[str, Any]) -> None:
         if distributed.is_first():
-            logs = {log: (self.folder / log).stat().st_size for log in LOGS}
+            with clear_errors(self.folder):
+                logs = {log: (self.folder / log).stat().st_size for log in LOGS}
             checkpoint.write(self.folder / name, {**state, "config": self.config, "logs": logs})
         distributed.barrier()  # the others may read it
 
@@ -162,7 +193,8 @@ class Run:
             self.board.close()
         for line in report.result_lines(results):
             self.log(line)
-        lines = (self.folder / "epochs.jsonl").read_text(encoding="utf-8").splitlines()
+        with clear_errors(self.folder / "epochs.jsonl"):
+            lines = (self.folder / "epochs.jsonl").read_text(encoding="utf-8").splitlines()
         epochs = [json.loads(line) for line in lines]
         self._write_json(
             "result.json",

@@ -13,6 +13,8 @@ from torch import Tensor
 from ..checkpoint import write_atomically
 from ..errors import UserError
 from ..layout import SPLIT, sha256, split_path, write_table
+from ..lock import NAME as LOCK
+from ..lock import Lock
 from ..runs import clear_errors
 from .tables import write_set
 
@@ -20,7 +22,7 @@ NAME = re.compile(r"mnist_10color_jitter_var_(0\.\d+)\.npy")
 SIZES = {"train": 60000, "test": 10000}
 TABLES = ("manifest.csv", "files.csv", "problems.csv", "metadata.json")
 FILES = ("gray.npy", "color.npy", *TABLES)
-OURS = {"README.md", "splits", *FILES, *(f"{name}.tmp" for name in FILES)}
+OURS = {"README.md", LOCK, "splits", *FILES, *(f"{name}.tmp" for name in FILES)}
 ARRAYS = {  # what a pickled array is made of; anything else is refused
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
@@ -63,17 +65,6 @@ def import_archive(
     largest = arrays["color"][:train].max((2, 3)) / 255
     palette = [largest[classes[:train] == k].mean(0).round(3).tolist() for k in range(10)]
 
-    out: Path = flags.out
-    with clear_errors(f"--out {out}"):
-        foreign = [p.name for p in out.iterdir() if p.name not in OURS] if out.exists() else []
-        if foreign:
-            raise UserError(f"--out {out}: it holds other things ({foreign[0]}): give a new folder")
-        (out / "splits").mkdir(parents=True, exist_ok=True)
-        (out / "metadata.json").unlink(missing_ok=True)
-    for name, values in arrays.items():
-        write_atomically(out / f"{name}.npy", lambda file, values=values: np.save(file, values))
-    rows = [{"id": id, "split": part} for id, part in zip(ids, parts, strict=True)]
-    write_table(split_path(out, "official"), SPLIT, rows)
     metadata = {
         "dataset": dataset,
         "classes": [str(digit) for digit in range(10)],
@@ -95,9 +86,25 @@ def import_archive(
         {"id": id, "label": label, "group": ""} | {name: f"{name}.npy#{row}" for name in arrays}
         for row, (id, label) in enumerate(zip(ids, classes, strict=True))
     )
-    paths = [out / f"{name}.npy" for name in arrays]
-    files = [{"path": p.name, "bytes": p.stat().st_size, "sha256": sha256(p)} for p in paths]
-    write_set(out, metadata, manifest, files, doubts)
+    rows = [{"id": id, "split": part} for id, part in zip(ids, parts, strict=True)]
+
+    out: Path = flags.out
+    with clear_errors(f"--out {out}"):
+        foreign = [p.name for p in out.iterdir() if p.name not in OURS] if out.exists() else []
+        if foreign:
+            raise UserError(f"--out {out}: it holds other things ({foreign[0]}): give a new folder")
+        (out / "splits").mkdir(parents=True, exist_ok=True)
+        with Lock(out):
+            (out / "metadata.json").unlink(missing_ok=True)
+            paths = {name: out / f"{name}.npy" for name in arrays}
+            for name, path in paths.items():
+                write_atomically(path, lambda file, values=arrays[name]: np.save(file, values))
+            files = [
+                {"path": p.name, "bytes": p.stat().st_size, "sha256": sha256(p)}
+                for p in paths.values()
+            ]
+            write_table(split_path(out, "official"), SPLIT, rows)
+            write_set(out, metadata, manifest, files, doubts)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

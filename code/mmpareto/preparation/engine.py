@@ -18,11 +18,12 @@ from .. import layout
 from ..data import recipe_hash
 from ..errors import UserError
 from ..layout import FILES, MANIFEST, PROBLEMS, stills_column
+from ..lock import Lock
 from ..runs import clear_errors
 from . import recipes
 from .archives import members
 from .clips import Clip, Problem, Raw, check_media
-from .journal import Journal, locked
+from .journal import Journal
 from .splits import write_splits
 from .tables import write_set
 from .worker import begin, convert_clip
@@ -74,24 +75,27 @@ class Preparation:
         if not raw.archives:
             self._check_lists({clip.id for clip in raw.clips} | raw.left_out.keys())
         with clear_errors(f"--out {self.out}"):
-            journal = Journal(self.out, self.dataset.name, self.recipe)  # writes nothing yet
-            self._check_space(journal)
-            with locked(self.out):
-                self._run(journal)
+            self._check_space(self._journal())  # writes nothing yet
+            self.out.mkdir(parents=True, exist_ok=True)
+            with Lock(self.out):
+                self._run(self._journal())
+
+    def _journal(self) -> Journal:
+        return Journal(self.out, self.dataset.name, self.recipe)
 
     def _run(self, journal: Journal) -> None:
         shutil.rmtree(self.scratch, ignore_errors=True)
         self.scratch.mkdir()
-        journal.start()
         try:
+            journal.start()
             self._convert_all(journal)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"interrupted with {len(journal.good())} clips done; run the same command to go on"
             ) from None
         finally:
-            journal.close()
             shutil.rmtree(self.scratch, ignore_errors=True)
+            journal.close()
         self._finish(journal)
 
     def _convert_all(self, journal: Journal) -> None:

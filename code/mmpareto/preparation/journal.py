@@ -1,18 +1,17 @@
 """What became of every clip, kept while it happens, so that a later call can go on."""
 
-import fcntl
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from ..checkpoint import write_atomically
 from ..data import recipe_hash
 from ..errors import UserError
+from ..lock import NAME as LOCK
 from .clips import Clip, state_of
 from .recipes import first_difference
 
-OURS = {"README.md", ".lock", ".tmp"}  # what a folder without a journal may hold
+OURS = {"README.md", LOCK, ".tmp"}  # what a folder without a journal may hold
 
 
 class Journal:
@@ -35,6 +34,7 @@ class Journal:
         text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
         lines = text.splitlines()
         self.is_new = not lines
+        self.file: TextIO | None = None
         for number, line in enumerate(lines):
             try:
                 entry = json.loads(line)
@@ -69,7 +69,8 @@ class Journal:
             self.file.write("\n")
 
     def close(self) -> None:
-        self.file.close()
+        if self.file:
+            self.file.close()
 
     def add(self, record: dict) -> None:
         self._keep(record)
@@ -126,18 +127,3 @@ class Journal:
     def _write(self, entry: dict) -> None:
         self.file.write(json.dumps(entry) + "\n")
         self.file.flush()
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """One preparation at a time; the system takes the lock from a process that dies."""
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"--out {out}: another prepare.py is writing to it: wait") from None
-        try:
-            yield
-        finally:
-            (out / ".lock").unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """One clip in a process of its own: from raw files to prepared ones."""
 
 import hashlib
+import multiprocessing
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 from ..errors import UserError
 from ..layout import sha256
+from ..orphans import end_after
 from .clips import Bad, Clip, Problem, state_of
 from .media import Item, convert
 
@@ -17,7 +19,8 @@ LONGEST_GAP = 0.25  # seconds between the ends of sound and picture that need no
 
 
 def begin() -> None:
-    """In a new worker: one thread for everything."""
+    """In a new worker: one thread for everything, and no end of the call without its own."""
+    end_after(multiprocessing.parent_process().join)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
