@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import multiprocessing
+import signal
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -13,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from . import distributed
 from .errors import UserError
+from .orphans import end_after
 
 _TAKEN = nn.ModuleDict()  # whose attributes cannot be names of its members
 
@@ -164,7 +168,10 @@ class Loader(DataLoader):
         try:
             for batch in super().__iter__():
                 if isinstance(batch, UserError):
-                    raise batch
+                    try:
+                        raise batch
+                    finally:  # an error that held its own frame would keep the processes waiting
+                        del batch
                 yield batch
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
@@ -185,9 +192,23 @@ def loader(split: Split, batches, *, workers: int = 0, pin_memory: bool = False)
         collate_fn=_as_is,
         num_workers=workers,
         persistent_workers=workers > 0,
+        worker_init_fn=_begin,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # so that loading draws nothing from the global generator
     )
+
+
+def _begin(worker: int) -> None:
+    """In a loading process: it leaves Ctrl-C to the main one, and ends with it, in silence."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_after(multiprocessing.parent_process().join)
+    shown = sys.excepthook
+
+    def hook(kind, error, trace) -> None:
+        if not issubclass(kind, ConnectionError):  # that is the main process, gone
+            shown(kind, error, trace)
+
+    sys.excepthook = hook
 
 
 def to_device(inputs: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
