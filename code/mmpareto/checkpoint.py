@@ -3,6 +3,7 @@
 import os
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,10 +25,13 @@ def write_atomically(path: Path, fill: Callable[[BinaryIO], None]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        unfinished.unlink(missing_ok=True)
-        what = getattr(error, "strerror", None) or reason(error)
+    except (OSError, RuntimeError) as error:  # torch.save hides the system's error behind its own
+        reasons = (getattr(e, "strerror", None) for e in (error, error.__context__))
+        what = next(filter(None, reasons), reason(error))
         raise UserError(f"{path}: cannot be written ({what})") from None
+    finally:
+        with suppress(OSError):  # as where nothing can be written
+            unfinished.unlink(missing_ok=True)
 
 
 def read(path: Path, what: str = "checkpoint") -> Any:

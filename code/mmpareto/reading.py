@@ -5,6 +5,7 @@ it; random is None where nothing may be random.
 """
 
 import math
+import os
 from functools import lru_cache
 from random import Random
 
@@ -55,7 +56,7 @@ class Array:
     def read(self, path: str, row: dict[str, str], random: Random | None, out: np.ndarray) -> None:
         file, _, number = path.partition("#")
         try:
-            values = _packed(file)[int(number)] if number else np.load(file, allow_pickle=False)
+            values = _row(file, int(number)) if number else np.load(file, allow_pickle=False)
         except Exception as error:  # numpy parses the header as Python and fails in many ways
             raise UserError(_advice(path, reason(error))) from None
         if values.size != out.size:
@@ -123,9 +124,17 @@ def _decode(path: str) -> np.ndarray:
     return picture
 
 
+def _row(file: str, number: int) -> np.ndarray:
+    packed, size = _packed(file)
+    if os.stat(file).st_size < size:  # the system kills who reads a page that is no longer there
+        raise ValueError(f"shorter than the {size} bytes it had")
+    return packed[number]
+
+
 @lru_cache(maxsize=16)
-def _packed(file: str) -> np.ndarray:
-    return np.load(file, mmap_mode="r", allow_pickle=False)
+def _packed(file: str) -> tuple[np.ndarray, int]:
+    size = os.stat(file).st_size
+    return np.load(file, mmap_mode="r", allow_pickle=False), size
 
 
 def _advice(path: str, found: str) -> str:
