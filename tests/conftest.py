@@ -71,10 +71,12 @@ class ToyTasks(Toy):
         return data._replace(tasks=("easy", "hard"))
 
 
+TOYS = {"toy": Toy, "toy3": Toy3, "toy_without_val": ToyWithoutVal, "toy_tasks": ToyTasks}
+
+
 @pytest.fixture(autouse=True)
 def toys(monkeypatch):
-    parts = {"toy": Toy, "toy3": Toy3, "toy_without_val": ToyWithoutVal, "toy_tasks": ToyTasks}
-    monkeypatch.setattr(DATASETS, "parts", DATASETS.parts | parts)
+    monkeypatch.setattr(DATASETS, "parts", DATASETS.parts | TOYS)
 
 
 @pytest.fixture(autouse=True)
