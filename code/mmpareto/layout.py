@@ -14,13 +14,17 @@ journal.jsonl    what each clip became; a later call of prepare.py goes on from 
 import csv
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from math import prod
+from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
+from . import fields
 from .checkpoint import write_atomically
-from .errors import UserError
+from .data import is_modality_name
+from .errors import CONTROL, UserError
 
 SCHEMA = 1
 ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.-]{1,128}")
@@ -30,6 +34,8 @@ FILES = ("path", "bytes", "sha256")
 SPLIT = ("id", "split")
 STILLS = ".stills"  # no modality ends so: a dot is not part of its name
 PARTS = ("train", "val", "test")
+LARGEST = 2**27  # numbers, or pixels, in one file; more is a mistake, or meant to fill the memory
+WORDS = 2**24  # in a vocabulary
 FORMULA = re.compile("'*[-=+@\t\r\n\uff0d\uff1d\uff0b\uff20]")
 
 
@@ -47,9 +53,9 @@ def read_metadata(root: Path) -> dict:
             )
         )
     try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-        wrong = [key for key, is_right in _METADATA.items() if not is_right(metadata[key])]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        metadata = fields.parse(path.read_text(encoding="utf-8"))
+        wrong = fields.wrong(metadata, _METADATA)
+    except (OSError, ValueError) as error:
         wrong = [f"{type(error).__name__}: {error}"]
     if wrong:
         raise UserError(
@@ -59,28 +65,83 @@ def read_metadata(root: Path) -> dict:
     return metadata
 
 
-def _is_modality(spec: dict) -> bool:
-    """Whether a reader can be made of it."""
-    shape = spec.get("shape", [])
-    sized = bool(shape) and all(isinstance(size, int) and size > 0 for size in shape)
-    if spec["kind"] == "tokens":
-        return sized and isinstance(spec["vocabulary"], int) and spec["vocabulary"] > 0
-    return spec["kind"] in ("frames", "image") or (
-        spec["kind"] in ("spectrogram", "array", "flow") and sized
+def _is_modality(name: str, spec: dict) -> bool:
+    """Whether it is a plain folder's name, and a reader can be made of its spec."""
+    kind, shape = spec["kind"], spec.get("shape")
+    if not is_modality_name(name) or not fields.is_number(spec.get("scale", 1)):
+        return False
+    if spec.get("scale", 1) <= 0 or not (shape is None or _is_shape(shape)):
+        return False
+    if kind == "tokens":
+        words = spec["vocabulary"]
+        return len(shape) == 1 and fields.is_count(words) and 0 < words <= WORDS
+    if kind == "frames" or (kind == "image" and shape is None):
+        return True
+    axes = {"spectrogram": 2, "image": 3, "flow": 4, "array": len(shape)}
+    return len(shape) == axes[kind]
+
+
+def _is_shape(value: list) -> bool:
+    return (
+        fields.are(fields.is_count)(value)
+        and 1 <= len(value) <= 32  # numpy's limit is 64, and batches have more axes
+        and 0 < prod(value) <= LARGEST
+    )
+
+
+def _are_names(value: list) -> bool:
+    """Texts that differ, and that a terminal can show."""
+    return (
+        fields.are(fields.is_text)(value)
+        and len(set(value)) == len(value)
+        and not any(map(CONTROL.search, value))
     )
 
 
 _METADATA = {
     "schema": lambda value: value == SCHEMA,
-    "dataset": lambda value: isinstance(value, str),
-    "classes": lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value),
-    "modalities": lambda value: bool(value) and all(map(_is_modality, value.values())),
+    "dataset": fields.is_text,
+    "classes": lambda value: value and _are_names(value),
+    "modalities": lambda value: value and all(_is_modality(*item) for item in value.items()),
     "recipe": lambda value: isinstance(value, dict),
-    "recipe_hash": lambda value: isinstance(value, str),
-    "splits": lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value),
-    "counts": lambda value: isinstance(value["clips"], int),
-    "sha256": lambda value: all(isinstance(v, str) for v in value.values()),
+    "recipe_hash": fields.is_text,
+    "splits": lambda value: _are_names(value) and all(map(is_file_name, value)),
+    "counts": lambda value: fields.is_count(value["clips"]),
+    "sha256": lambda value: all(map(fields.is_text, value.values())) and all(map(is_inside, value)),
 }
+
+
+def is_inside(path: str) -> bool:
+    """Whether a set's path leads to a place below its folder, and a file can be called so."""
+    parts = PurePosixPath(path)
+    return (
+        bool(parts.parts)
+        and not parts.is_absolute()
+        and ".." not in parts.parts
+        and "\\" not in path
+        and not CONTROL.search(path)
+        and len(path.encode()) < 2048
+        and all(len(part.encode()) < 256 for part in parts.parts)
+    )
+
+
+def is_file_name(name: str) -> bool:
+    return is_inside(name) and len(PurePosixPath(name).parts) == 1
+
+
+def is_linked(root: Path | str, path: str) -> bool:
+    """Whether a part of path below root is a link: it could lead out of the set."""
+    place = str(root)
+    for part in PurePosixPath(path).parts:
+        place = f"{place}/{part}"
+        if os.path.islink(place):
+            return True
+    return False
+
+
+def is_index(text: str) -> bool:
+    """Whether a cell is a whole number from 0, of no more digits than any count here has."""
+    return text.isascii() and text.isdecimal() and len(text) < 19
 
 
 def manifest_columns(modalities: dict[str, dict]) -> list[str]:
@@ -113,11 +174,15 @@ def read_csv(path: Path) -> list[tuple[int, list[str]]]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
-            return [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
+            rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is no CSV in UTF-8 ({error}): save it as one") from None
+    for line, row in rows:
+        if found := next(filter(CONTROL.search, row), None):
+            raise UserError(f"{path}, line {line}: control characters in {found!r}: take them out")
+    return rows
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:

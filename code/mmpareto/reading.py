@@ -9,14 +9,14 @@ import os
 from functools import lru_cache
 from random import Random
 
-import cv2
 import numpy as np
 
+from . import pictures
 from .errors import UserError, reason
 from .layout import stills_column
+from .pictures import cv2
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # a missing file is told once
-cv2.setNumThreads(0)  # a thread pool does not survive the fork of a loading process
+HEADER = 2**16  # bytes that a .npy file may have besides its numbers
 
 
 class Frames:
@@ -56,12 +56,20 @@ class Array:
     def read(self, path: str, row: dict[str, str], random: Random | None, out: np.ndarray) -> None:
         file, _, number = path.partition("#")
         try:
-            values = _row(file, int(number)) if number else np.load(file, allow_pickle=False)
+            if number:
+                values = _row(file, int(number))
+            elif os.path.getsize(file) > HEADER + 16 * out.size:  # before memory is taken for it
+                raise ValueError(f"{os.path.getsize(file)} bytes, too many for {self.shape}")
+            else:
+                values = np.load(file, allow_pickle=False)
         except Exception as error:  # numpy parses the header as Python and fails in many ways
             raise UserError(_advice(path, reason(error))) from None
+        if not isinstance(values, np.ndarray | np.generic) or values.dtype.kind not in "fiub":
+            raise UserError(_advice(path, "no array of numbers"))
         if values.size != out.size:
             raise UserError(_advice(path, f"shape {values.shape} found, {self.shape} expected"))
-        np.divide(values.reshape(self.shape), self.scale, out=out, casting="unsafe")
+        with np.errstate(all="ignore"):  # what is not finite shows in the loss, and is told there
+            np.divide(values.reshape(self.shape), self.scale, out=out, casting="unsafe")
 
 
 class Tokens(Array):
@@ -118,9 +126,9 @@ def _fit(picture: np.ndarray, random: Random | None, out: np.ndarray) -> None:
 
 
 def _decode(path: str) -> np.ndarray:
-    picture = cv2.imread(path, cv2.IMREAD_COLOR_RGB)
+    picture = None if os.path.islink(path) else pictures.read(path, cv2.IMREAD_COLOR_RGB)
     if picture is None:
-        raise UserError(_advice(path, "missing, or no picture"))
+        raise UserError(_advice(path, "missing, a link, too large, or no picture"))
     return picture
 
 

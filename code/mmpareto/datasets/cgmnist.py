@@ -73,7 +73,7 @@ def read_mnist(root: Path, *, train: bool, flag: str = "--data_root") -> tuple[T
     expected = 60000 if train else 10000
     try:
         mnist = MNIST(root, train=train, download=False)
-    except (RuntimeError, ValueError, AssertionError, OSError) as error:
+    except Exception as error:  # damaged files, and old ones that hold pickles, fail in many ways
         raise UserError(
             f"{flag} {root}: MNIST's files were not found or are damaged in {root}/MNIST/raw "
             f"({reason(error)}): data/cgmnist/README.md says how to get them"

@@ -10,13 +10,16 @@ import torch
 from torch import Tensor
 
 from ..data import Data, Modality, Split
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..flags import fraction, positive
 from ..layout import (
     PARTS,
     PROBLEMS,
     SPLIT,
     STILLS,
+    is_index,
+    is_inside,
+    is_linked,
     manifest_columns,
     read_metadata,
     read_table,
@@ -88,7 +91,7 @@ class Prepared:
 
         raw = cls.collect(flags)
         for note in raw.notes:
-            print(note, flush=True)
+            print(printable(note), flush=True)
         Preparation(cls, raw, flags).run()
 
     @classmethod
@@ -101,10 +104,10 @@ class Prepared:
                 f"--dataset {metadata['dataset']}"
             )
         columns = manifest_columns(metadata["modalities"])
-        rows = {row["id"]: row for row in read_table(root / "manifest.csv", columns)}
+        rows = _read_manifest(root / "manifest.csv", columns)
         split, listed = read_split(root, metadata, options.split)
         parts = {part: [rows[id] for id in ids if id in rows] for part, ids in listed.items()}
-        _check_parts(root, split, listed, parts, metadata["classes"])
+        _check_parts(root, split, listed, parts, metadata)
         excluded = sum(map(len, listed.values())) - sum(map(len, parts.values()))
         more = f"; {excluded} of its clips are excluded, see problems.csv" if excluded else ""
         readers = _readers(metadata["modalities"], options)
@@ -142,6 +145,11 @@ class PreparedSplit(Split):
             values = np.empty((len(indices), *reader.shape), reader.dtype)
             for out, index in zip(values, indices, strict=True):
                 row = self.rows[index]
+                if is_linked(self.root, row[name].partition("#")[0]):
+                    raise UserError(
+                        f"{self.root}/{row[name]}: is a link, or below one, which could lead out "
+                        "of the set: put the files themselves there"
+                    )
                 random = None if draw is None else Random(f"{draw} {row['id']} {name}")
                 reader.read(f"{self.root}/{row[name]}", row, random, out)
             inputs[name] = torch.from_numpy(values)
@@ -178,14 +186,33 @@ def read_split(root: Path, metadata: dict, wanted: str | None) -> tuple[str, dic
     return name, parts
 
 
-def _check_parts(root: Path, split: str, listed: dict, parts: dict, classes: list[str]) -> None:
+def _read_manifest(path: Path, columns: list[str]) -> dict[str, dict[str, str]]:
+    """The rows by their id."""
+    rows: dict[str, dict[str, str]] = {}
+    for row in read_table(path, columns):
+        if row["id"] in rows:
+            raise UserError(f"{path}: {row['id']} is there twice: prepare the set anew")
+        rows[row["id"]] = row
+    return rows
+
+
+def _check_parts(root: Path, split: str, listed: dict, parts: dict, metadata: dict) -> None:
     """UserError for a part without clips, a class unknown, or a clip gone without a reason."""
+    classes, names = metadata["classes"], list(metadata["modalities"])
     for part, rows in parts.items():
         if not rows:
             raise UserError(f"--split {split}: not one clip of {part} is in the set {root}")
         for row in rows:
-            if any(not n.isdecimal() or int(n) < 1 for k, n in row.items() if k.endswith(STILLS)):
+            stills = [value for column, value in row.items() if column.endswith(STILLS)]
+            if not all(is_index(n) and int(n) > 0 for n in stills):
                 raise UserError(f"{root / 'manifest.csv'}: {row['id']} has no number of stills")
+            for name in names:
+                _, mark, number = row[name].partition("#")
+                if not is_inside(row[name]) or (mark and not is_index(number)):
+                    raise UserError(
+                        f"{root / 'manifest.csv'}: {row['id']} has {name} {row[name]!r}: a path "
+                        "inside the set expected, and after # a row's number: prepare the set anew"
+                    )
             if row["label"] not in classes:
                 raise UserError(
                     f"{root / 'manifest.csv'}: {row['id']} has label {row['label']!r}, none of the "

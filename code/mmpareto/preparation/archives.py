@@ -10,6 +10,25 @@ from pathlib import Path, PurePosixPath
 from ..errors import UserError
 from .clips import Clip
 
+LARGEST = 2**32  # bytes of a wanted file
+LARGEST_HEADER = 2**20  # bytes of a long name and other notes on a member, which memory has to hold
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose header is refused before a size it claims is read into memory."""
+
+    @classmethod
+    def frombuf(cls, buf, encoding, errors):
+        member = super().frombuf(buf, encoding, errors)
+        is_note = not (member.isreg() or member.type == tarfile.GNUTYPE_SPARSE)
+        if is_note and member.size > LARGEST_HEADER:
+            raise tarfile.ReadError(_too_large(member))
+        return member
+
+
+def _too_large(member: tarfile.TarInfo) -> str:
+    return f"it says that {member.name!r} has {member.size} bytes, no clip has"
+
 
 def members(
     archive: Path,
@@ -20,12 +39,14 @@ def members(
     """The archive's wanted clips that are not done, each extracted into scratch."""
     seen = set()
     try:
-        with tarfile.open(archive, "r|*") as tar:
+        with tarfile.open(archive, "r|*", tarinfo=_Member) as tar:
             for member in tar:
                 name = PurePosixPath(member.name).name
                 clip = None if name.startswith("._") or not member.isfile() else identify(name)
                 if clip is None or clip.id in seen or is_done(clip.id):
                     continue
+                if member.size > LARGEST:
+                    raise tarfile.ReadError(_too_large(member))
                 seen.add(clip.id)
                 path = scratch / f"raw.{name}"
                 with open(path, "wb") as file:

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from .. import layout
 from ..data import recipe_hash
-from ..errors import UserError
-from ..layout import FILES, MANIFEST, PROBLEMS, stills_column
+from ..errors import UserError, printable
+from ..layout import FILES, MANIFEST, PROBLEMS, quote_formula, stills_column
 from ..lock import Lock
 from ..runs import clear_errors
 from . import recipes
@@ -304,7 +304,9 @@ class Preparation:
         rows += [(r["id"], "kept", *doubt) for r in good for doubt in r["doubts"]]
         rows += [(id, "kept", *problem) for id, problem in _twins(good)]
         order = ("id", "action", "modality", "reason", "detail")
-        return [dict(zip(order, row, strict=True)) for row in sorted(rows)]
+        # a detail may quote what a file says of itself
+        rows = [(*row, quote_formula(printable(detail))) for *row, detail in sorted(rows)]
+        return [dict(zip(order, row, strict=True)) for row in rows]
 
 
 def _result(future, clip: Clip) -> dict:

@@ -2,16 +2,50 @@
 
 import json
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
+from .. import fields
 from ..checkpoint import write_atomically
 from ..data import recipe_hash
 from ..errors import UserError
+from ..layout import ID, is_inside
 from ..lock import NAME as LOCK
 from .clips import Clip, state_of
 from .recipes import first_difference
 
 OURS = {"README.md", LOCK, ".tmp"}  # what a folder without a journal may hold
+
+
+def _is_stored(item: dict) -> bool:
+    """What `worker` says of a modality it has written."""
+    return (
+        is_inside(item["path"])
+        and (item["stills"] is None or fields.is_count(item["stills"]))
+        and (item["shape"] is None or fields.are(fields.is_count)(item["shape"]))
+        and all(
+            is_inside(path) and fields.is_count(size) and fields.is_text(digest)
+            for path, size, digest in item["files"]
+        )
+    )
+
+
+def _are_problems(value: list) -> bool:
+    return all(len(problem) == 3 and all(map(fields.is_text, problem)) for problem in value)
+
+
+_HEAD = {"dataset": fields.is_text, "recipe": lambda value: isinstance(value, dict)}
+_ARCHIVE = {"archive": fields.is_text, "state": lambda value: isinstance(value, list)}
+_CLIP = {
+    "id": ID.fullmatch,
+    "label": fields.is_text,
+    "group": fields.is_text,
+    "sources": lambda value: all(isinstance(state, list) and state for state in value.values()),
+}
+_GOOD = {
+    "modalities": lambda value: value and all(map(_is_stored, value.values())),
+    "doubts": _are_problems,
+}
+_BAD = {"problem": lambda value: _are_problems([value])}
 
 
 class Journal:
@@ -37,21 +71,29 @@ class Journal:
         self.file: TextIO | None = None
         for number, line in enumerate(lines):
             try:
-                entry = json.loads(line)
+                entry = fields.parse(line)
             except ValueError:
-                continue  # cut off by a kill; its clip is made again
-            if not isinstance(entry, dict):
-                continue
-            if number == 0:
+                entry = None
+            if entry is None and len(lines) == 1:
+                self.is_new = True  # cut off before its first clip
+            elif number == 0:
                 self._check_head(entry)
-            elif "archive" in entry:
+            elif not fields.wrong(entry, _ARCHIVE):
                 self.archives[entry["archive"]] = entry["state"]
-            else:
+            elif not fields.wrong(entry, _CLIP) and any(
+                not fields.wrong(entry, end) for end in (_GOOD, _BAD)
+            ):
                 self._keep(entry)
+            # else it was cut off by a kill, or damaged: its clip is made again
 
-    def _check_head(self, found: dict) -> None:
+    def _check_head(self, found: Any) -> None:
         if found == self.head:
             return
+        if fields.wrong(found, _HEAD):
+            raise UserError(
+                f"--out {self.out}: the first line of its journal.jsonl is damaged: give another "
+                "folder, or delete this one"
+            )
         if found.get("dataset") != self.head["dataset"]:
             what = f"dataset {found.get('dataset')}"
         else:
@@ -62,7 +104,8 @@ class Journal:
 
     def start(self) -> None:
         """Open for new lines; a last line that was cut off is ended first."""
-        self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        mode = "w" if self.is_new else "a"
+        self.file = open(self.path, mode, encoding="utf-8")  # noqa: SIM115 (closed by close)
         if self.is_new:
             self._write(self.head)
         elif not self.path.read_bytes().endswith(b"\n"):

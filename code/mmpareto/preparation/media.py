@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import av
-import cv2
 import numpy as np
 import soundfile
 
+from .. import pictures
 from ..errors import reason
+from ..layout import LARGEST
+from ..pictures import cv2
 from .clips import PICTURES, Bad, Source, files_below
 from .features import spectrogram
 
@@ -93,6 +95,8 @@ def _stills(path: Path, recipe: dict) -> tuple[list[Still], float]:
         if number == 0:
             raise Bad("no_frames", f"{path.name}: not one frame could be decoded")
         seconds = now + 1 / rate
+        if seconds > LONGEST:
+            raise Bad("too_long", f"{path.name}: {float(rate):.2g} frames a second")
         if "fps" in recipe:
             kept += _shown_until(shown, seconds, len(kept), recipe)
     return kept, float(seconds)
@@ -131,9 +135,10 @@ def _picture(path: Path) -> np.ndarray:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
         raise Bad("unreadable", f"{path.name}: {error.strerror}") from None
-    picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    picture = pictures.decode(data)
     if picture is None:
-        raise Bad("unreadable", f"{path.name} is no picture that OpenCV can decode")
+        detail = f"is no picture of at most {LARGEST // 10**6} megapixels that OpenCV can decode"
+        raise Bad("unreadable", f"{path.name} {detail}")
     return picture
 
 
@@ -173,6 +178,7 @@ def _samples(path: Path) -> tuple[np.ndarray, int, dict[str, str]]:
         return *_sound_track(path), {}
     try:
         info = soundfile.info(path)
+        _check_size(path, info.frames * info.channels)
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
         raise Bad("unreadable", f"{path.name}: {str(error).splitlines()[-1]}") from None
@@ -203,11 +209,12 @@ def _sound_track(path: Path) -> tuple[np.ndarray, int]:
     """Samples (n, channels) of the first sound track, and their rate."""
     with _opened(path, "audio") as (container, stream):
         resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
-        parts = [
-            part.to_ndarray()
-            for frame in _decoded(container, stream)
-            for part in resampler.resample(frame)
-        ]
+        parts, size = [], 0
+        for frame in _decoded(container, stream):
+            for part in resampler.resample(frame):
+                parts.append(part.to_ndarray())
+                size += parts[-1].size
+                _check_size(path, size)
         rate = stream.rate
     if not parts:
         raise Bad("no_sound", f"{path.name}: its sound track is empty")
@@ -223,6 +230,8 @@ def _opened(path: Path, kind: str) -> Iterator[tuple]:
             if not streams:
                 raise Bad(f"no_{kind}_stream", f"{path.name} has no {kind} stream")
             streams[0].codec_context.thread_count = 1
+            if kind == "video":
+                streams[0].codec_context.options = {"max_pixels": str(LARGEST)}
             yield container, streams[0]
     except (av.error.FFmpegError, OSError) as error:
         raise Bad("unreadable", f"{path.name}: {error.strerror or error}") from None
@@ -292,7 +301,14 @@ def load_array(source: Source) -> np.ndarray:
         raise Bad("unreadable", f"{source.path.name}: {reason(error)}") from None
     if not isinstance(values, np.ndarray | np.generic) or values.dtype.kind not in "fiub":
         raise Bad("unreadable", f"{source.path.name} is no array of numbers")
+    _check_size(source.path, values.size)
     return values
+
+
+def _check_size(path: Path, numbers: int) -> None:
+    """Bad for more numbers than memory should be taken for, whatever a few bytes claim."""
+    if numbers > LARGEST:
+        raise Bad("too_large", f"{path.name}: {numbers} numbers, at most {LARGEST} allowed")
 
 
 def _npy(values: np.ndarray) -> bytes:

@@ -6,12 +6,12 @@ import os
 import shutil
 from pathlib import Path
 
-import cv2
 import torch
 
 from ..errors import UserError
 from ..layout import sha256
 from ..orphans import end_after
+from ..pictures import cv2
 from .clips import Bad, Clip, Problem, state_of
 from .media import Item, convert
 

@@ -1,0 +1,29 @@
+"""Decoding pictures with OpenCV, which refuses those too large before it takes memory for them."""
+
+import os
+from pathlib import Path
+
+# Read once, when cv2 is imported; a user who has set it, or imported cv2 before, has decided.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**27))
+
+import cv2
+import numpy as np
+
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # a missing file is told once
+cv2.setNumThreads(0)  # a thread pool does not survive the fork of a loading process
+
+
+def decode(content: np.ndarray | bytes, flags: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
+    """The picture (H, W, 3) in a file's bytes; None where there is none, or one too large."""
+    try:
+        return cv2.imdecode(np.frombuffer(content, np.uint8), flags) if len(content) else None
+    except cv2.error:  # a size above the limit, and some kinds of damage
+        return None
+
+
+def read(path: str | Path, flags: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
+    """As decode, of a file."""
+    try:
+        return cv2.imread(str(path), flags)
+    except cv2.error:
+        return None
