@@ -26,7 +26,7 @@ from mmpareto.errors import UserError
 from mmpareto.flags import positive
 from mmpareto.lock import Lock
 from mmpareto.methods import METHODS
-from mmpareto.runs import check_flags, clear_errors, read_json
+from mmpareto.runs import CONFIG, check_flags, clear_errors, read_json
 
 TRAIN = Path(__file__).absolute().with_name("train.py")
 
@@ -260,7 +260,7 @@ def check_folder(plan: Plan) -> None:
     """UserError where its folder holds a run of other flags, finished or not."""
     path = plan.folder / "config.json"
     if path.exists():
-        check_flags(plan.folder, read_json(path).get("flags", {}), options.as_config(plan.flags))
+        check_flags(plan.folder, read_json(path, CONFIG)["flags"], options.as_config(plan.flags))
     plan.result()
 
 

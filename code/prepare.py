@@ -19,8 +19,10 @@ from mmpareto.options import REPOSITORY, Parser
 
 
 def main(arguments: list[str]) -> None:
-    if not arguments or arguments[0].startswith("-"):
-        names = [name for name in DATASETS if hasattr(DATASETS[name], "prepare")]
+    names = [name for name in DATASETS if hasattr(DATASETS[name], "prepare")]
+    if not arguments:
+        raise UserError(f"give the dataset first, one of {', '.join(names)}")
+    if arguments[0].startswith("-"):
         parser = Parser(prog="prepare.py", description=__doc__.splitlines()[0])
         parser.add_argument("dataset", help=f"{', '.join(names)}; DATASET --help lists its flags")
         parser.parse_args(arguments)

@@ -187,8 +187,9 @@ class Trainer:
         """Score the last and the best epoch on the test split."""
         last = best = {"epoch": self.epoch, **self.scores("test")}
         if self.best["epoch"] != self.epoch:
-            state = checkpoint.read(self.run.folder / "best.pt")
-            self.model.load_state_dict(state["model"])
+            path = self.run.folder / "best.pt"
+            state = checkpoint.read_state(path)
+            build.load_weights(self.model, state["model"], path)
             best = {"epoch": state["epoch"], **self.scores("test")}
         if self.shown == "test" and self.flags.select != "best-test":
             self.run.finish("last", {"last": last})  # nothing but the test split could choose
@@ -217,15 +218,19 @@ class Trainer:
 
     def restore(self, state: dict) -> None:
         """Go on after the last whole epoch."""
-        build.check_recipe(self.data, state["recipe"], self.run.folder / "last.pt")
-        build.load_weights(self.model, state["model"], self.run.folder / "last.pt")
-        build.load_optimizer(self.optimizer, state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        for name, value in state["method"].items():
-            self.method.state[name].copy_(value)
-        torch.set_rng_state(state["rng"][0])
-        if self.device.type == "cuda" and len(state["rng"]) > 1:
-            torch.cuda.set_rng_state(state["rng"][1], self.device)
+        path = self.run.folder / "last.pt"
+        build.check_recipe(self.data, state["recipe"], path)
+        build.load_weights(self.model, state["model"], path)
+        checkpoint.check_alike(state["scheduler"], self.scheduler.state_dict(), "scheduler", path)
+        checkpoint.check_alike(state["method"], self.method.state, "method", path)
+        with checkpoint.fitting(path):
+            build.load_optimizer(self.optimizer, state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+            for name, value in state["method"].items():
+                self.method.state[name].copy_(value)
+            torch.set_rng_state(state["rng"][0])
+            if self.device.type == "cuda" and len(state["rng"]) > 1:
+                torch.cuda.set_rng_state(state["rng"][1], self.device)
         self.epoch, self.best = state["epoch"], state["best"]
         self.skipped_in_a_row = state["skipped_in_a_row"]
 

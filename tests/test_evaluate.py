@@ -410,7 +410,8 @@ class TestPredictions:
         """No cell begins as one, and every text is found again."""
         text = f'{start}HYPERLINK("http://x", "y")'
         layout.write_table(tmp_path / "t.csv", ["id"], [{"id": layout.quote_formula(text)}])
-        (_, header), (_, cells) = layout.read_csv(tmp_path / "t.csv")
+        with open(tmp_path / "t.csv", encoding="utf-8", newline="") as file:
+            header, cells = csv.reader(file)
         assert header == ["id"] and cells[0] == "'" + text
         assert layout.unquote_formula(cells[0]) == text
 

@@ -333,13 +333,13 @@ class TestResume:
     def test_foreign_checkpoint(self, run):
         folder = run()
         torch.save({"weights": torch.ones(2)}, folder / "last.pt")
-        with pytest.raises(UserError, match=r"last.pt: without .*config"):
+        with pytest.raises(UserError, match=r"last.pt: missing or damaged in it: .*config"):
             run("--resume", "--epochs", 3)
 
     def test_best_is_no_last(self, run):
         folder = run()
         (folder / "last.pt").write_bytes((folder / "best.pt").read_bytes())
-        with pytest.raises(UserError, match=r"without .*optimizer.*: give a run's last.pt"):
+        with pytest.raises(UserError, match=r"damaged in it: .*optimizer.*: give a run's last.pt"):
             run("--resume", "--epochs", 3)
 
     def test_lost_log(self, run):
@@ -615,7 +615,7 @@ BAD_INPUT = [
     ("--encoder vgg", "unknown encoder 'vgg'"),
     ("--encoder sound=cnn", "--encoder sound=cnn: toy has no modality 'sound', only a, b"),
     ("--nonsense 3", "unknown flag --nonsense"),
-    ("stray", "unknown flag stray"),
+    ("stray", "'stray' belongs to no flag"),
     ("--method joint --gamma 2", "--gamma acts only with --method mmpareto"),
     ("--no_probes", "--no_probes acts only with --method joint or --method unimodal"),
     ("--train", "--train is a flag of the original scripts"),

@@ -106,7 +106,9 @@ def load_data(options: Namespace) -> Data:
     if size < batch:
         flags = f"--batch_size {options.batch_size}"
         flags += f" --accumulate {options.accumulate}" if options.accumulate > 1 else ""
-        raise UserError(f"{flags}: one step needs {batch} samples, the training split has {size}")
+        raise UserError(
+            f"{flags}: one step needs {batch} samples, the training split has {size}: lower it"
+        )
     return data
 
 
@@ -226,17 +228,25 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
 
     Fused optimizers take that for granted, and another device may have had another memory format.
     """
+    settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     optimizer.load_state_dict(state)
+    for before, group in zip(settings, optimizer.param_groups, strict=True):
+        if {k: type(v) for k, v in before.items()} != {
+            k: type(v) for k, v in group.items() if k != "params"
+        }:
+            raise ValueError("settings of another form")
     for param, buffers in optimizer.state.items():
         for name, value in buffers.items():
-            if isinstance(value, Tensor) and value.shape == param.shape:
+            if not isinstance(value, Tensor) or value.shape not in (param.shape, ()):
+                raise ValueError(f"{name} does not fit its parameter")
+            if value.shape == param.shape:
                 buffers[name] = torch.empty_like(param).copy_(value)
 
 
 def load_weights(model: Fusion, state: dict, source: Path) -> None:
     """Load a state dict; UserError where it belongs to another architecture."""
-    expected = {name: value.shape for name, value in model.state_dict().items()}
-    found = {name: value.shape for name, value in state.items()}
+    expected = {name: (value.shape, value.dtype) for name, value in model.state_dict().items()}
+    found = {name: (value.shape, value.dtype) for name, value in state.items()}
     if expected != found:
         differing = sorted(
             k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k)

@@ -1,6 +1,5 @@
 """From finished runs to a table of methods: means over seeds, paired differences, files."""
 
-import json
 import re
 import statistics
 from argparse import Namespace
@@ -11,10 +10,10 @@ from typing import Any, NamedTuple
 
 from .checkpoint import write_atomically
 from .errors import UserError
-from .layout import read_csv, write_json, write_table
+from .layout import quote_formula, read_csv, unquote_formula, write_json, write_table
 from .options import as_config
 from .report import mean
-from .runs import clear_errors, finished, read_json
+from .runs import CONFIG, EPOCH, finished, read_json, read_lines
 
 FILE = "comparison.json"  # of a comparison's folder
 
@@ -79,7 +78,7 @@ def read(plan: Plan) -> list[dict]:
     result = plan.result()
     if result is None:
         return []
-    config = read_json(plan.folder / "config.json")
+    config = read_json(plan.folder / "config.json", CONFIG)
     kept = {key: result[key] for key in ("conflict", "seconds_per_epoch")}
     kept |= {"commit": config["commit"], "threads": config["threads"], **config["versions"]}
     validation = _validation(plan.folder / "epochs.jsonl")
@@ -100,16 +99,9 @@ def read(plan: Plan) -> list[dict]:
 
 def _validation(path: Path) -> dict[int, float]:
     """{epoch: joint accuracy} of the epochs scored on the validation split."""
-    with clear_errors(path):
-        lines = path.read_text(encoding="utf-8").splitlines()
-    try:
-        epochs = [json.loads(line) for line in lines]
-        return {epoch["epoch"]: epoch["Acc"] for epoch in epochs if epoch["split"] == "val"}
-    except (ValueError, LookupError, TypeError) as error:
-        raise UserError(
-            f"{path}: is damaged ({type(error).__name__}: {error}): delete the run's folder and "
-            "run it again"
-        ) from None
+    return {
+        epoch["epoch"]: epoch["Acc"] for epoch in read_lines(path, EPOCH) if epoch["split"] == "val"
+    }
 
 
 def of_rule(rows: list[dict], select: str) -> list[dict]:
@@ -297,10 +289,10 @@ def reopen(folder: Path) -> tuple[Comparison, list[dict]]:
     Numbers have the digits that runs.csv has.
     """
     try:
-        comparison = Comparison(folder, **read_json(folder / FILE), plans=[])
+        comparison = Comparison(folder, **read_json(folder / FILE, {}), plans=[])
         (_, columns), *lines = read_csv(folder / "runs.csv")
         texts = {"method", "rule", *comparison.settings[0]}
-        rows = [dict(zip(columns, values, strict=True)) for _, values in lines]
+        rows = [dict(zip(columns, map(unquote_formula, row), strict=True)) for _, row in lines]
         return comparison, [
             {name: text if name in texts else _number(name, text) for name, text in row.items()}
             for row in rows
@@ -345,8 +337,14 @@ def points(comparison: Comparison, rows: list[dict]) -> dict[str, dict[str, list
 
 def _write_numbers(path: Path, rows: Iterable[dict]) -> None:
     """Rows need not have the same columns: versions that a run has noted differ over time."""
-    short = [{k: f"{v:.6g}" if isinstance(v, float) else v for k, v in r.items()} for r in rows]
+    short = [{k: _cell(v) for k, v in row.items()} for row in rows]
     write_table(path, list(dict.fromkeys(key for row in short for key in row)), short)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, str):
+        return quote_formula(value)  # a run's folder may come from others
+    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def _write(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 import os
 from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
 from datetime import datetime
+from difflib import get_close_matches
 from pathlib import Path
 
 from .datasets import DATASETS
@@ -78,6 +79,7 @@ def parse(arguments: list[str]) -> Namespace:
     if unknown:
         raise UserError(_explain_unknown(unknown[0].split("=")[0]))
 
+    _check_pairs(options)
     _fill_defaults(options)
     check_data_root(options.dataset, options.data_root)
     options.data_root = (options.data_root or REPOSITORY / "data" / options.dataset).absolute()
@@ -101,6 +103,8 @@ def _find_dataset(options: Namespace) -> None:
         if options.data_root:
             raise UserError(f"--data_root: --dataset {folder} is a folder already: drop one")
         options.dataset, options.data_root = read_metadata(folder)["dataset"], folder
+    elif options.dataset not in DATASETS and len(folder.parts) > 1:
+        raise UserError(f"--dataset {folder}: no such folder: give a prepared set, or a name")
     options.dataset = DATASETS.find(options.dataset)
 
 
@@ -123,14 +127,44 @@ def as_config(options: Namespace) -> dict:
     return {k: str(v) if isinstance(v, os.PathLike) else v for k, v in vars(options).items()}
 
 
+def from_config(config: dict, source: Path) -> Namespace:
+    """The options of `as_config`, as far as model and data need them; UserError if they are none.
+
+    They are read as a command line is, so that every value is one that could have been given.
+    """
+    words = []
+    for name, value in config.items():
+        if isinstance(value, list):
+            words += [f"--{name}", *map(str, value)] if value else []
+        elif value is not None and value is not False:
+            words.append(f"--{name}" if value is True else f"--{name}={value}")
+    try:
+        parser = _parser()
+        for registry in (FUSIONS, DATASETS):
+            _add_flags(registry[str(config.get(registry.kind))], parser)
+        options, _ = parser.parse_known_args(words)
+        METHODS.find(options.method)
+        found = as_config(options)
+        wrong = [name for name in found if found[name] != config.get(name, found[name])]
+    except UserError as error:
+        wrong = [str(error)]
+    if wrong or options.data_root is None:
+        raise UserError(
+            f"checkpoint {source}: its config is damaged ({', '.join(wrong) or 'no data_root'}): "
+            "restore it from a copy or train again"
+        )
+    _fill_defaults(options)
+    return options
+
+
 def changes(old: dict, new: dict) -> list[str]:
     """Flags in which two configs would compute different runs, as "name was this, is that"."""
     rows = []
     free = FREE_ON_RESUME - ({"data_root"} if _is_one_of_many(new["dataset"]) else set())
     for name in sorted((old.keys() | new.keys()) - free):
         pair = old.get(name), new.get(name)
-        either = {"best-val", "last"}  # every run holds both results
-        if pair[0] != pair[1] and not (name == "select" and either.issuperset(pair)):
+        either = ("best-val", "last")  # every run holds both results
+        if pair[0] != pair[1] and not (name == "select" and all(v in either for v in pair)):
             rows.append(f"{name} was {pair[0]}, is {pair[1]}")
     return rows
 
@@ -224,12 +258,16 @@ def add_device_flags(parser) -> None:
     # fmt: on
 
 
-def _fill_defaults(options: Namespace) -> None:
-    chosen = OPTIMIZER_DEFAULTS[options.optimizer]
-    if options.momentum is not None and "momentum" not in chosen:
+def _check_pairs(options: Namespace) -> None:
+    """UserError for a flag that acts only with another."""
+    if options.momentum is not None and "momentum" not in OPTIMIZER_DEFAULTS[options.optimizer]:
         raise UserError(f"--momentum acts only with --optimizer sgd, not {options.optimizer}")
     if options.lr_decay_ratio and not options.lr_decay_step:
         raise UserError("--lr_decay_ratio acts only with --lr_decay_step: give both")
+
+
+def _fill_defaults(options: Namespace) -> None:
+    chosen = OPTIMIZER_DEFAULTS[options.optimizer]
     for defaults in (chosen, DATASETS[options.dataset].defaults, DEFAULTS):
         for name, value in defaults.items():
             if getattr(options, name) is None:
@@ -291,4 +329,10 @@ def _explain_unknown(flag: str) -> str:
     ]
     if owners:
         return f"{flag} acts only with {' or '.join(owners)}"
-    return f"unknown flag {flag} (--help lists all flags)"
+    if not flag.startswith("-"):
+        return f"{flag!r} belongs to no flag: give --FLAG before it (--help lists all flags)"
+    known = {word for part in _parts() for word in _part_help(*part).split()}
+    known |= set(_parser().format_help().split())
+    close = get_close_matches(flag, sorted(w for w in known if w.startswith("--")), n=1)
+    hint = f": did you mean {close[0]}?" if close else ""
+    return f"unknown flag {flag}{hint} (--help lists all flags)"

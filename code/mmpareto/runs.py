@@ -21,7 +21,7 @@ import torch
 import torchvision
 from tqdm import tqdm
 
-from . import __version__, checkpoint, distributed, options, report
+from . import __version__, checkpoint, distributed, fields, options, report
 from .errors import UserError
 from .lock import NAME as LOCK
 from .lock import Lock
@@ -84,23 +84,23 @@ class Run:
                 "go on"
             )
         path = self.folder / "config.json"
-        flags = read_json(path).get("flags") if path.exists() else None
-        if flags is None:
+        if not path.exists():
             raise UserError(f"--out {self.folder}: it holds no run to resume: give another one")
-        check_flags(self.folder, flags, self.config)
+        check_flags(self.folder, read_json(path, CONFIG)["flags"], self.config)
 
     def _read_state(self) -> None:
         if not (self.folder / "last.pt").exists():
             return  # stopped before its first checkpoint
         self.state = checkpoint.read_state(self.folder / "last.pt", for_resuming=True)
         check_epochs(self.folder, self.state["epoch"], self.config)
-        for name, size in self.state["logs"].items():
-            path = self.folder / name
+        for name in LOGS:
+            path, size = self.folder / name, self.state["logs"].get(name, math.inf)
             if not path.exists() or path.stat().st_size < size:
                 raise UserError(
                     f"--resume: {path} is missing or shorter than last.pt says: restore it, or "
                     "give another --out"
                 )
+        read_lines(self.folder / "epochs.jsonl", EPOCH, self.state["logs"]["epochs.jsonl"])
 
     def start(self, header: list[str]) -> None:
         """Create the folder, or cut its logs back to the last whole epoch; then log the header."""
@@ -143,7 +143,7 @@ class Run:
     def _open_logs(self) -> None:
         path, earlier = self.folder / "config.json", []
         if path.exists():
-            before = read_json(path)
+            before = read_json(path, CONFIG)
             earlier = [*before.pop("earlier", []), before]
         self._write_json("config.json", {"flags": self.config, **environment(), "earlier": earlier})
         with clear_errors(f"--out {self.folder}"):
@@ -193,9 +193,7 @@ class Run:
             self.board.close()
         for line in report.result_lines(results):
             self.log(line)
-        with clear_errors(self.folder / "epochs.jsonl"):
-            lines = (self.folder / "epochs.jsonl").read_text(encoding="utf-8").splitlines()
-        epochs = [json.loads(line) for line in lines]
+        epochs = read_lines(self.folder / "epochs.jsonl", EPOCH)
         self._write_json(
             "result.json",
             {
@@ -230,8 +228,10 @@ def finished(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
     """The result of the finished run in folder, None without one; UserError if its flags differ."""
     if not (folder / "result.json").exists():
         return None
-    check_flags(folder, read_json(folder / "config.json")["flags"], config)
-    result = read_json(folder / "result.json")
+    check_flags(folder, read_json(folder / "config.json", CONFIG)["flags"], config)
+    result = read_json(folder / "result.json", RESULT)
+    if result.get("selected") not in (*result["results"],):
+        raise UserError(f"{folder / 'result.json'}: selected is none of its results: restore it")
     done = result["results"]["last"]["epoch"]
     check_epochs(folder, done, config)
     return result if done == config["epochs"] else None
@@ -252,11 +252,78 @@ def check_flags(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
         )
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, expected: dict) -> dict[str, Any]:
+    """A run's config.json (CONFIG) or result.json (RESULT)."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = fields.parse(path.read_text(encoding="utf-8"))
+        wrong = fields.wrong(content, expected)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}): is this the folder of a run?") from None
+    if wrong:
+        raise UserError(
+            f"{path}: missing or damaged in it: {', '.join(wrong)}: restore it, or delete the "
+            "run's folder and run it again"
+        )
+    return content
+
+
+def read_lines(path: Path, expected: dict, size: int | None = None) -> list[dict[str, Any]]:
+    """A run's epochs.jsonl (EPOCH) or steps.jsonl (STEP), or its first size bytes."""
+    try:
+        with clear_errors(path), open(path, "rb") as file:
+            lines = file.read(size).decode().splitlines()
+        entries = [fields.parse(line) for line in lines]
+        if wrong := next(filter(None, (fields.wrong(e, expected) for e in entries)), None):
+            raise ValueError(", ".join(wrong))
+    except ValueError as error:
+        raise UserError(
+            f"{path}: is damaged ({error}): restore it, or delete the run's folder and run it again"
+        ) from None
+    return entries
+
+
+def _are_scores(scores: dict) -> bool:
+    """Of one epoch: a number, and accuracies and F1 in pairs."""
+    names = scores.keys() - {"epoch"}
+    return (
+        fields.is_count(scores["epoch"])
+        and "Acc" in names
+        and all(name.startswith(("Acc", "F1")) for name in names)
+        and all(fields.is_number(scores[name]) and 0 <= scores[name] <= 1 for name in names)
+        and {name[3:] for name in names if name.startswith("Acc")}
+        == {name[2:] for name in names if name.startswith("F1")}
+    )
+
+
+def is_known(value: Any) -> bool:
+    return value is None or fields.is_number(value)
+
+
+CONFIG = {
+    "flags": lambda value: isinstance(value, dict),
+    "versions": lambda value: all(map(fields.is_text, value.values())),
+    "commit": fields.is_text,
+    "threads": fields.is_count,
+    "earlier": lambda value: isinstance(value, list),
+}
+EPOCH = {
+    "epoch": fields.is_count,
+    "split": fields.is_text,
+    "Acc": fields.is_number,
+    "conflict": is_known,
+    "seconds": fields.is_number,
+}
+STEP = {
+    "epoch": fields.is_count,
+    "skipped": lambda value: isinstance(value, bool),
+    "loss": is_known,
+    "losses": lambda value: all(map(is_known, value.values())),
+}
+RESULT = {
+    "results": lambda value: "last" in value and all(map(_are_scores, value.values())),
+    "conflict": is_known,
+    "seconds_per_epoch": fields.is_number,
+}
 
 
 def environment() -> dict[str, Any]:

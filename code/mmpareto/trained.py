@@ -10,7 +10,7 @@ import torch
 from . import build, checkpoint
 from .data import Data
 from .fusions.base import Fusion, Output
-from .options import check_data_root
+from .options import check_data_root, from_config
 
 
 class Trained(NamedTuple):
@@ -30,9 +30,9 @@ def load(path: Path, flags: Namespace) -> Trained:
     Without a data_root the data is where the run found it.
     """
     state = checkpoint.read_state(path)
-    options = Namespace(**state["config"])
+    options = from_config(state["config"], path)
     check_data_root(options.dataset, flags.data_root)
-    options.data_root = flags.data_root or Path(options.data_root)
+    options.data_root = flags.data_root or options.data_root
     options.pretrained = None  # the checkpoint holds the weights
     device = build.pick_device(flags.device, flags.gpu_ids)
     data = build.load_data(options)

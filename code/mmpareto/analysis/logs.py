@@ -1,13 +1,12 @@
 """What a run has written, read back: its settings, epochs, steps and result."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import UserError
 from ..report import mean
-from ..runs import clear_errors, read_json
+from ..runs import CONFIG, EPOCH, RESULT, STEP, read_json, read_lines
 
 BEST = "best.pt"
 LAST = "last.pt"
@@ -55,11 +54,12 @@ class Step(NamedTuple):
 
 def read(folder: Path, label: str | None = None) -> Logs:
     """The run in folder; UserError where there is none, or a damaged one."""
-    config = read_json(folder / "config.json")
+    config = read_json(folder / "config.json", CONFIG)
     result = folder / "result.json"
     try:
         name = f"{config['flags']['method']}, seed {config['flags']['random_seed']}"
-        epochs, steps = (_lines(folder / f"{kind}.jsonl") for kind in ("epochs", "steps"))
+        epochs = read_lines(folder / "epochs.jsonl", EPOCH)
+        steps = read_lines(folder / "steps.jsonl", STEP)
         steps = [step for step in steps if step["epoch"] <= len(epochs)]
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(
@@ -68,14 +68,8 @@ def read(folder: Path, label: str | None = None) -> Logs:
         ) from None
     if not epochs:
         raise UserError(f"{folder}: no epoch is finished yet: wait for the first")
-    done = read_json(result) if result.exists() else None
+    done = read_json(result, RESULT) if result.exists() else None
     return Logs(label or name, folder, config, epochs, steps, done)
-
-
-def _lines(path: Path) -> list[dict]:
-    with clear_errors(path):
-        text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
 
 
 def trace(logs: Logs, encoder: str) -> list[Step]:
