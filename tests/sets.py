@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import soundfile
 
@@ -57,4 +58,18 @@ def write_folder(root: Path, count: int, classes=("cat", "dog", "owl"), *, secon
         np.save(root / f"{i}.npy", noise + 3 * (np.arange(10) % len(classes) == label))
         lines.append(f"clip-{i},{classes[label]},{i // 3},{i}.mp4,{i}.wav,{i}.npy")
     (root / "clips.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def write_mixed(root: Path, count: int) -> Path:
+    """As write_folder, with a picture and tokens besides: clips of every kind but optical flow."""
+    write_folder(root, count, ("cat", "dog"), seconds=0.5)
+    header, *lines = (root / "clips.csv").read_text().splitlines()
+    for i in range(count):
+        random = np.random.default_rng(i)
+        picture = random.integers(0, 255, (20, 20, 3), np.uint8)
+        cv2.imwrite(str(root / f"{i}.png"), picture)
+        np.save(root / f"{i}-text.npy", random.integers(1, 9, 5))
+        lines[i] += f",{i}.png,{i}-text.npy"
+    (root / "clips.csv").write_text("\n".join([f"{header},photo,text:tokens", *lines]) + "\n")
     return root

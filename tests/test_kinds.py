@@ -190,13 +190,13 @@ def test_verify_reads_tokens(prepared, tmp_path):
 
     metadata = layout.read_metadata(prepared)
     row = rows(prepared / "manifest.csv")[0]
-    good = (prepared / row[5]).read_bytes()
+    good = prepared / row[5]
     assert verification._check_content(good, row[5], metadata) is None
     values = np.load(prepared / row[5])
     values[0] = WORDS
     shutil.copytree(prepared, tmp_path / "set")
     np.save(tmp_path / "set" / row[5], values)
-    bad = (tmp_path / "set" / row[5]).read_bytes()
+    bad = tmp_path / "set" / row[5]
     found = verification._check_content(bad, row[5], metadata)
     assert found[0] == "tokens that are no integers of the vocabulary"
     with pytest.raises(UserError):
