@@ -48,18 +48,17 @@ def main(arguments: list[str]) -> None:
     flags, rest = parser().parse_known_args(arguments)
     slots = find_slots(flags)
     compared = plan_comparison(flags, rest)
-    left = [plan for plan in compared.plans if plan.result() is None]
     if flags.print_commands:
-        for plan in left:
+        for plan in plans_to_run(compared):
             print(shlex.join(command(plan)))
         return
     if not find_spec("tabulate"):
         raise UserError("the table needs a package: run pip install tabulate")
 
     if flags.collect:
-        if missing := show(compared):
-            total = len(compared.plans)
-            print(f"Not finished, {len(missing)} of {total} runs: {'; '.join(missing)}")
+        plans = comparison.known_plans(compared)
+        if missing := show(compared, plans):
+            print(f"Not finished, {len(missing)} of {len(plans)} runs: {'; '.join(missing)}")
         return
     check_before_training(compared, slots)
     with clear_errors(f"--out {compared.folder}"):
@@ -69,19 +68,18 @@ def main(arguments: list[str]) -> None:
             "wait for it, look at what is done with --collect, or give another --out",
         )
     with lock:
-        for plan in compared.plans:
-            if plan not in left:
-                print(f"== {plan.label}: finished already", flush=True)
         try:
-            failed = train(compared, left, slots)
+            failed = train(compared, comparison.first_plans(compared), slots)
+            failed |= train(compared, comparison.plans_of_choice(compared), slots)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("interrupted; the same command goes on from here") from None
-        show(compared)
+        plans = comparison.known_plans(compared)
+        show(compared, plans)
     for run, reason in failed.items():
         print(f"Failed: {run} ({reason})")
     if failed:
         raise UserError(
-            f"{len(failed)} of {len(compared.plans)} runs failed: {'; '.join(failed)}: mend what "
+            f"{len(failed)} of {len(plans)} runs failed: {'; '.join(failed)}: mend what "
             "is said above, and run the same command again"
         )
 
@@ -101,6 +99,9 @@ def parser() -> options.Parser:
     add("--tune", nargs="+", action="extend", default=[], metavar="FLAG=VALUES",
         help="train every method with each of the comma-separated values, as in "
              "learning_rate=0.01,0.002; validation chooses each method's own")
+    add("--tune_seeds", metavar="SEEDS",
+        help="choose by runs with these seeds, none of --seeds; then --seeds are trained with the "
+             "chosen setting only (default: every setting is trained with --seeds)")
     add("--baseline", metavar="NAME",
         help="the one of --methods from which the others' Acc is subtracted, seed by seed "
              "(default: uniform, if it is among them)")
@@ -145,14 +146,21 @@ def plan_comparison(flags: Namespace, rest: list[str]) -> Comparison:
     given = _flags_in(rest)
     _refuse_set_here(given)
     names = [find_name(name) for name in _split(flags.methods)]
-    seeds = _split(flags.seeds)
     settings = find_settings(flags.tune)
-    plans = [
-        plan_run(flags.out, rest, name, setting, seed)
-        for seed in seeds
-        for name in names
-        for setting in settings
-    ]
+
+    def plans_with(seeds: str) -> list[Plan]:
+        return [
+            plan_run(flags.out, rest, name, setting, seed)
+            for seed in _split(seeds)
+            for name in names
+            for setting in settings
+        ]
+
+    final = plans_with(flags.seeds)
+    tuning = plans_with(flags.tune_seeds) if flags.tune_seeds else []
+    seeds, tune_seeds = (list(dict.fromkeys(p.seed for p in part)) for part in (final, tuning))
+    check_tune_seeds(flags, seeds, tune_seeds)
+    plans = [*tuning, *final]
     check_distinct(plans)
     for plan in plans:
         check_folder(plan)
@@ -166,7 +174,8 @@ def plan_comparison(flags: Namespace, rest: list[str]) -> Comparison:
         folder=flags.out or plans[0].folder.parent,
         select=select,
         names=names,
-        seeds=len(seeds),
+        seeds=seeds,
+        tune_seeds=tune_seeds or seeds,
         settings=settings,
         baseline=baseline if baseline in names and len(names) > 1 else None,
         plans=plans,
@@ -243,6 +252,16 @@ def from_anywhere(words: list[str]) -> list[str]:
     return moved
 
 
+def check_tune_seeds(flags: Namespace, seeds: list[int], tune_seeds: list[int]) -> None:
+    if tune_seeds and not flags.tune:
+        raise UserError("--tune_seeds acts only with --tune: give both")
+    if both := set(seeds) & set(tune_seeds):
+        raise UserError(
+            f"--tune_seeds {flags.tune_seeds}: {min(both)} is one of --seeds, too, whose scores "
+            "have to be of runs that did not choose: give others"
+        )
+
+
 def check_distinct(plans: list[Plan]) -> None:
     """UserError where two plans would compute the same run, or share a folder."""
     labels: dict[str, str] = {}
@@ -283,13 +302,25 @@ def command(plan: Plan, gpu: str | None = None) -> list[str]:
     return [sys.executable, str(TRAIN), *plan.arguments, *device]
 
 
+def plans_to_run(compared: Comparison) -> list[Plan]:
+    """The unfinished ones that can run now: a method's choice waits for all that choose."""
+    first = [plan for plan in comparison.first_plans(compared) if plan.result() is None]
+    waiting = {plan.name for plan in first}
+    chosen = [plan for plan in comparison.plans_of_choice(compared) if plan.name not in waiting]
+    return first + [plan for plan in chosen if plan.result() is None]
+
+
 def train(compared: Comparison, plans: list[Plan], slots: list[str | None]) -> dict[str, str]:
-    """Run the plans, len(slots) at a time; returns {run: why} of those that failed.
+    """Run those not finished, len(slots) at a time; returns {run: why} of those that failed.
 
     A single job has the console. Of several, each prints to a file beside its folder.
     """
     several, environment = len(slots) > 1, jobs.share_of_cores(len(slots))
     failed: dict[str, str] = {}
+    left = [plan for plan in plans if plan.result() is None]
+    for plan in plans:
+        if plan not in left:
+            print(f"== {plan.label}: finished already", flush=True)
 
     def start(plan: Plan, gpu: str | None) -> jobs.Child:
         if not several:
@@ -308,12 +339,10 @@ def train(compared: Comparison, plans: list[Plan], slots: list[str | None]) -> d
             tqdm.write(f"== {plan.label}: {failed.get(plan.label) or outcome(plan)}")
             sys.stdout.flush()
 
-    done = len(compared.plans) - len(plans)
+    total, done = len(plans), len(plans) - len(left)
     hidden = None if several else True
-    with tqdm(
-        desc="runs", total=len(compared.plans), initial=done, leave=False, disable=hidden
-    ) as bar:
-        jobs.run(plans, slots, start, ended)
+    with tqdm(desc="runs", total=total, initial=done, leave=False, disable=hidden) as bar:
+        jobs.run(left, slots, start, ended)
     return failed
 
 
@@ -324,9 +353,9 @@ def outcome(plan: Plan) -> str:
     return report.result_lines({rule: result["results"][rule]})[0]
 
 
-def show(compared: Comparison) -> list[str]:
+def show(compared: Comparison, plans: list[Plan]) -> list[str]:
     """Print the table of what is finished, and write it; returns the runs that are not."""
-    found = {plan.label: comparison.read(plan) for plan in compared.plans}
+    found = {plan.label: comparison.read(plan) for plan in plans}
     rows = [row for rows in found.values() for row in rows]
     if rows:
         path = comparison.write_runs(compared, rows)

@@ -200,7 +200,7 @@ def test_interrupted_run(tmp_path, monkeypatch, calls):
     ("flags", "message"),
     [
         (["--methods", "joint,nonsense"], "unknown method 'nonsense'"),
-        (["--methods", "joint:gamma=2"], "--gamma acts only with --method mmpareto"),
+        (["--methods", "joint:gamma=2"], "--gamma acts only with --method uniform or --method mm"),
         (["--methods", "joint,Joint"], "joint, seed 0 and joint, seed 0: one run is given twice"),
         (["--methods", "pareto,pareto:scale=1"], "pareto:scale=1, seed 0: one run is given twice"),
         (["--methods", "joint:"], "--methods joint:: a flag is empty"),
@@ -222,7 +222,7 @@ def test_interrupted_run(tmp_path, monkeypatch, calls):
         (["--tune", "learning_rate=0.1,0.10"], "one run is given twice"),
         (["--tune", "workers=0,1"], "one run is given twice"),
         (["--tune", "gamma=1,2", "--methods", "mmpareto,joint"],
-         "--tune with joint gamma=1: --gamma acts only with --method mmpareto"),
+         "--tune with joint gamma=1: --gamma acts only with --method uniform or --method mmpareto"),
         (["--tune", "learning_rate=1,x"], "--tune with joint learning_rate=x: "),
         (["--tune", "learning_rate=1,2", "learning_rate=3"], "--tune learning_rate: given twice"),
         (["--tune", "learning_rate=1,2", "--learning_rate", "3"],
@@ -232,6 +232,10 @@ def test_interrupted_run(tmp_path, monkeypatch, calls):
         (["--tune", "learning_rate=1,2", "--select", "best-test"], "--tune: validation chooses"),
         (["--tune", "learning_rate=1,2", "--dataset", "toy_without_val"],
          "--tune: toy has no validation split to choose by"),
+        (["--tune_seeds", "5"], "--tune_seeds acts only with --tune"),
+        (["--tune", "learning_rate=1,2", "--tune_seeds", "5,01"],
+         "--tune_seeds 5,01: 1 is one of --seeds, too"),
+        (["--tune", "learning_rate=1,2", "--tune_seeds", "5,five"], "'five' is not a whole number"),
     ],
 )  # fmt: skip
 def test_bad_input_starts_nothing(tmp_path, calls, flags, message):
@@ -378,8 +382,75 @@ class TestTune:
     def test_no_setting_is_whole(self):
         settings = [{"momentum": "1"}, {"momentum": "2"}]
         rows = [row("joint", s, 0.5, val_Acc=0.5, momentum=m) for s, m in [(0, "1"), (1, "2")]]
-        kept, notes = comparison.pick_settings(made(["joint"], settings=settings, seeds=2), rows)
+        kept, notes = comparison.pick_settings(
+            made(["joint"], settings=settings, seeds=[0, 1]), rows
+        )
         assert kept == [] and "joint: only 0 of 2 settings" in notes[0]
+
+    def test_own_seeds_choose(self, tmp_path, calls, capsys):
+        """Then only the choice is trained with the table's seeds, none of which it has seen."""
+        values = ["0.0001", "0.05", "0.003"]
+        flags = [*self.FLAGS, "--tune", f"learning_rate={','.join(values)}", "--tune_seeds", "8,9"]
+        table = compared(tmp_path, *flags, file="table.csv")
+        assert len(calls) == 2 * (3 * 2 + 2)
+        for row in table:
+            folder = f"{tmp_path}/{row['method']}-learning_rate="
+            means = [
+                statistics.mean(
+                    validation(Path(f"{folder}{value}-s{seed}"), "best-val") for seed in (8, 9)
+                )
+                for value in values
+            ]
+            best = values[means.index(max(means))]
+            assert row["learning_rate"] == best and row["seeds"] == "2"
+            for value in values:
+                assert Path(f"{folder}{value}-s0").exists() is (value == best)
+            scores = [
+                json.loads(Path(f"{folder}{best}-s{seed}/result.json").read_text())
+                for seed in (0, 1)
+            ]
+            mean = statistics.mean(score["results"]["best-val"]["Acc"] for score in scores)
+            assert float(row["Acc_mean"]) == pytest.approx(mean, abs=1e-5)
+        assert table[1]["difference_seeds"] == "" and table[0]["difference_seeds"] == "2"
+        out = capsys.readouterr().out
+        assert "over seeds 8, 9, none of them in the table" in out
+        assert "6 runs for each method (3 settings x 2 seeds)" in out
+        rows = compared(tmp_path, *flags)
+        assert len(calls) == 16 and len(rows) == 32  # nothing is computed twice
+
+    def test_commands_of_own_seeds(self, tmp_path, calls, capsys):
+        """Those that choose first; a method's choice is printed when all of its have finished."""
+        tune = ["--tune", "learning_rate=0.05,0.003", "--tune_seeds", "8"]
+        flags = [*FLAGS, "--out", str(tmp_path / "out"), "--seeds", "0,1", *tune]
+
+        def commands(methods):
+            capsys.readouterr()
+            compare.main([*flags, "--methods", methods, "--print_commands"])
+            return [shlex.split(line)[2:] for line in capsys.readouterr().out.splitlines()]
+
+        first = commands("joint")
+        assert [words[words.index("--random_seed") + 1] for words in first] == ["8", "8"]
+        train.main(first[0])
+        assert commands("joint") == first[1:]
+        compare.main([*flags, "--methods", "joint", "--collect"])
+        assert "Not finished, 3 of 4 runs: joint learning_rate=0.003, s" in capsys.readouterr().out
+        train.main(first[1])
+        second = commands("joint,uniform")
+        assert [words[words.index("--random_seed") + 1] for words in second] == ["8", "8", "0", "1"]
+        for words in second[2:]:
+            train.main(words)
+        capsys.readouterr()
+        compare.main([*flags, "--methods", "joint", "--collect"])
+        assert re.search(r"^joint +0\.\d+ +2 ", capsys.readouterr().out, re.MULTILINE)
+
+    def test_a_setting_that_fails_is_not_the_choice_of_own_seeds(
+        self, tmp_path, calls, monkeypatch
+    ):
+        fail_with(monkeypatch, "joint-learning_rate=0.05-s8")
+        flags = ["--methods", "joint", "--seeds", "0", "--tune", "learning_rate=0.05,0.0001"]
+        with pytest.raises(UserError, match=r"1 of 3 runs failed: joint learning_rate=0.05, s"):
+            compared(tmp_path, *flags, "--tune_seeds", "8")
+        assert (tmp_path / "joint-learning_rate=0.0001-s0/result.json").exists()
 
     def test_all_combinations(self):
         assert compare.find_settings(["a=1,2", "b=x,y"]) == [
@@ -402,8 +473,8 @@ def row(method, seed, acc, **more):
     return {"method": method, "seed": seed, **scores, **kept, **more}
 
 
-def made(names, settings=({},), seeds=3, baseline=None, folder=Path()):
-    return Comparison(folder, "last", names, seeds, list(settings), baseline, [])
+def made(names, settings=({},), seeds=(0, 1, 2), baseline=None, folder=Path()):
+    return Comparison(folder, "last", names, seeds, seeds, list(settings), baseline, [])
 
 
 class TestStatistics:

@@ -46,10 +46,13 @@ class Comparison(NamedTuple):
     folder: Path  # of all runs and of the table
     select: str
     names: list[str]
-    seeds: int
+    seeds: list[int]  # of the table
+    tune_seeds: list[
+        int
+    ]  # that choose among settings: the table's, unless --tune_seeds says others
     settings: list[dict[str, str]]  # that --tune tries; a single empty one without it
     baseline: str | None
-    plans: list[Plan]
+    plans: list[Plan]  # of all settings with all seeds
 
 
 class Difference(NamedTuple):
@@ -111,9 +114,9 @@ def of_rule(rows: list[dict], select: str) -> list[dict]:
     ]
 
 
-def complete(rows: list[dict], settings: list[dict], seeds: int) -> list[dict]:
+def complete(rows: list[dict], settings: list[dict], seeds: list[int]) -> list[dict]:
     """The settings of which one method's rows hold every seed."""
-    return [setting for setting in settings if len(_having(rows, setting)) == seeds]
+    return [setting for setting in settings if len(_having(rows, setting)) == len(seeds)]
 
 
 def choose(rows: list[dict], settings: list[dict]) -> dict[str, str]:
@@ -133,26 +136,66 @@ def _having(rows: list[dict], setting: dict) -> list[dict]:
     return [row for row in rows if setting.items() <= row.items()]
 
 
-def pick_settings(comparison: Comparison, rows: list[dict]) -> tuple[list[dict], list[str]]:
-    """The rows of every method's chosen setting, and what the reader has to know of the choice."""
-    kept, notes = [], []
-    total = len(comparison.settings)
+def first_plans(comparison: Comparison) -> list[Plan]:
+    """Those that do not depend on which setting is chosen: all without --tune_seeds."""
+    return [plan for plan in comparison.plans if plan.seed in comparison.tune_seeds]
+
+
+def plans_of_choice(comparison: Comparison) -> list[Plan]:
+    """Those of the settings that --tune_seeds have chosen, with the table's seeds."""
+    if comparison.seeds == comparison.tune_seeds:
+        return []
+    rows = [row for plan in first_plans(comparison) for row in read(plan)]
+    chosen = choices(comparison, of_rule(rows, comparison.select))
+    others = [plan for plan in comparison.plans if plan.seed in comparison.seeds]
+    return [plan for plan in others if chosen.get(plan.name) == plan.setting]
+
+
+def known_plans(comparison: Comparison) -> list[Plan]:
+    """All that are to be trained, as far as it is known by now."""
+    return [*first_plans(comparison), *plans_of_choice(comparison)]
+
+
+def choices(comparison: Comparison, rows: list[dict]) -> dict[str, dict[str, str]]:
+    """{method: the setting chosen among those that have all their runs}; others are left out."""
+    chosen = {}
     for name in comparison.names:
-        mine = [row for row in rows if row["method"] == name]
-        whole = complete(mine, comparison.settings, comparison.seeds)
+        mine = _choosing(comparison, name, rows)
+        if whole := complete(mine, comparison.settings, comparison.tune_seeds):
+            mine = [row for setting in whole for row in _having(mine, setting)]
+            chosen[name] = choose(mine, whole)
+    return chosen
+
+
+def _choosing(comparison: Comparison, name: str, rows: list[dict]) -> list[dict]:
+    """One method's rows of the seeds that choose."""
+    seeds = comparison.tune_seeds
+    return [row for row in rows if row["method"] == name and row["seed"] in seeds]
+
+
+def pick_settings(comparison: Comparison, rows: list[dict]) -> tuple[list[dict], list[str]]:
+    """The table's rows of every method's choice, and what the reader has to know of the choice."""
+    kept, notes = [], []
+    seeds, total = comparison.tune_seeds, len(comparison.settings)
+    chosen = choices(comparison, rows)
+    for name in comparison.names:
+        whole = complete(_choosing(comparison, name, rows), comparison.settings, seeds)
         if len(whole) < total:
             notes.append(
                 f"{name}: only {len(whole)} of {total} settings have all their runs finished"
                 + (", the choice is among them" if whole else ": not in the table")
             )
         if whole:
-            mine = [row for setting in whole for row in _having(mine, setting)]
-            kept += _having(mine, choose(mine, whole))
+            mine = [row for row in rows if row["method"] == name]
+            mine = [row for row in mine if row["seed"] in comparison.seeds]
+            kept += _having(mine, chosen[name])
     flags = ", ".join(comparison.settings[0])
+    which = "seeds"
+    if seeds != comparison.seeds:
+        which = f"seeds {', '.join(map(str, seeds))}, none of them in the table"
     notes.append(
-        f"{flags}: chosen by the mean validation accuracy over seeds, never by the test split; "
-        f"{total * comparison.seeds} runs for each method ({total} settings x "
-        f"{comparison.seeds} seeds)"
+        f"{flags}: chosen by the mean validation accuracy over {which}, never by the test split; "
+        f"{total * len(seeds)} runs for each method ({total} settings x {len(seeds)} seeds)"
     )
     return kept, notes
 
