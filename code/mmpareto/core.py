@@ -243,7 +243,8 @@ class MMPareto(Integrator):
 
     gamma: factor (> 0) on the length of each encoder's gradient, 1.5 in the paper.
     granularity: "encoder" rescales an encoder as a whole and never ascends either loss; "tensor"
-        rescales each parameter tensor, as the released script does, and may.
+        rescales each parameter tensor, as the released script does, and may; "none" leaves the
+        length of the common direction as it is.
     late, gramian: as of `Integrator`.
     """
 

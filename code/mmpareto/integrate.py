@@ -23,7 +23,7 @@ from torch import Tensor
 # ||d|| below this share of ||j|| + ||g|| is float32 rounding of exactly opposite gradients (which
 # stays under 1e-7); gradients that miss being opposite by an angle of 1e-3 rad give 5e-4.
 STATIONARY = 1e-6
-GRANULARITIES = ("encoder", "tensor")
+GRANULARITIES = ("encoder", "tensor", "none")
 
 
 class Stats(NamedTuple):
@@ -99,7 +99,8 @@ def mmpareto(
     j to g.
 
     granularity "tensor" rescales each tensor by its own norms, as the authors' released script
-    does; it gives up that guarantee (h can ascend the joint loss). May overwrite j.
+    does; it gives up that guarantee (h can ascend the joint loss). "none" leaves ||j + g|| / ||d||
+    out, h = gamma d: the direction without its length. May overwrite j.
     """
     alpha = min_norm(*gram.sum(1))
     conflict = _conflict(gram)
@@ -158,7 +159,7 @@ def apply(
     unimodal_weight: Tensor,
     *,
     scale: float = 1.0,
-    rescale: str | None = None,
+    rescale: str = "none",
 ) -> tuple[list[Tensor], Stats]:
     """h = scale * d, written over j, with d = joint_weight * j + unimodal_weight * g.
 
@@ -169,7 +170,7 @@ def apply(
     length = _norm(level, joint_weight, unimodal_weight)
     stationary = length <= STATIONARY * (level[0].sqrt() + level[2].sqrt())
     factor = torch.full_like(length, scale)
-    if rescale:
+    if rescale != "none":
         factor = factor * (_norm(level, 1, 1) / length).clamp(min=1)
     factor = torch.where(stationary, 0.0, factor)
     weights = torch.stack([factor * joint_weight, factor * unimodal_weight])

@@ -27,7 +27,7 @@ class MMPareto(GramianMethod):
             choices=integrate.GRANULARITIES,
             default="encoder",
             help="what is rescaled as one: encoder never ascends a loss; tensor is the released "
-            "script's rule, which can",
+            "script's rule, which can; with none the common direction keeps its own length",
         )
 
     def __init__(self, model: Fusion, forward, options):

@@ -8,6 +8,7 @@ from torch import Tensor
 from .. import integrate
 from ..core import Integrator
 from ..errors import UserError
+from ..flags import positive
 from ..fusions.base import Fusion, Output
 from ..integrate import Stats
 from .base import Method, Record, all_losses
@@ -16,7 +17,9 @@ from .base import Method, Record, all_losses
 class Uniform(Method):
     """L = L_joint + sum_k L_k, in one backward pass; of tasks, the sum of theirs.
 
-    Observed, each encoder's two gradients are taken apart first and only looked at.
+    With --gamma the encoders' gradients are multiplied, not those of heads and fusion: what
+    MMPareto does on every step without conflict. Observed, each encoder's two gradients are taken
+    apart first and only looked at.
     """
 
     @staticmethod
@@ -25,6 +28,9 @@ class Uniform(Method):
 
     @staticmethod
     def add_flags(parser) -> None:
+        parser.add_argument(
+            "--gamma", type=positive(float), default=1.0, help="factor on encoders' gradients, > 0"
+        )
         parser.add_argument(
             "--observe",
             action="store_true",
@@ -53,8 +59,13 @@ class Uniform(Method):
         loss = sum(losses.values())
         encoders = self.observed(losses) if self.integrator else {}
         self.descend(loss, share, last)
+        if last and self.options.gamma != 1:
+            for param in self.model.encoders.parameters():
+                if param.grad is not None:
+                    param.grad.mul_(self.options.gamma)
         return Record(loss, losses, encoders)
 
     def observed(self, losses: dict[str, Tensor]) -> dict[str, Stats]:
         pairs = self.integrator.observe(*self.model.objectives(losses))
-        return {name: integrate.uniform(j, g)[1] for name, (j, g) in pairs.items()}
+        stats = {name: integrate.uniform(j, g)[1] for name, (j, g) in pairs.items()}
+        return {name: s._replace(scale=s.scale * self.options.gamma) for name, s in stats.items()}
