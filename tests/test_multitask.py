@@ -16,7 +16,8 @@ from mmpareto.data import Modality, own_targets, stratified
 from mmpareto.datasets import multimnist
 from mmpareto.datasets.cgdigits import CGDigits
 from mmpareto.datasets.multidigits import MultiDigits
-from mmpareto.datasets.overlaid import MEAN, canvases, overlay, salt_and_pepper
+from mmpareto.datasets.noise import salt_and_pepper
+from mmpareto.datasets.overlaid import MEAN, canvases, overlay
 from mmpareto.encoders import ENCODERS
 from mmpareto.errors import UserError
 from mmpareto.fusions import FUSIONS

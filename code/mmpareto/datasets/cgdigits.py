@@ -7,6 +7,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from ..data import Data
+from ..flags import share
 from .colored import SEED, colored
 
 
@@ -17,9 +18,25 @@ class CGDigits:
     defaults = {"epochs": 6, "learning_rate": 0.01}
 
     @staticmethod
+    def add_flags(parser) -> None:
+        # fmt: off
+        parser.add_argument("--num_classes", type=int, choices=range(2, 11), default=10,
+            metavar="N", help="use the digits below N, 2 to 10")
+        parser.add_argument("--noise", type=share, default=0.0,
+            help="share of gray's pixels that turn black or white, in [0, 1]; color has none")
+        # fmt: on
+
+    @staticmethod
     def load(options) -> Data:
+        # A checkpoint made before there were these flags names none of them.
+        classes, noise = getattr(options, "num_classes", 10), getattr(options, "noise", 0.0)
         recipe = {"source": "scikit-learn digits", "resize": "bilinear 32x32", "split": "60/15/25"}
-        return colored("cgdigits", read_digits(32), recipe)
+        splits = read_digits(32)
+        if classes < 10:
+            recipe["classes"] = classes
+            kept = {name: labels < classes for name, (_, labels) in splits.items()}
+            splits = {name: (x[kept[name]], y[kept[name]]) for name, (x, y) in splits.items()}
+        return colored("cgdigits", splits, recipe, classes, noise)
 
 
 def read_digits(side: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ..data import Data, Modality, TensorSplit
 from ..flags import share
+from .noise import salt_and_pepper
 
 SIDE, CANVAS = 28, 36  # of a digit, and of what two are laid on
 SHIFT = 6  # how far the right digit lies below and to the right of the left one
 MEAN, DEVIATION = 0.1307, 0.3081  # of MNIST's pixels, in [0, 1]
 SEED = 0  # of partners and noise, the same in every run
-CHUNK = 10_000  # images that noise is drawn for at once
 
 
 class Overlaid:
@@ -85,13 +85,3 @@ def canvases(left: Tensor, right: Tensor) -> Tensor:
 def overlay(left: Tensor, right: Tensor) -> Tensor:
     """Canvases at the size of one digit, by nearest neighbours."""
     return F.interpolate(canvases(left, right)[:, None], size=(SIDE, SIDE), mode="nearest")[:, 0]
-
-
-def salt_and_pepper(images: Tensor, share: float, random: np.random.RandomState) -> Tensor:
-    """uint8 images in which a share of all pixels is 0 or 255, with equal chances."""
-    noisy = images.clone()
-    for chunk in noisy.split(CHUNK):
-        drawn = torch.from_numpy(random.random_sample(chunk.shape))
-        chunk[drawn < share] = 255
-        chunk[drawn < share / 2] = 0
-    return noisy
