@@ -21,12 +21,17 @@ def min_norm_weight(j: Tensor, g: Tensor) -> float:
 
 
 def mmpareto(j: list[Tensor], g: list[Tensor], gamma: float, granularity: str) -> list[Tensor]:
-    """MMPareto of one encoder: "encoder" as in the paper, "tensor" as in the released script."""
+    """MMPareto of one encoder: "encoder" as in the paper, "tensor" as in the released script.
+
+    "none" keeps the length of the common direction.
+    """
     joint, unimodal = flat(j), flat(g)
     cos = joint @ unimodal / (joint.norm() * unimodal.norm())
     alpha = 0.5 if cos > 0 else min_norm_weight(joint, unimodal)
     d = [2 * alpha * x + 2 * (1 - alpha) * y for x, y in zip(j, g, strict=True)]
     s = [x + y for x, y in zip(j, g, strict=True)]
+    if granularity == "none":
+        return [gamma * x for x in d]
     if granularity == "encoder":
         return [gamma * flat(s).norm() / flat(d).norm() * x for x in d]
     h = []

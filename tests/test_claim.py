@@ -1,20 +1,31 @@
-"""The arms of docs/claim.md are what their formulas say, in one gradient and in training."""
+"""docs/claim.md: its arms are what their formulas say, its numbers what its CSV files say."""
 
+import statistics
 from copy import deepcopy
+from pathlib import Path
 
 import models
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import nct, t, ttest_rel
+from test_compare import calls  # noqa: F401 - a fixture
 from test_methods import trainer_of
 from test_multitask import model_of as tasks_of
 
+import claim
 from mmpareto import options
-from mmpareto.claim import ARMS
+from mmpareto.claim import contrasts, runs
+from mmpareto.claim.design import ARMS, Part
+from mmpareto.claim.runs import Epoch, Run
+from mmpareto.claim.tables import tables
 from mmpareto.data import own_targets
+from mmpareto.errors import UserError
 from mmpareto.fusions.multitask import Separate, Shared
 from mmpareto.methods import METHODS
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
 def formula(arm, j, g):
@@ -148,3 +159,112 @@ def test_uniform_by_default_is_bit_for_bit_what_it_was():
     model.eval().train()
     method_of("A", model).backward(inputs, targets)
     assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), plain, strict=True))
+
+
+def run_of(arm, seed, acc, part="base", chooses=False):
+    return Run(part, arm, 0.5, seed, chooses, 3, acc - 0.1, acc, None, "abc")
+
+
+class TestStatistics:
+    def test_contrast(self):
+        """Over common seeds, of scored runs alone; p as scipy's paired test has it."""
+        one, other = [0.5, 0.7, 0.6, 0.9], [0.4, 0.75, 0.4, 0.7]
+        rows = [run_of("E", seed, acc) for seed, acc in enumerate(one)]
+        rows += [run_of("B", seed, acc) for seed, acc in enumerate(other)]
+        rows += [run_of("E", 7, 0.1), run_of("B", 8, 0.2), run_of("E", 0, 0.0, chooses=True)]
+        rows += [run_of("E", 0, 0.3, part="sum")]
+        found = contrasts.contrast(rows, "base", "E-B")
+        expected = ttest_rel(one, other)
+        interval = expected.confidence_interval()
+        assert found[:3] == ("base", "E-B", 4)
+        assert found.mean == pytest.approx(0.1125)
+        assert (found.low, found.high) == pytest.approx(interval)
+        assert found.p == pytest.approx(expected.pvalue)
+        assert contrasts.contrast(rows, "sum", "E-B") is None
+
+    def test_detectable(self):
+        """A true difference of that size is found with a chance of 80 %, by the noncentral t."""
+        random = np.random.RandomState(0)
+        rows = [run_of("E", seed, acc) for seed, acc in enumerate(random.normal(0, 1, 20))]
+        rows += [run_of("B", seed, 0.0) for seed in range(20)]
+        found = contrasts.contrast(rows, "base", "E-B")
+        error = statistics.stdev(run.Acc for run in rows[:20]) / 20**0.5
+        power = nct.sf(t.ppf(0.975, 19), 19, found.detectable / error)
+        assert power == pytest.approx(0.8, abs=0.01)
+
+    @pytest.mark.parametrize(
+        ("ps", "corrected"),
+        [
+            ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),
+            ([0.2], [0.2]),
+            ([0.9, 0.5, 0.01, 0.01], [1.0, 1.0, 0.04, 0.04]),
+        ],
+    )
+    def test_holm(self, ps, corrected):
+        assert contrasts.holm(ps) == pytest.approx(corrected)
+
+
+def test_turn():
+    """The angle between the sum and twice the shortest mean, from norms and cosine alone."""
+    random = np.random.RandomState(0)
+    for _ in range(100):
+        j, g = random.normal(0, 1, (2, 5)) * [[1.0], [random.uniform(0.1, 10)]]
+        if j @ g > 0:
+            j = -j
+        stats = {"joint_norm": np.linalg.norm(j), "unimodal_norm": np.linalg.norm(g)}
+        stats["cos"] = j @ g / stats["joint_norm"] / stats["unimodal_norm"]
+        (d,), s = formula("C", [j], [g]), j + g
+        expected = np.degrees(np.arccos(d @ s / np.linalg.norm(d) / np.linalg.norm(s)))
+        assert runs.turn(stats) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.fixture
+def toy_part(monkeypatch):
+    flags = "--dataset toy --encoder cnn --epochs 2"
+    part = Part(("A", "B", "E"), flags, "0.05,0.003", tune_seeds=1, seeds=2)
+    monkeypatch.setattr(claim, "PARTS", {"base": part})
+
+
+def test_from_runs_to_tables(tmp_path, calls, toy_part, capsys):  # noqa: F811
+    """Trained once; a later call makes the same of what is there."""
+    claim.main(["--out", str(tmp_path)])
+    assert len(calls) == 3 * (2 + 2)
+    trained = runs.read_rows(tmp_path / "runs.csv", Run)
+    epochs = runs.read_rows(tmp_path / "epochs.csv", Epoch)
+    assert sorted((run.arm, run.seed, run.is_choosing) for run in trained) == sorted(
+        (arm, seed, seed == 100) for arm in "ABE" for seed in (0, 1, 100, 100)
+    )
+    assert {(row.arm, row.encoder, row.epoch) for row in epochs} == {
+        ("E", encoder, epoch) for encoder in "ab" for epoch in (1, 2)
+    }
+    assert all(row.steps == 12 for row in epochs)  # 6 of an epoch, of two seeds
+    share = sum(row.conflicts for row in epochs) / sum(row.steps for row in epochs)
+    scored = [run.conflict for run in trained if run.arm == "E" and not run.is_choosing]
+    assert statistics.mean(scored) == pytest.approx(share, abs=1e-5)
+    written = (tmp_path / "tables.md").read_text(encoding="utf-8")
+    for heading, table in tables(trained, epochs).items():
+        assert f"## {heading}\n\n{table}\n" in written
+    assert written.rstrip() in capsys.readouterr().out
+    for name in ("rates", "conflict", "gain"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    claim.main(["--out", str(tmp_path), "--collect"])
+    assert len(calls) == 12 and (tmp_path / "tables.md").read_text(encoding="utf-8") == written
+
+
+def test_commands(tmp_path, calls, toy_part, capsys):  # noqa: F811
+    claim.main(["--out", str(tmp_path), "--print_commands"])
+    assert capsys.readouterr().out.count("train.py") == 6 and not calls
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_part():
+    with pytest.raises(UserError, match=r"--parts: there is no 'all': choose base, noise"):
+        claim.main(["--parts", "base,all"])
+
+
+def test_the_page_is_what_its_files_say():
+    trained = runs.read_rows(DOCS / "results/claim_runs.csv", Run)
+    epochs = runs.read_rows(DOCS / "results/claim_epochs.csv", Epoch)
+    page = (DOCS / "claim.md").read_text(encoding="utf-8")
+    for heading, table in tables(trained, epochs).items():
+        assert table in page, heading

@@ -33,7 +33,7 @@ def assert_same_gradients(model, expected, **tolerance):
         torch.testing.assert_close(gradient, expected[name], **tolerance)
 
 
-@pytest.mark.parametrize("granularity", ["encoder", "tensor"])
+@pytest.mark.parametrize("granularity", integrate.GRANULARITIES)
 @pytest.mark.parametrize("modalities", [2, 3, 5])
 @pytest.mark.parametrize("fusion", [Concat, Sum, models.Mixing])
 def test_hundred_steps_equal_the_reference(fusion, modalities, granularity):

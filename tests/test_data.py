@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import toy_split
 
+from mmpareto import options
 from mmpareto.data import ShuffledBatches, loader, recipe_hash, stratified
 from mmpareto.datasets.cgdigits import CGDigits
 from mmpareto.datasets.cgmnist import CGMNIST
@@ -79,6 +80,38 @@ class TestCGDigits:
         labels = [int((s.targets * torch.arange(len(s))).sum()) for s in digits.splits.values()]
         assert (sums, labels) == ([1593.713, 405.708, 663.246], [2574173, 165879, 453081])
         assert recipe_hash(digits.recipe) == recipe_hash(CGDigits.load(None).recipe)
+
+    def load(self, *flags):
+        return CGDigits.load(options.parse(["--dataset", "cgdigits", *flags]))
+
+    def test_fewer_classes(self, digits):
+        """The same digits as with all; in test, any of the fewer colours."""
+        data = self.load("--num_classes", "3")
+        assert data.classes == ["0", "1", "2"]
+        for name, split in data.splits.items():
+            whole = digits.splits[name]
+            kept = whole.inputs["gray"][whole.targets < 3]
+            assert torch.equal(split.inputs["gray"], kept) and split.targets.max() == 2
+        colors = nearest_color(data.splits["test"]).bincount(minlength=10)
+        assert (colors[:3] > 20).all()
+        assert recipe_hash(data.recipe) != recipe_hash(digits.recipe)
+
+    def test_noise_on_gray(self, digits):
+        """On half of gray's pixels, half of these white; color is what it was, every time."""
+        noisy, again = self.load("--noise", "0.5"), self.load("--noise", "0.5")
+        for name, split in noisy.splits.items():
+            inputs, _ = split.read(list(range(len(split))))
+            plain, _ = digits.splits[name].read(list(range(len(split))))
+            assert torch.equal(inputs["color"], plain["color"])
+            assert torch.equal(inputs["gray"], again.splits[name].inputs["noisy"])
+            gray = (plain["gray"] > 0.2) & (plain["gray"] < 0.8)
+            changed = inputs["gray"][gray]
+            for value in (0, 1):
+                assert (changed == value).float().mean().item() == pytest.approx(0.25, abs=0.01)
+            assert (changed == plain["gray"][gray]).float().mean().item() < 0.51
+        part = stratified(noisy.splits["train"], 100, seed=0)
+        assert part.read([0, 1])[0]["gray"].shape == (2, 1, 32, 32)
+        assert recipe_hash(noisy.recipe) != recipe_hash(digits.recipe)
 
 
 def write_mnist(root, images=60000, labels=60000):

@@ -23,7 +23,7 @@ CODE = HERE.parent / "code"
 BALANCED = {  # method: its own flags, so that what is its own happens in 24 steps
     "joint": "", "unimodal": "", "uniform": "", "pareto": "", "mmpareto": "",
     "mmpareto --gramian features": "", "pcgrad --gramian features": "",
-    "uniform --accumulate 2 --clip_grad 0.5": "", "mmpareto --accumulate 2": "",
+    "uniform --gamma 1.5 --accumulate 2 --clip_grad 0.5": "", "mmpareto --accumulate 2": "",
     "ogm_ge": "", "pmr": "", "agm": "", "greedy": "--threshold 0 --balancing_steps 2",
     "gblend": "--super_epoch 2", "pcgrad": "", "cagrad": "", "upgrad": "", "imtl_g": "",
     "aligned_mtl": "", "gradnorm": "", "metabalance": "",

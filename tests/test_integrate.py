@@ -5,7 +5,7 @@ import reference
 import torch
 from torchjd.aggregation import MGDAWeighting
 
-from mmpareto.integrate import gramian, min_norm, mmpareto, pareto, uniform
+from mmpareto.integrate import GRANULARITIES, gramian, min_norm, mmpareto, pareto, uniform
 
 
 def tensors(*rows, dtype=torch.float64):
@@ -81,7 +81,7 @@ class TestHandValues:
 class TestDegenerate:
     """The rows where the released script divides by zero, amplifies rounding or crashes."""
 
-    @pytest.mark.parametrize("granularity", ["encoder", "tensor"])
+    @pytest.mark.parametrize("granularity", GRANULARITIES)
     @pytest.mark.parametrize(
         ("j", "g", "expected", "stationary"),
         [
@@ -122,7 +122,7 @@ class TestDegenerate:
         assert norm(h) == pytest.approx(1.5e6)
 
     @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-    @pytest.mark.parametrize("granularity", ["encoder", "tensor"])
+    @pytest.mark.parametrize("granularity", GRANULARITIES)
     def test_not_finite_stays_visible(self, bad, granularity):
         h, _ = mmpareto(tensors([bad, 1.0]), tensors([1.0, 1.0]), granularity=granularity)
         assert not h[0].isfinite().all()
@@ -160,7 +160,7 @@ def test_ten_thousand_random_pairs():
     assert 4000 < conflicts < 6000
 
 
-@pytest.mark.parametrize("granularity", ["encoder", "tensor"])
+@pytest.mark.parametrize("granularity", GRANULARITIES)
 def test_random_pairs_equal_the_reference(granularity):
     for j, g in random_pairs(1000):
         expected = reference.mmpareto(j, g, 1.5, granularity)
@@ -168,7 +168,7 @@ def test_random_pairs_equal_the_reference(granularity):
         torch.testing.assert_close(h, expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("granularity", ["encoder", "tensor"])
+@pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("factor", [1e-20, 1e-3, 7.0, 1e15])
 def test_homogeneous(granularity, factor):
     for j, g in random_pairs(200):

@@ -178,7 +178,7 @@ class TestUnimodal:
 @pytest.mark.parametrize(
     ("name", "settings", "rule"),
     [
-        ("uniform", {}, lambda j, g: [x + y for x, y in zip(j, g, strict=True)]),
+        ("uniform", {"gamma": 1}, lambda j, g: [x + y for x, y in zip(j, g, strict=True)]),
         ("pareto", {"scale": 1}, lambda j, g: reference.pareto(j, g, 1)),
         ("pareto", {"scale": 2}, lambda j, g: reference.pareto(j, g, 2)),
         ("mmpareto", {"gamma": 2.5}, lambda j, g: reference.mmpareto(j, g, 2.5, "encoder")),

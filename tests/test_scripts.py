@@ -69,6 +69,14 @@ def test_figure1(tmp_path):
     assert refused.returncode == 2 and "say OUT=DIR" in refused.stderr
 
 
+def test_claim_script(tmp_path):
+    """What it would train in one of its settings: three arms with five rates and two seeds."""
+    words = ["--parts", "tasks", "--print_commands"]
+    done = sh(ROOT / "script/claim.sh", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("--dataset multidigits") == 30
+
+
 COMPARE = [ROOT / "script/compare.sh", "--encoder", "cnn", "--epochs", "2", "--limit_batches", "8",
            "--seeds", "0,1", "--methods", "joint,uniform", "--jobs", "2"]  # fmt: skip
 

@@ -635,6 +635,8 @@ BAD_INPUT = [
     ("--dataset cgmnist --data_root nowhere", "nowhere: MNIST's files were not found"),
     ("--limit_batches 1 --accumulate 2", "one step needs --accumulate 2 batches"),
     ("--dataset cgdigits --data_root x", "--data_root: cgdigits is built in"),
+    ("--dataset cgdigits --num_classes 1", "--num_classes: invalid choice: 1"),
+    ("--dataset cgdigits --noise 2", "'2' is not a number in [0, 1]"),
     ("--random_seed 4294967296", "'4294967296' is not a whole number from 0 to 4294967295"),
     ("--batch_size 1", "--batch_size 1: Expected more than 1 value per channel"),
     ("--gpu_ids 0,1", "--gpu_ids 0,1: one process trains on one GPU"),
