@@ -55,11 +55,12 @@ def command(name: str, flags: Namespace, rest: list[str]) -> list[str]:
     """The flags of compare.py for one part."""
     part = PARTS[name]
     root = ["--data_root", str(flags.data_root)] if part.has_files and flags.data_root else []
+    choosing = ",".join(str(100 + seed) for seed in range(part.tune_seeds))
     return [
         *part.flags.split(), *root,
         "--methods", ",".join(ARMS[arm] for arm in part.arms),
         "--tune", f"learning_rate={part.rates}",
-        "--tune_seeds", ",".join(str(100 + seed) for seed in range(part.tune_seeds)),
+        *(["--tune_seeds", choosing] if choosing else []),
         "--seeds", ",".join(str(seed) for seed in range(part.seeds)),
         "--out", str(flags.out / name), *rest,
     ]  # fmt: skip

@@ -19,7 +19,7 @@ from mmpareto import options
 from mmpareto.claim import contrasts, runs
 from mmpareto.claim.design import ARMS, Part
 from mmpareto.claim.runs import Epoch, Run
-from mmpareto.claim.tables import tables
+from mmpareto.claim.tables import same_rate, tables
 from mmpareto.data import own_targets
 from mmpareto.errors import UserError
 from mmpareto.fusions.multitask import Separate, Shared
@@ -191,6 +191,18 @@ class TestStatistics:
         error = statistics.stdev(run.Acc for run in rows[:20]) / 20**0.5
         power = nct.sf(t.ppf(0.975, 19), 19, found.detectable / error)
         assert power == pytest.approx(0.8, abs=0.01)
+
+    def test_same_rate(self):
+        """Seed 0 gains 0.1 and 0.3, seed 1 0.2 and 0.4: their means are 0.25 +- 12.7 * 0.05."""
+        rows = []
+        for rate, gaps in ((0.5, (0.1, 0.2)), (1.0, (0.3, 0.4))):
+            for seed, gap in enumerate(gaps):
+                for arm, acc in (("E", 0.5 + gap), ("B", 0.5)):
+                    rows.append(run_of(arm, seed, acc, "fixed")._replace(learning_rate=rate))
+        rows.append(run_of("E", 2, 0.9, "fixed"))  # has but one of the rates
+        cells = [row["E-B [95 %]"] for row in same_rate(rows)]
+        assert cells[2] == "+25.0 [-38.5, +88.5]"
+        assert cells[0].startswith("+15.0 [") and cells[1].startswith("+35.0 [")
 
     @pytest.mark.parametrize(
         ("ps", "corrected"),

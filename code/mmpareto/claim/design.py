@@ -15,6 +15,7 @@ ARMS = {
 }
 CONTRASTS = ("B-A", "E-A", "E-B", "C-A", "D-A", "D-C", "E-D", "R-E", "F-A", "G-A")
 MAIN = "base"  # the part with all arms
+FIXED = "fixed"  # the same with no rate chosen: each of several is trained with all seeds
 
 
 class Part(NamedTuple):
@@ -23,7 +24,7 @@ class Part(NamedTuple):
     arms: tuple[str, ...]
     flags: str  # of train.py
     rates: str  # learning rates that are tried
-    tune_seeds: int = 2
+    tune_seeds: int = 2  # that choose among rates; 0: nothing is chosen
     seeds: int = 10
     has_files: bool = False  # whether its data has to be there
 
@@ -33,6 +34,9 @@ CNN = "--dataset cgdigits --encoder cnn"
 THREE = ("A", "B", "E")
 PARTS = {
     MAIN: Part(tuple(ARMS), f"{CNN} --epochs 10", RATES, tune_seeds=3, seeds=20),
+    FIXED: Part(
+        ("A", "B", "D", "E"), f"{CNN} --epochs 10", "0.32,0.64,1.28", tune_seeds=0, seeds=20
+    ),
     "noise": Part(THREE, f"{CNN} --epochs 10 --noise 0.5", RATES),
     "classes": Part(THREE, f"{CNN} --epochs 10 --num_classes 3", RATES),
     "sum": Part(THREE, f"{CNN} --epochs 10 --fusion sum", RATES),

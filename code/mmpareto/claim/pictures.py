@@ -10,7 +10,7 @@ from ..checkpoint import write_atomically
 from ..figures import COLORS
 from ..report import mean
 from .contrasts import contrast
-from .design import MAIN, PARTS
+from .design import FIXED, MAIN, PARTS
 from .runs import Epoch, Run
 from .tables import rate, scored
 
@@ -97,7 +97,7 @@ def gain(runs: list[Run]):
     for panel, arms in zip(panels, ("E-B", "E-A"), strict=True):
         panel.axhline(0, color="gray", linewidth=0.8)
         for part, color in zip(PARTS, cycle(COLORS), strict=False):
-            if not (found := contrast(runs, part, arms)):
+            if part == FIXED or not (found := contrast(runs, part, arms)):
                 continue
             x = 100 * mean(run.conflict for run in scored(runs, part, "E"))
             low, high = (100 * abs(found.mean - end) for end in (found.low, found.high))

@@ -46,7 +46,7 @@ def read_runs(part: str, compared: Comparison, plans: list[Plan]) -> list[Run]:
     runs = []
     for plan in plans:
         for row in comparison.of_rule(comparison.read(plan), "best-val"):
-            rate, chooses = float(plan.setting["learning_rate"]), plan.seed in compared.tune_seeds
+            rate, chooses = float(plan.setting["learning_rate"]), is_choosing(compared, plan)
             kept = [row[column] for column in Run._fields[5:]]
             runs.append(Run(part, arms[plan.name], rate, plan.seed, chooses, *kept))
     return runs
@@ -57,7 +57,7 @@ def read_epochs(part: str, compared: Comparison, plans: list[Plan]) -> list[Epoc
     arms = {method: arm for arm, method in ARMS.items()}
     angles = defaultdict(list)  # one for each step, None without conflict
     for plan in plans:
-        if plan.seed in compared.tune_seeds or plan.result() is None:
+        if is_choosing(compared, plan) or plan.result() is None:
             continue
         for line in (plan.folder / "steps.jsonl").read_text(encoding="utf-8").splitlines():
             step = json.loads(line)
@@ -70,6 +70,10 @@ def read_epochs(part: str, compared: Comparison, plans: list[Plan]) -> list[Epoc
         mean = sum(met) / len(met) if met else 0.0
         rows.append(Epoch(part, arm, encoder, epoch, len(steps), len(met), mean))
     return rows
+
+
+def is_choosing(compared: Comparison, plan: Plan) -> bool:
+    return compared.tune_seeds != compared.seeds and plan.seed in compared.tune_seeds
 
 
 def turn(stats: dict) -> float:

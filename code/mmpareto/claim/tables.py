@@ -6,7 +6,7 @@ from collections import defaultdict
 from ..comparison import as_text
 from ..report import mean
 from .contrasts import Contrast, contrast, holm
-from .design import ARMS, CONTRASTS, MAIN, PARTS
+from .design import ARMS, CONTRASTS, FIXED, MAIN, PARTS
 from .runs import Epoch, Run
 
 
@@ -63,23 +63,33 @@ def rates(runs: list[Run]) -> list[dict[str, str]]:
 
 
 def same_rate(runs: list[Run]) -> list[dict[str, str]]:
-    """Test accuracy of the runs that chose, by rate: no choice has a part in it."""
-    tried = defaultdict(lambda: defaultdict(dict))
-    for run in runs:
-        if run.is_choosing and run.part == MAIN:
-            tried[run.learning_rate][run.arm][run.seed] = run.Acc
+    """Differences with nothing chosen: at each rate, and of each seed's mean over all rates."""
+    mine = [run for run in runs if run.part == FIXED]
+    by_rate = {f"{rate:g}": [run for run in mine if run.learning_rate == rate]
+               for rate in sorted({run.learning_rate for run in mine})}  # fmt: skip
     rows = []
-    for rate, by_arm in sorted(tried.items()):
-        row = {"learning rate": f"{rate:g}"}
-        for arms in ("B-A", "D-A", "E-B"):
-            one, other = (by_arm[arm] for arm in arms.split("-"))
-            row[arms] = signed(mean(one[seed] - other[seed] for seed in one if seed in other))
-        rows.append(row)
-    return rows
+    for name, some in (by_rate | {"mean of all": over_rates(mine)}).items():
+        found = {arms: contrast(some, FIXED, arms) for arms in ("B-A", "E-A", "E-B", "D-A")}
+        cells = {f"{arms} [95 %]": points(c) if c else "-" for arms, c in found.items()}
+        rows.append({"learning rate": name, **cells})
+    return rows if mine else []
+
+
+def over_rates(runs: list[Run]) -> list[Run]:
+    """One run for each arm and seed that has all rates, with its mean accuracy over them."""
+    rates = {run.learning_rate for run in runs}
+    together = defaultdict(list)
+    for run in runs:
+        together[run.arm, run.seed].append(run)
+    return [
+        some[0]._replace(Acc=statistics.mean(run.Acc for run in some))
+        for some in together.values()
+        if len(some) == len(rates)
+    ]
 
 
 def settings(runs: list[Run]) -> list[dict[str, str]]:
-    found = {part: contrast(runs, part, "E-B") for part in PARTS}
+    found = {part: contrast(runs, part, "E-B") for part in PARTS if part != FIXED}
     found = {part: c for part, c in found.items() if c}
     corrected = holm([c.p for c in found.values()])
     rows = []
@@ -100,7 +110,7 @@ def conflict(epochs: list[Epoch]) -> list[dict[str, str]]:
     """Of arm E, by encoder: in the first epoch, in the rest of both halves, and altogether."""
     mine = defaultdict(list)
     for row in epochs:
-        if row.arm == "E":
+        if row.arm == "E" and row.part != FIXED:
             mine[row.part, row.encoder].append(row)
     rows = []
     for (part, encoder), parts in mine.items():
