@@ -71,7 +71,7 @@ def report(out: Path, commands: dict[str, list[str]]) -> None:
     trained, epochs = [], []
     for name, words in commands.items():
         compared = compare.plan_comparison(*compare.parser().parse_known_args(words))
-        plans = [*comparison.first_plans(compared), *comparison.plans_of_choice(compared)]
+        plans = comparison.known_plans(compared)
         trained += runs.read_runs(name, compared, plans)
         epochs += runs.read_epochs(name, compared, plans)
     if not trained:
