@@ -13,7 +13,7 @@ from pathlib import Path
 import compare
 from mmpareto import comparison, errors
 from mmpareto.claim import pictures, runs
-from mmpareto.claim.design import ARMS, PARTS
+from mmpareto.claim.design import ARMS, FIXED, MAIN, PARTS
 from mmpareto.claim.tables import tables
 from mmpareto.errors import UserError
 from mmpareto.options import Parser
@@ -55,6 +55,7 @@ def command(name: str, flags: Namespace, rest: list[str]) -> list[str]:
     """The flags of compare.py for one part."""
     part = PARTS[name]
     root = ["--data_root", str(flags.data_root)] if part.has_files and flags.data_root else []
+    folder = MAIN if name == FIXED else name  # what both need is trained once
     choosing = ",".join(str(100 + seed) for seed in range(part.tune_seeds))
     return [
         *part.flags.split(), *root,
@@ -62,7 +63,7 @@ def command(name: str, flags: Namespace, rest: list[str]) -> list[str]:
         "--tune", f"learning_rate={part.rates}",
         *(["--tune_seeds", choosing] if choosing else []),
         "--seeds", ",".join(str(seed) for seed in range(part.seeds)),
-        "--out", str(flags.out / name), *rest,
+        "--out", str(flags.out / folder), *rest,
     ]  # fmt: skip
 
 
@@ -71,7 +72,7 @@ def report(out: Path, commands: dict[str, list[str]]) -> None:
     trained, epochs = [], []
     for name, words in commands.items():
         compared = compare.plan_comparison(*compare.parser().parse_known_args(words))
-        plans = comparison.known_plans(compared)
+        plans = comparison.asked_plans(compared)
         trained += runs.read_runs(name, compared, plans)
         epochs += runs.read_epochs(name, compared, plans)
     if not trained:

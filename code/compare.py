@@ -49,14 +49,14 @@ def main(arguments: list[str]) -> None:
     slots = find_slots(flags)
     compared = plan_comparison(flags, rest)
     if flags.print_commands:
-        for plan in plans_to_run(compared):
+        for plan in ready_plans(compared):
             print(shlex.join(command(plan)))
         return
     if not find_spec("tabulate"):
         raise UserError("the table needs a package: run pip install tabulate")
 
     if flags.collect:
-        plans = comparison.known_plans(compared)
+        plans = comparison.asked_plans(compared)
         if missing := show(compared, plans):
             print(f"Not finished, {len(missing)} of {len(plans)} runs: {'; '.join(missing)}")
         return
@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> None:
             failed |= train(compared, comparison.plans_of_choice(compared), slots)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("interrupted; the same command goes on from here") from None
-        plans = comparison.known_plans(compared)
+        plans = comparison.asked_plans(compared)
         show(compared, plans)
     for run, reason in failed.items():
         print(f"Failed: {run} ({reason})")
@@ -302,7 +302,7 @@ def command(plan: Plan, gpu: str | None = None) -> list[str]:
     return [sys.executable, str(TRAIN), *plan.arguments, *device]
 
 
-def plans_to_run(compared: Comparison) -> list[Plan]:
+def ready_plans(compared: Comparison) -> list[Plan]:
     """The unfinished ones that can run now: a method's choice waits for all that choose."""
     first = [plan for plan in comparison.first_plans(compared) if plan.result() is None]
     waiting = {plan.name for plan in first}

@@ -270,7 +270,7 @@ def test_commands(tmp_path, calls, toy_part, capsys):  # noqa: F811
 
 
 def test_an_unknown_part():
-    with pytest.raises(UserError, match=r"--parts: there is no 'all': choose base, noise"):
+    with pytest.raises(UserError, match=r"--parts: there is no 'all': choose base, fixed"):
         claim.main(["--parts", "base,all"])
 
 

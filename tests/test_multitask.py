@@ -169,7 +169,9 @@ def test_uniform_is_one_backward_of_the_sum():
     model = model_of(Shared)
     inputs, targets = batch()
     expected = torch.autograd.grad(sum(losses_of(model, inputs, targets)), list(model.parameters()))
-    METHODS["uniform"](model, model, Namespace(gamma=1)).backward(inputs, targets)
+    METHODS["uniform"](model, model, Namespace(**(OPTIONS | {"gamma": 1}))).backward(
+        inputs, targets
+    )
     assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), expected, strict=True))
 
 

@@ -55,6 +55,14 @@ def test_default_folder(tmp_path):
     ] == ["cgdigits-uniform-s0-TIME"]
 
 
+def test_claim_script(tmp_path):
+    """What it would train in one of its settings: three arms with five rates and two seeds."""
+    words = ["--parts", "tasks", "--print_commands"]
+    done = sh(ROOT / "script/claim.sh", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("--dataset multidigits") == 30
+
+
 def test_figure1(tmp_path):
     """Twice, the second call trains nothing; --out is refused, as the folders have names."""
     script = [ROOT / "script/figure1.sh", *QUICK, "--epochs", "2", "--seeds", "0"]
@@ -67,14 +75,6 @@ def test_figure1(tmp_path):
     assert {"report.html", "plane.svg", "gradients.png", "cosines-uniform-observe-s0.png"} < written
     refused = sh(*script, "--out", "x", cwd=tmp_path)
     assert refused.returncode == 2 and "say OUT=DIR" in refused.stderr
-
-
-def test_claim_script(tmp_path):
-    """What it would train in one of its settings: three arms with five rates and two seeds."""
-    words = ["--parts", "tasks", "--print_commands"]
-    done = sh(ROOT / "script/claim.sh", *words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("--dataset multidigits") == 30
 
 
 COMPARE = [ROOT / "script/compare.sh", "--encoder", "cnn", "--epochs", "2", "--limit_batches", "8",

@@ -151,8 +151,8 @@ def plans_of_choice(comparison: Comparison) -> list[Plan]:
     return [plan for plan in others if chosen.get(plan.name) == plan.setting]
 
 
-def known_plans(comparison: Comparison) -> list[Plan]:
-    """All that are to be trained, as far as it is known by now."""
+def asked_plans(comparison: Comparison) -> list[Plan]:
+    """Those that are asked for, as far as choices are known."""
     return [*first_plans(comparison), *plans_of_choice(comparison)]
 
 

@@ -38,7 +38,7 @@ PARTS = {
         ("A", "B", "D", "E"), f"{CNN} --epochs 10", "0.32,0.64,1.28", tune_seeds=0, seeds=20
     ),
     "noise": Part(THREE, f"{CNN} --epochs 10 --noise 0.5", RATES),
-    "classes": Part(THREE, f"{CNN} --epochs 10 --num_classes 3", RATES),
+    "classes": Part(THREE, f"{CNN} --epochs 10 --num_classes 3", f"{RATES},5.12"),
     "sum": Part(THREE, f"{CNN} --epochs 10 --fusion sum", RATES),
     "adam": Part(THREE, f"{CNN} --epochs 10 --optimizer adam", "0.002,0.004,0.008,0.016,0.032"),
     "samples": Part(THREE, f"{CNN} --epochs 30 --train_size 200", RATES),

@@ -1,12 +1,11 @@
 """The figures of docs/claim.md."""
 
-import io
 import statistics
 from collections import defaultdict
 from itertools import cycle
 from pathlib import Path
 
-from ..checkpoint import write_atomically
+from .. import figures
 from ..figures import COLORS
 from ..report import mean
 from .contrasts import contrast
@@ -19,18 +18,9 @@ DASHES = ("-", "--", ":")
 
 def write(folder: Path, runs: list[Run], epochs: list[Epoch]) -> None:
     """rates.png, conflict.png and gain.png."""
-    from matplotlib import rc_context
-
-    with rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figures = {
-            "rates": rates(runs), "conflict": conflict(runs, epochs), "gain": gain(runs)
-        }  # fmt: skip
-        for name, figure in figures.items():
-            content = io.BytesIO()
-            figure.savefig(content, format="png", dpi=130)
-            write_atomically(
-                folder / f"{name}.png", lambda file, content=content: file.write(content.getvalue())
-            )
+    figures.write([folder / "rates.png"], rates, runs)
+    figures.write([folder / "conflict.png"], conflict, runs, epochs)
+    figures.write([folder / "gain.png"], gain, runs)
 
 
 def blank(columns: int, width: float):
@@ -55,7 +45,8 @@ def rates(runs: list[Run]):
     panel.set_xscale("log", base=2)
     panel.set_xticks(xs, [f"{x:g}" for x in xs])
     panel.set_xlabel("learning rate")
-    panel.set_ylabel("validation accuracy (%), mean of the seeds that choose")
+    panel.set_ylabel("validation accuracy (%)")
+    panel.set_title(f"{MAIN}, mean of the seeds that choose", fontsize="medium")
     panel.legend(title="arm", frameon=False, ncols=2)
     return figure
 
@@ -106,6 +97,7 @@ def gain(runs: list[Run]):
                 part, (x, 100 * found.mean), xytext=(4, 4), textcoords="offset points",
                 fontsize="small",
             )  # fmt: skip
+        panel.set_xlim(left=0)
         panel.set_xlabel("steps with conflict, arm E (%)")
         panel.set_title(f"{arms}: test accuracy, points, 95 % interval", fontsize="medium")
     panels[1].sharey(panels[0])

@@ -67,5 +67,4 @@ class Uniform(Method):
 
     def observed(self, losses: dict[str, Tensor]) -> dict[str, Stats]:
         pairs = self.integrator.observe(*self.model.objectives(losses))
-        stats = {name: integrate.uniform(j, g)[1] for name, (j, g) in pairs.items()}
-        return {name: s._replace(scale=s.scale * self.options.gamma) for name, s in stats.items()}
+        return {name: integrate.uniform(j, g)[1] for name, (j, g) in pairs.items()}
