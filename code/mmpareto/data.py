@@ -165,8 +165,14 @@ class Loader(DataLoader):
     """A DataLoader whose processes report bad input, and their own death, in one line."""
 
     def __iter__(self) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        # Processes inherit it: Ctrl-C is left to this one. And Python forgets one during a fork.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
-            for batch in super().__iter__():
+            batches = super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        try:
+            for batch in batches:
                 if isinstance(batch, UserError):
                     try:
                         raise batch
@@ -199,8 +205,7 @@ def loader(split: Split, batches, *, workers: int = 0, pin_memory: bool = False)
 
 
 def _begin(worker: int) -> None:
-    """In a loading process: it leaves Ctrl-C to the main one, and ends with it, in silence."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """In a loading process: it ends with the main one, in silence."""
     end_after(multiprocessing.parent_process().join)
     shown = sys.excepthook
 
