@@ -23,7 +23,11 @@ WRONG = [
     (train, "--batch_size 100000", "the training split has 1077: lower it"),
     (train, "--encoder video=resnet18", "only gray, color"),
     (train, "--encoder resnet50", "did you mean resnet18?"),
-    (train, "--method uniform --gamma 2", "--gamma acts only with --method mmpareto"),
+    (
+        train,
+        "--method joint --gamma 2",
+        "--gamma acts only with --method uniform or --method mmpareto",
+    ),
     (train, "--pretrained {here}/no.pt", "no such file"),
     (train, "--random_seed -1", "a whole number from 0 to"),
     (train, "--n_classes 6", "comes from the dataset"),
