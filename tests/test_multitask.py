@@ -261,7 +261,7 @@ def test_separate_is_the_default_of_each_task_alone():
             "with --fusion shared on toy_tasks: choose separate",
         ),
         (["--dataset", "toy", "--fusion", "shared"], "with --fusion shared on toy: choose concat"),
-        (["--dataset", "toy", "--noise", "0.1"], "--noise acts only with --dataset multimnist"),
+        (["--dataset", "toy", "--noise", "0.1"], "--noise acts only with --dataset cgdigits or"),
     ],
 )
 def test_what_does_not_go_together(flags, message):

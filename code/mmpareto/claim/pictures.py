@@ -23,11 +23,11 @@ def write(folder: Path, runs: list[Run], epochs: list[Epoch]) -> None:
     figures.write([folder / "gain.png"], gain, runs)
 
 
-def blank(columns: int, width: float):
+def blank(columns: int, width: float, sharey: bool = False):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, 3.4), layout="constrained")
-    return figure, figure.subplots(1, columns, squeeze=False)[0]
+    return figure, figure.subplots(1, columns, squeeze=False, sharey=sharey)[0]
 
 
 def rates(runs: list[Run]):
@@ -75,6 +75,7 @@ def conflict(runs: list[Run], epochs: list[Epoch]):
         ys = [statistics.mean(by_rate[x]) for x in xs]
         right.plot(xs, ys, dash, color=color, marker="o", markersize=3, label=part)
     right.set_xscale("log")
+    right.set_xticks([0.01, 0.1, 1], ["0.01", "0.1", "1"])
     right.set_xlabel("learning rate")
     right.set_ylim(bottom=0)
     right.set_title("all settings, arm E, by learning rate", fontsize="medium")
@@ -84,7 +85,7 @@ def conflict(runs: list[Run], epochs: list[Epoch]):
 
 def gain(runs: list[Run]):
     """What E gains over B and over A against how often it meets conflict."""
-    figure, panels = blank(2, 9.0)
+    figure, panels = blank(2, 9.0, sharey=True)
     for panel, arms in zip(panels, ("E-B", "E-A"), strict=True):
         panel.axhline(0, color="gray", linewidth=0.8)
         for part, color in zip(PARTS, cycle(COLORS), strict=False):
@@ -100,5 +101,4 @@ def gain(runs: list[Run]):
         panel.set_xlim(left=0)
         panel.set_xlabel("steps with conflict, arm E (%)")
         panel.set_title(f"{arms}: test accuracy, points, 95 % interval", fontsize="medium")
-    panels[1].sharey(panels[0])
     return figure

@@ -71,7 +71,8 @@ def same_rate(runs: list[Run]) -> list[dict[str, str]]:
     for name, some in (by_rate | {"mean of all": over_rates(mine)}).items():
         found = {arms: contrast(some, FIXED, arms) for arms in ("B-A", "E-A", "E-B", "D-A")}
         cells = {f"{arms} [95 %]": points(c) if c else "-" for arms, c in found.items()}
-        rows.append({"learning rate": name, **cells})
+        seeds = found["E-B"].seeds if found["E-B"] else 0
+        rows.append({"learning rate": name, "seeds": str(seeds), **cells})
     return rows if mine else []
 
 
