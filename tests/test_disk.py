@@ -4,12 +4,14 @@ Every end is one line, what was written before stays readable, and the same comm
 cause is gone.
 """
 
+import io
 import os
 import shutil
 import subprocess
 
 import numpy as np
 import pytest
+import torch
 from sets import contents, error_of, prepare_set
 from test_train import assert_same_run
 
@@ -316,3 +318,25 @@ class TestUnderARunningLoader:
         os.truncate(prepared / "all.npy", 20_000)
         message = one_line(reader.read, f"{prepared}/all.npy#30", {}, None, out)
         assert "check the set with code/verify.py" in message
+
+
+class Interrupted(io.BytesIO):
+    """Ctrl-C comes with the second block."""
+
+    def write(self, block) -> int:
+        if self.tell():
+            raise KeyboardInterrupt
+        return super().write(block)
+
+
+def test_interrupted_while_torch_saves(tmp_path):
+    """Of which torch.save makes an error of its own."""
+    path = tmp_path / "last.pt"
+    state = {"model": torch.ones(1000)}
+    checkpoint.write(path, state)
+    with pytest.raises(RuntimeError, match="unexpected pos"):
+        torch.save({}, Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.write_atomically(path, lambda file: torch.save({}, Interrupted()))
+    assert torch.equal(checkpoint.read(path)["model"], state["model"])
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]

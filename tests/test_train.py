@@ -616,7 +616,7 @@ BAD_INPUT = [
     ("--encoder sound=cnn", "--encoder sound=cnn: toy has no modality 'sound', only a, b"),
     ("--nonsense 3", "unknown flag --nonsense"),
     ("stray", "'stray' belongs to no flag"),
-    ("--method joint --gamma 2", "--gamma acts only with --method mmpareto"),
+    ("--method joint --gamma 2", "--gamma acts only with --method uniform or --method mmpareto"),
     ("--no_probes", "--no_probes acts only with --method joint or --method unimodal"),
     ("--train", "--train is a flag of the original scripts"),
     ("--model x", "choose --method, --fusion and --encoder"),

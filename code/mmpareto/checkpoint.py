@@ -28,7 +28,9 @@ def write_atomically(path: Path, fill: Callable[[BinaryIO], None]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
-    except (OSError, RuntimeError) as error:  # torch.save hides the system's error behind its own
+    except (OSError, RuntimeError) as error:  # torch.save hides what has ended it behind its own
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
         reasons = (getattr(e, "strerror", None) for e in (error, error.__context__))
         what = next(filter(None, reasons), reason(error))
         raise UserError(f"{path}: cannot be written ({what})") from None

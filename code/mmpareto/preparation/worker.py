@@ -20,7 +20,8 @@ LONGEST_GAP = 0.25  # seconds between the ends of sound and picture that need no
 
 def begin() -> None:
     """In a new worker: one thread for everything, and no end of the call without its own."""
-    end_after(multiprocessing.parent_process().join)
+    if parent := multiprocessing.parent_process():  # a benchmark converts in its own process
+        end_after(parent.join)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
