@@ -210,7 +210,7 @@ def _begin(worker: int) -> None:
     shown = sys.excepthook
 
     def hook(kind, error, trace) -> None:
-        if not issubclass(kind, ConnectionError):  # that is the main process, gone
+        if not issubclass(kind, ConnectionError | EOFError):  # that is the main process, gone
             shown(kind, error, trace)
 
     sys.excepthook = hook
