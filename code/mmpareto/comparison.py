@@ -47,9 +47,7 @@ class Comparison(NamedTuple):
     select: str
     names: list[str]
     seeds: list[int]  # of the table
-    tune_seeds: list[
-        int
-    ]  # that choose among settings: the table's, unless --tune_seeds says others
+    tune_seeds: list[int]  # that choose among settings: the table's, or --tune_seeds
     settings: list[dict[str, str]]  # that --tune tries; a single empty one without it
     baseline: str | None
     plans: list[Plan]  # of all settings with all seeds
