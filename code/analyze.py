@@ -6,10 +6,12 @@
 Everything is written into the folder analysis of DIR; report.html there needs no other file.
 """
 
+import cli
+
 from importlib.util import find_spec
 from pathlib import Path
 
-from mmpareto import errors, report
+from mmpareto import report
 from mmpareto.analysis import page, sections
 from mmpareto.analysis.sections import Work
 from mmpareto.analysis.subject import find
@@ -77,4 +79,4 @@ def parser() -> Parser:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    cli.run(main)

@@ -8,11 +8,12 @@ python code/benchmark.py loader      ours against a plain reader: PIL, torchvisi
 python code/benchmark.py prepare     prepare.py with 2 workers against 1, seconds for each stage
 """
 
+import cli
+
 import os
 
 import torch
 
-from mmpareto import errors
 from mmpareto.benchmarks import agreement, clips, step
 from mmpareto.flags import positive
 from mmpareto.options import Parser
@@ -44,4 +45,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    cli.run(main)

@@ -7,11 +7,13 @@ Flags of compare.py that say how to run may follow (--jobs, --gpu_ids, --print_c
 --device). A second call goes on where the first stopped. docs/claim.md is its report.
 """
 
+import cli
+
 from argparse import Namespace
 from pathlib import Path
 
 import compare
-from mmpareto import comparison, errors
+from mmpareto import comparison
 from mmpareto.claim import pictures, runs
 from mmpareto.claim.design import ARMS, FIXED, MAIN, PARTS
 from mmpareto.claim.tables import tables
@@ -86,4 +88,4 @@ def report(out: Path, commands: dict[str, list[str]]) -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    cli.run(main)

@@ -8,6 +8,8 @@ Any flag of train.py may follow. A run that is finished is not computed again, s
 goes on where an interrupted one stopped.
 """
 
+import cli
+
 import json
 import shlex
 import signal
@@ -19,7 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mmpareto import build, comparison, errors, figures, jobs, options, report
+from mmpareto import build, comparison, figures, jobs, options, report
 from mmpareto.comparison import Comparison, Plan
 from mmpareto.datasets import DATASETS
 from mmpareto.errors import UserError
@@ -391,4 +393,4 @@ def _split(text: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    cli.run(main)

@@ -5,13 +5,15 @@ python code/evaluate.py runs/RUN/best.pt --split val --data_root DIR
 python code/evaluate.py runs/RUN/best.pt --per_class --robustness --predictions FILE.csv
 """
 
+import cli
+
 import os
 from argparse import Namespace
 from functools import partial
 from math import isnan
 from pathlib import Path
 
-from mmpareto import corruption, errors, evaluation, report, trained
+from mmpareto import corruption, evaluation, report, trained
 from mmpareto.data import Data, loader
 from mmpareto.errors import UserError
 from mmpareto.flags import comma_separated, non_negative, positive, seed
@@ -159,4 +161,4 @@ def rates(values) -> list[str]:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    cli.run(main)

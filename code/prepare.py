@@ -7,12 +7,13 @@ A call that was interrupted goes on when it is repeated. data/DATASET/README.md 
 the raw files.
 """
 
+import cli
+
 import os
 from pathlib import Path
 from shlex import quote
 
 import verify
-from mmpareto import errors
 from mmpareto.datasets import DATASETS
 from mmpareto.errors import UserError
 from mmpareto.options import REPOSITORY, Parser
@@ -48,4 +49,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    cli.run(main)

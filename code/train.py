@@ -4,6 +4,8 @@ python code/train.py --method mmpareto
 python code/train.py --method uniform --dataset cgmnist --data_root DIR --epochs 6
 """
 
+import cli
+
 import time
 from argparse import Namespace
 from contextlib import closing
@@ -13,7 +15,7 @@ from math import isfinite
 import torch
 from tqdm import tqdm
 
-from mmpareto import build, checkpoint, distributed, errors, options, report
+from mmpareto import build, checkpoint, distributed, options, report
 from mmpareto.data import ShuffledBatches, loader, recipe_hash, to_device
 from mmpareto.errors import UserError
 from mmpareto.evaluation import evaluate
@@ -236,4 +238,4 @@ class Trainer:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    cli.run(main)

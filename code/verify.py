@@ -4,10 +4,11 @@ python code/verify.py data/cremad
 python code/verify.py data/cremad --full
 """
 
+import cli
+
 import os
 from pathlib import Path
 
-from mmpareto import errors
 from mmpareto.errors import UserError
 from mmpareto.flags import positive
 from mmpareto.options import Parser
@@ -40,4 +41,4 @@ def check(folder: Path, *, full: bool = False, workers: int = 1) -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    cli.run(main)

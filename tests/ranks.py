@@ -3,6 +3,8 @@
 python -m torch.distributed.run --standalone --nproc_per_node 2 tests/ranks.py FLAGS_FILE
 """
 
+import cli
+
 import shlex
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import torch
 from torch import nn
 
 import train
-from mmpareto import distributed, errors
+from mmpareto import distributed
 from mmpareto.data import Data, TensorSplit
 from mmpareto.datasets import DATASETS
 from mmpareto.encoders import ENCODERS
@@ -66,4 +68,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    cli.run(main)

@@ -1,6 +1,8 @@
 """What an enemy would put into data, checkpoints and names: nothing of it runs, leaves its folder,
 takes the memory, or speaks to the terminal."""
 
+import cli
+
 import io
 import json
 import os
@@ -24,7 +26,7 @@ from sets import SMALL, prepare_set, rows, write_folder
 import compare
 import prepare
 import verify
-from mmpareto import checkpoint, errors, options
+from mmpareto import allocation, checkpoint, options
 from mmpareto.build import load_data
 from mmpareto.datasets.cgmnist import read_mnist
 from mmpareto.errors import UserError
@@ -409,9 +411,9 @@ class TestNames:
         def main(arguments):
             raise UserError(f"{ESCAPE}file\r\nOK\u2028\u202e\udc80 caf\u00e9 \u732b")
 
-        monkeypatch.setattr(errors, "keep_memory", lambda: None)
+        monkeypatch.setattr(allocation, "keep_memory", lambda: None)
         with pytest.raises(SystemExit) as ended:
-            errors.run(main)
+            cli.run(main)
         assert ended.value.code == 2
         shown = capsys.readouterr().err
         assert shown == (

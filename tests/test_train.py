@@ -1,5 +1,7 @@
 """The training loop: its folder, its rows, resuming, skipped steps, and every flag that acts."""
 
+import cli
+
 import json
 import math
 import re
@@ -11,7 +13,7 @@ import pytest
 import torch
 
 import train
-from mmpareto import build, checkpoint, errors
+from mmpareto import build, checkpoint
 from mmpareto.errors import UserError
 from mmpareto.evaluation import evaluate
 from mmpareto.methods import METHODS
@@ -649,7 +651,7 @@ def test_bad_input_is_one_line(flags, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["train.py", "--dataset", "toy", *flags.split()])
     with pytest.raises(SystemExit) as exit:
-        errors.run(train.main)
+        cli.run(train.main)
     assert exit.value.code == 2
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -122,12 +122,12 @@ class Forked:
 
 def _become(words):
     """Be the command that words say, to the end of this process."""
-    from mmpareto import errors
+    import cli
 
     sys.argv = [f"{words[0]}.py", *words[1:]]
     code = 1
     try:
-        errors.run(importlib.import_module(words[0]).main)
+        cli.run(importlib.import_module(words[0]).main)
         code = 0
     except SystemExit as end:
         code = end.code

@@ -1,0 +1,57 @@
+"""How a command starts and ends: 0 good, 1 our bug (stack trace), 2 bad input, 130 interrupted.
+
+To be imported before anything else: importing torch takes seconds, in which Ctrl-C would print a
+trace out of its depths. Until run takes over, Ctrl-C just ends the process.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# Not where it is ignored, as after nohup, and not for a test that imports a command.
+if (
+    signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    and Path(getattr(sys.modules["__main__"], "__file__", "")).parent == Path(__file__).parent
+):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Run a command's main with the arguments of the process, and exit with its code."""
+    from mmpareto.allocation import keep_memory
+    from mmpareto.errors import UserError
+    from mmpareto.orphans import end_with_parent
+
+    keep_memory()
+    end_with_parent()
+    try:
+        with _interruptible():
+            main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(_fail(2, f"error: {error}"))
+    except KeyboardInterrupt as interrupt:
+        sys.exit(_fail(130, str(interrupt) or "interrupted"))
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Within, Ctrl-C is a KeyboardInterrupt; before and after, it is what it was."""
+    before = signal.getsignal(signal.SIGINT)
+    if before == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _fail(code: int, message: str) -> int:
+    from mmpareto.errors import printable
+
+    rank = os.environ.get("RANK", "0")  # of several processes that torchrun has started
+    message = printable(message)  # it may quote a name from a file
+    print(message if rank == "0" else f"rank {rank}: {message}", file=sys.stderr)
+    return code

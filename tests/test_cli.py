@@ -1,0 +1,77 @@
+"""How commands end, from their first moment on: Ctrl-C never prints a trace."""
+
+import cli
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mmpareto import allocation
+
+CODE = Path(__file__).parent.parent / "code"
+COMMANDS = sorted(path.stem for path in CODE.glob("*.py") if path.stem != "cli")
+
+
+@pytest.fixture(autouse=True)
+def own_memory(monkeypatch):
+    """The tests' process keeps the system's allocation."""
+    monkeypatch.setattr(allocation, "keep_memory", lambda: None)
+
+
+def interrupted_at(command: str, library: str, **options) -> tuple[int, str]:
+    """The end of a command that is sent Ctrl-C when it has just opened a library's file."""
+    process = subprocess.Popen(
+        [sys.executable, CODE / f"{command}.py", "--help"], text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options,
+    )  # fmt: skip
+    maps = Path(f"/proc/{process.pid}/maps")
+    while library not in maps.read_text() and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
+    return process.returncode, output
+
+
+@pytest.mark.parametrize(
+    ("command", "library"),
+    [
+        pytest.param(command, library, marks=[pytest.mark.slow] * (command != "train"))
+        for command in COMMANDS
+        for library in ("libtorch", "numpy/_core", "torch/_C")
+    ],
+)
+def test_interrupted_while_it_imports(command, library):
+    assert interrupted_at(command, library) == (-signal.SIGINT, "")
+
+
+@pytest.mark.slow
+def test_ignored_from_the_start():
+    """As nohup and a shell's & do it."""
+    code, output = interrupted_at(
+        "train", "libtorch", preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
+    )
+    assert code == 0 and "usage: train.py" in output
+
+
+@pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler])
+def test_run(before, monkeypatch, capsys):
+    within = []
+
+    def main(arguments):
+        within.append(signal.getsignal(signal.SIGINT))
+        raise KeyboardInterrupt
+
+    kept = signal.signal(signal.SIGINT, before)
+    try:
+        with pytest.raises(SystemExit, match="130"):
+            cli.run(main)
+        assert signal.getsignal(signal.SIGINT) == before
+    finally:
+        signal.signal(signal.SIGINT, kept)
+    ignored = before == signal.SIG_IGN
+    assert within == [signal.SIG_IGN if ignored else signal.default_int_handler]
+    assert capsys.readouterr().err == "interrupted\n"
