@@ -11,14 +11,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy
-import sklearn
 import torch
-import torchvision
 from tqdm import tqdm
 
 from . import __version__, checkpoint, distributed, fields, options, report
@@ -328,9 +326,11 @@ RESULT = {
 
 def environment() -> dict[str, Any]:
     """What the numbers of a run may depend on besides its flags."""
-    versions = {"mmpareto": __version__, "python": platform.python_version()}
-    for module in (torch, torchvision, numpy, sklearn):
-        versions[module.__name__] = module.__version__
+    versions = {
+        "mmpareto": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,  # names its build, too
+    } | {name: version(name) for name in ("torchvision", "numpy", "scikit-learn")}
     return {
         "versions": versions,
         "commit": commit(),
