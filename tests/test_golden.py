@@ -1,9 +1,8 @@
 """Numbers that may move on purpose only.
 
-tests/golden.json holds the first steps of two methods on the default data. Where it was written,
-two threads in place of one moved the first gradient's norm by 1e-6 of itself, and losses by 2e-7
-at first, 2e-5 at most: rounding grows from step to step. Gamma 1.51 in place of 1.5 moves the
-fourth loss by 9e-4; another seed moves the first by 3e-2.
+tests/golden.json holds the first steps of every method, fusion and encoder on data that need no
+download, in float64, where other threads, processors and versions of torch differ by rounding
+alone: by 1e-12 of a loss at most with two threads in place of one, and by 9e-11 of a gradient.
 """
 
 import json
@@ -14,39 +13,77 @@ import pytest
 import torch
 
 import train
+from mmpareto import build, data, evaluation
+from mmpareto.encoders import ENCODERS
+from mmpareto.fusions import FUSIONS
+from mmpareto.methods import METHODS
 
 GOLDEN = Path(__file__).with_name("golden.json")
-METHODS = ("mmpareto", "uniform")
-TOLERANCE = {"losses": {"rel": 2e-4}, "grad_norm": {"rel": 1e-4}, "Acc": {"abs": 4 / 128}}
+TOLERANCE = 1e-7
+SLOW = ["--learning_rate", "0.01", "--limit_batches", "2"]  # large encoders, which 0.1 throws off
+
+CASES = {
+    **{f"method {name}": ["--encoder", "cnn", "--method", name] for name in METHODS},
+    **{f"fusion {name}": ["--encoder", "cnn", "--fusion", name] for name in FUSIONS},
+    **{f"encoder {name}": ["--encoder", name, *SLOW] for name in ENCODERS},
+    "fusion shared": ["--dataset", "multidigits"],
+    "fusion separate": ["--dataset", "multidigits", "--fusion", "separate", "--method", "uniform"],
+    "fusion bottleneck": ["--fusion", "bottleneck", *SLOW],
+    "optimizer adamw": ["--encoder", "cnn", "--optimizer", "adamw"],
+}
 
 
-def first_steps(folder: Path, method: str) -> dict:
-    """Four losses, the first gradient's norm, and the accuracy on 128 samples after them."""
-    train.main(["--dataset", "cgdigits", "--encoder", "cnn", "--method", method, "--batch_size",
-                "32", "--epochs", "1", "--limit_batches", "4", "--out", str(folder)])  # fmt: skip
+def first_steps(folder: Path, flags: list[str]) -> dict[str, list[float]]:
+    """Of two epochs of four steps: losses, gradient norms, and all accuracies."""
+    train.main(["--learning_rate", "0.1", "--batch_size", "32", "--epochs", "2",
+                "--limit_batches", "4", "--out", str(folder), *flags])  # fmt: skip
     steps = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
-    epoch = json.loads((folder / "epochs.jsonl").read_text())
+    results = json.loads((folder / "result.json").read_text())["results"]
     return {
-        "losses": [step["loss"] for step in steps],
-        "grad_norm": steps[0]["grad_norm"],
-        "Acc": epoch["Acc"],
+        "loss": [step["loss"] for step in steps],
+        "grad_norm": [step["grad_norm"] for step in steps],
+        "test": [scores[name] for scores in results.values() for name in sorted(scores)],
     }
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_numbers_have_not_moved(tmp_path, method):
+@pytest.fixture
+def float64(monkeypatch):
+    in_float64(monkeypatch)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def in_float64(monkeypatch):
+    def to_device(inputs, device):
+        return {name: x.double() for name, x in data.to_device(inputs, device).items()}
+
+    for module in (build, evaluation, train):
+        monkeypatch.setattr(module, "to_device", to_device)
+    torch.set_default_dtype(torch.float64)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.slow] * (not case.startswith("method")))
+        for case in CASES
+    ],
+)
+def test_numbers_have_not_moved(case, tmp_path, float64):
     golden = json.loads(GOLDEN.read_text())
-    found = first_steps(tmp_path / "run", method)
-    for name, tolerance in TOLERANCE.items():
-        assert found[name] == pytest.approx(golden[method][name], **tolerance), (
-            f"{method} trains otherwise than when golden.json was written with torch "
-            f"{golden['torch']} (here is {torch.__version__}). If that is meant, run `PYTHONPATH="
-            "code python tests/test_golden.py`, which writes it anew, and say in the commit why"
-        )
+    found = first_steps(tmp_path / "run", CASES[case])
+    assert found == {
+        name: pytest.approx(numbers, rel=TOLERANCE) for name, numbers in golden[case].items()
+    }, (
+        f"{case}: trains otherwise than when golden.json was written with torch "
+        f"{golden['torch']} (here is {torch.__version__}). If that is meant, run `PYTHONPATH="
+        "code python tests/test_golden.py`, which writes it anew, and say in the commit why"
+    )
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    in_float64(pytest.MonkeyPatch())
     with tempfile.TemporaryDirectory() as folder:
-        written = {method: first_steps(Path(folder, method), method) for method in METHODS}
+        written = {case: first_steps(Path(folder, case), flags) for case, flags in CASES.items()}
     GOLDEN.write_text(json.dumps({"torch": torch.__version__, **written}, indent=1) + "\n")
