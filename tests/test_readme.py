@@ -28,10 +28,28 @@ def commands():
     return [line for block in blocks("sh") for line in block.splitlines() if line]
 
 
-def test_links():
-    for page in [ROOT / "README.md", *ROOT.glob("data/*/README.md")]:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-            assert target.startswith("https://") or (page.parent / target).exists(), target
+PAGES = [ROOT / "README.md", *ROOT.glob("data/*/README.md"), *ROOT.glob("docs/**/*.md")]
+
+
+def without_blocks(page):
+    return re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page):
+    """What a link to one of the page's headings ends with, by GitHub's rule."""
+    headings = re.findall(r"^#+ (.*)$", without_blocks(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links(page):
+    """To files that are there, and to headings that they have."""
+    for target in re.findall(r"\]\(([^)]+)\)", without_blocks(page)):
+        if not target.startswith("https://"):
+            path, _, anchor = target.partition("#")
+            file = (page.parent / path) if path else page
+            assert file.exists(), target
+            assert not anchor or anchor in anchors(file), target
 
 
 def test_nothing_is_left_to_fill_in():
