@@ -157,6 +157,15 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"\['a'\] given for encoders \['a', 'b'\]"):
             MMPareto(model, model.encoders).backward(joint, {"a": unimodal["a"]})
 
+    def test_losses_that_are_no_scalars(self):
+        model = models.build()
+        joint, unimodal = models.losses(model(models.batch(model)[0]), torch.zeros(12).long())
+        integrator = MMPareto(model, model.encoders)
+        with pytest.raises(ValueError, match=r"the loss of 'joint' has shape \(12,\)"):
+            integrator.backward(joint.expand(12), unimodal)
+        with pytest.raises(ValueError, match=r"the loss of 'b' has shape \(3, 4\)"):
+            integrator.observe(joint, {**unimodal, "b": unimodal["b"].expand(3, 4)})
+
     def test_encoder_under_two_names(self):
         model = models.build()
         with pytest.raises(ValueError, match="'a' and 'b' share a parameter"):
@@ -173,8 +182,11 @@ class TestRefusals:
             MMPareto(models.build(), {"a": models.Encoder()})
 
     def test_no_encoder(self):
-        with pytest.raises(ValueError, match="no encoders"):
+        with pytest.raises(ValueError, match="no named encoders"):
             MMPareto(models.build(), {})
+        model = models.build()
+        with pytest.raises(ValueError, match=r"give \{name: module\}"):
+            MMPareto(model, list(model.encoders.values()))
 
     def test_distributed_model(self, tmp_path):
         torch.distributed.init_process_group(

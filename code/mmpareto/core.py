@@ -104,7 +104,7 @@ class Integrator:
         Gradient scaling (fp16) and clipping keep their meaning: scale all losses by one factor
         before, unscale and clip `.grad` after. Non-finite gradients stay non-finite.
         """
-        self._check_losses(unimodal_losses)
+        self._check_losses(joint_loss, unimodal_losses)
         encoders = self._trainable_encoders()
         inside = {p for params in encoders.values() for p in params}
         outside = [p for p in _trainable(self.model) if p not in inside]
@@ -139,7 +139,7 @@ class Integrator:
         `.grad` and the graph stay as they are, so that any backward pass may follow. Traversals,
         processes and encoders without a gradient are as of `backward`.
         """
-        self._check_losses(unimodal_losses)
+        self._check_losses(joint_loss, unimodal_losses)
         j, g = self._both(joint_loss, unimodal_losses, [], retain_graph=True)
         distributed.average([*j.values(), *g.values()])
         return {name: pair for name, (_, *pair) in self._pairs(j, g).items()}
@@ -207,12 +207,18 @@ class Integrator:
         """Forget micro-batches that are held back, as when their step is given up."""
         self._held = None
 
-    def _check_losses(self, unimodal_losses: Mapping[str, Tensor]) -> None:
+    def _check_losses(self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]) -> None:
         if unimodal_losses.keys() != self.encoders.keys():
             raise ValueError(
                 f"unimodal losses {sorted(unimodal_losses)} given for encoders "
                 f"{sorted(self.encoders)}: give one loss for each encoder, under its name"
             )
+        for name, loss in {"joint": joint_loss, **unimodal_losses}.items():
+            if loss.numel() != 1:
+                raise ValueError(
+                    f"the loss of {name!r} has shape {tuple(loss.shape)}: give a scalar, as the "
+                    "mean over the batch"
+                )
         if self.late and not self._verified:
             self._verified = _verify_late(self.encoders, unimodal_losses)
 
@@ -335,8 +341,8 @@ def _write(gradients: dict[nn.Parameter, Tensor]) -> None:
 
 
 def _check_encoders(model: nn.Module, encoders: Mapping[str, nn.Module]) -> None:
-    if not encoders:
-        raise ValueError("no encoders: give {name: module}, one for each modality")
+    if not encoders or not hasattr(encoders, "items"):  # nn.ModuleDict is no Mapping
+        raise ValueError("no named encoders: give {name: module}, one for each modality")
     if any(isinstance(m, nn.parallel.DistributedDataParallel) for m in model.modules()):
         raise ValueError(
             "DistributedDataParallel does not see gradients taken with autograd.grad, so its "
