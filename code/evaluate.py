@@ -26,7 +26,7 @@ WIDTH = 80  # of the console; a table of more columns than fit is as wide as it 
 def main(arguments: list[str]) -> None:
     flags = parser().parse_args(arguments)
     check(flags)
-    options, epoch, data, model, forward, device = trained.load(flags.checkpoint, flags)
+    options, epoch, data, model, forward, device, chosen_on = trained.load(flags.checkpoint, flags)
     if flags.split not in data.splits:
         raise UserError(f"--split {flags.split}: {data.name} has {', '.join(data.splits)}")
     split, batch_size = data.splits[flags.split], flags.batch_size or options.batch_size
@@ -40,6 +40,7 @@ def main(arguments: list[str]) -> None:
     print(
         f"{options.dataset} {flags.split}, {len(split)} of {size} samples; "
         f"{options.method}, seed {options.random_seed}, epoch {epoch}"
+        f"{', which was chosen on this split' if chosen_on == flags.split else ''}"
     )
     show_summary(evaluation.score(predictions, targets), data)
     if flags.per_class:

@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from mmpareto import build, checkpoint, distributed, options, report
-from mmpareto.data import ShuffledBatches, loader, recipe_hash, to_device
+from mmpareto.data import ShuffledBatches, choosing_split, loader, recipe_hash, to_device
 from mmpareto.errors import UserError
 from mmpareto.evaluation import evaluate
 from mmpareto.fusions.base import Fusion
@@ -75,7 +75,7 @@ class Trainer:
         self.loaders["train"] = loader(splits["train"], self.order, **loading)
         batches = min(len(self.order), flags.limit_batches or len(self.order))
         self.steps = batches // flags.accumulate
-        self.shown = "test" if flags.select == "best-test" or "val" not in splits else "val"
+        self.shown = choosing_split(splits, flags.select)
 
         if flags.batch_size == distributed.size():
             build.check_single_samples(self.model, splits["train"], self.device)

@@ -77,7 +77,7 @@ def trained_toy(tmp_path, *flags):
     trainer = trainer_of(tmp_path, *flags)
     trainer.train_epoch()
     return trained.Trained(
-        trainer.flags, 1, trainer.data, trainer.model, trainer.forward, trainer.device
+        trainer.flags, 1, trainer.data, trainer.model, trainer.forward, trainer.device, None
     )
 
 

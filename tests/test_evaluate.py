@@ -188,11 +188,20 @@ def literal(model, data, split, severities, seed):
     return rows
 
 
+@runs("kinds")
+def test_an_epoch_that_the_scored_split_chose_says_so(run, capsys):
+    """Without a validation split that is what best.pt is; last.pt is nobody's choice."""
+    assert "epoch 1\n" in printed(capsys, run)
+    best = run.with_name("best.pt")
+    assert "epoch 1, which was chosen on this split\n" in printed(capsys, best)
+    assert "epoch 1\n" in printed(capsys, best, "--split", "train")
+
+
 class TestRobustness:
     @runs(*TRAINED)
     def test_is_its_literal_recomputation(self, run):
         """Any kind of modality, early and late fusion, one modality or three, two tasks."""
-        _, _, data, model, forward, device = load(run)
+        _, _, data, model, forward, device, _ = load(run)
         split = data.splits["test"].subset(range(20))
         settings = {"severities": (0.5, 2.0), "seed": 3}
         make = partial(loader, batches=7)
@@ -260,7 +269,7 @@ class TestRobustness:
     def test_of_the_first_batches(self, run, capsys):
         """Donors and deviations are of the samples that are scored."""
         out = printed(capsys, run, "--robustness", "--batch_size", 5, "--limit_batches", 3)
-        _, _, data, model, forward, device = load(run)
+        _, _, data, model, forward, device, _ = load(run)
         part = data.splits["test"].subset(range(15))
         rows = corruption.robustness(
             model, forward, part, data.modalities, device, partial(loader, batches=15)
@@ -336,7 +345,7 @@ class TestPerClass:
         plain = printed(capsys, run)
         out = printed(capsys, run, "--per_class")
         assert out.startswith(plain) and len(plain.splitlines()) == 6
-        _, _, data, model, forward, device = load(run)
+        _, _, data, model, forward, device, _ = load(run)
         batches = loader(data.splits["test"], 8)
         predictions, targets = evaluation.predict(model, forward, batches, device)
         right = [p == t == 1 for p, t in zip(predictions["_pose"], targets["_pose"], strict=True)]
@@ -377,7 +386,7 @@ class TestPredictions:
         path = tmp_path / "predictions.csv"
         out = printed(capsys, run, "--predictions", path, "--batch_size", 5)
         assert out.endswith(f"\nPrediction of every sample: {path}\n")
-        _, _, data, model, _, _ = load(run)
+        _, _, data, model, *_ = load(run)
         split = data.splits["test"]
         with open(path, newline="", encoding="utf-8") as file:
             rows = [
@@ -477,7 +486,7 @@ class TestErrors:
         np.random.seed(5)
         expected = torch.rand(1), np.random.rand()
         state = checkpoint.read(run)
-        _, _, data, model, forward, device = load(run)
+        _, _, data, model, forward, device, _ = load(run)
         torch.manual_seed(5)
         np.random.seed(5)
         corruption.robustness(

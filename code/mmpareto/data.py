@@ -89,6 +89,11 @@ class Data(NamedTuple):
     notes: tuple[str, ...] = ()  # further lines for the header of a log
 
 
+def choosing_split(splits: Iterable[str], select: str) -> str:
+    """The split whose accuracies rows show and choose best.pt: validation, if there is one."""
+    return "test" if select == "best-test" or "val" not in splits else "val"
+
+
 def own_targets(targets: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
     """{name: targets (B,)} of targets that all share (B,), or with a column for each (B, N)."""
     columns = targets.unbind(1) if targets.dim() == 2 else repeat(targets)

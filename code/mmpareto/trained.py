@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from . import build, checkpoint
-from .data import Data
+from .data import Data, choosing_split
 from .fusions.base import Fusion, Output
 from .options import check_data_root, from_config
 
@@ -22,6 +22,7 @@ class Trained(NamedTuple):
     model: Fusion
     forward: Callable[[dict], Output]
     device: torch.device
+    chosen_on: str | None  # the split whose accuracies chose the epoch; of last.pt none did
 
 
 def load(path: Path, flags: Namespace) -> Trained:
@@ -41,4 +42,5 @@ def load(path: Path, flags: Namespace) -> Trained:
     build.load_weights(model, state["model"], path)
     model = build.place(model, device, options.precision)
     forward = build.build_forward(model, device, precision=options.precision)
-    return Trained(options, state["epoch"], data, model, forward, device)
+    chosen_on = None if "optimizer" in state else choosing_split(data.splits, options.select)
+    return Trained(options, state["epoch"], data, model, forward, device, chosen_on)
