@@ -32,7 +32,9 @@ def main(arguments: list[str]) -> None:
     parser = Parser(prog="benchmark.py", description=__doc__.splitlines()[0], allow_abbrev=False)
     commands = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
     for name, (measure, add_flags) in COMMANDS.items():
-        command = commands.add_parser(name, allow_abbrev=False, description=measure.__doc__)
+        command = commands.add_parser(
+            name, allow_abbrev=False, description=measure.__doc__, help=measure.__doc__
+        )
         command.add_argument(
             "--repeats", type=positive(int), default=3, help="rounds, >= 1 (default: %(default)s)"
         )

@@ -31,7 +31,8 @@ def main(arguments: list[str]) -> None:
 
 
 def parser() -> Parser:
-    parser = Parser(prog="claim.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    about = f"{__doc__.splitlines()[0]} Flags of compare.py that say how to run may follow."
+    parser = Parser(prog="claim.py", description=about, allow_abbrev=False)
     # fmt: off
     parser.add_argument("--parts", metavar="NAMES",
         help=f"comma-separated, of {', '.join(PARTS)} (default: all; cgmnist with --data_root)")

@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
         parser.add_argument("dataset", help=f"{', '.join(names)}; DATASET --help lists its flags")
         parser.parse_args(arguments)
         raise UserError(f"give the dataset first, one of {', '.join(names)}")
-    name = DATASETS.find(arguments[0])
+    name = DATASETS.find(arguments[0], names)
     if not hasattr(DATASETS[name], "prepare"):
         raise UserError(f"{name} needs no preparation: train with --dataset {name}")
 

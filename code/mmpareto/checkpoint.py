@@ -41,6 +41,8 @@ def write_atomically(path: Path, fill: Callable[[BinaryIO], None]) -> None:
 
 def read(path: Path, what: str = "checkpoint") -> Any:
     """Load tensors and plain containers from path; nothing that needs pickle."""
+    if path.is_dir():
+        raise UserError(f"{what} {path}: it is a folder: give a file in it, as best.pt of a run")
     if not path.is_file():
         raise UserError(f"{what} {path}: no such file")
     try:

@@ -1,7 +1,13 @@
 """The command line of training: general flags here, a part's own flags with the part."""
 
 import os
-from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
+from argparse import (
+    SUPPRESS,
+    Action,
+    ArgumentDefaultsHelpFormatter,
+    ArgumentParser,
+    Namespace,
+)
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,7 +21,8 @@ from .layout import read_metadata
 from .methods import METHODS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-REGISTRIES = (METHODS, FUSIONS, DATASETS, ENCODERS)
+WITH_FLAGS = (METHODS, FUSIONS, DATASETS)  # whose parts may have flags of their own
+REGISTRIES = (*WITH_FLAGS, ENCODERS)
 
 # A flag given on the command line comes first, then the optimizer's default, the dataset's
 # `defaults`, and last these, which are the released scripts'.
@@ -62,6 +69,14 @@ class TrainParser(Parser):
         return "\n".join(section for section in sections if section)
 
 
+class PartHelp(ArgumentDefaultsHelpFormatter):
+    """With every flag's default, unless its help says that in words."""
+
+    def _get_help_string(self, action: Action) -> str:
+        is_said = "(default: " in (action.help or "")
+        return action.help if is_said else super()._get_help_string(action)
+
+
 def parse(arguments: list[str]) -> Namespace:
     """All flags with their values; UserError for anything that cannot be trained."""
     for flag in arguments:
@@ -80,6 +95,8 @@ def parse(arguments: list[str]) -> Namespace:
         raise UserError(_explain_unknown(unknown[0].split("=")[0]))
 
     _check_pairs(options)
+    if options.resume and options.out is None:
+        raise UserError("--resume goes on in a run's folder: give it, too, with --out DIR")
     _fill_defaults(options)
     check_data_root(options.dataset, options.data_root)
     options.data_root = (options.data_root or REPOSITORY / "data" / options.dataset).absolute()
@@ -189,7 +206,8 @@ def _parser() -> Parser:
     add("--fusion", metavar="NAME",
         help=f"{', '.join(FUSIONS)} (default: the method's, mostly concat)")
     add("--encoder", nargs="+", action="extend", default=[], metavar="[MODALITY=]NAME",
-        help=f"{', '.join(ENCODERS)}, for one modality or for all (default: resnet18)")
+        help=f"{', '.join(ENCODERS)}, for one modality or for all (default: resnet18; "
+             "of arrays mlp, of tokens transformer, or the dataset's or the fusion's)")
     add("--pretrained", nargs="?", const="imagenet", metavar="FILE",
         help="start resnet18 from a state dict; without FILE from ImageNet's, downloaded")
 
@@ -302,7 +320,7 @@ def _find_fusion(options: Namespace) -> str:
 
 
 def _parts():
-    return [(registry, name) for registry in REGISTRIES for name in registry]
+    return [(registry, name) for registry in WITH_FLAGS for name in registry]
 
 
 def _chosen(options: Namespace):
@@ -314,9 +332,7 @@ def _add_flags(part: type, parser: ArgumentParser) -> None:
 
 
 def _part_help(registry, name: str) -> str:
-    parser = ArgumentParser(
-        usage=SUPPRESS, add_help=False, formatter_class=ArgumentDefaultsHelpFormatter
-    )
+    parser = ArgumentParser(usage=SUPPRESS, add_help=False, formatter_class=PartHelp)
     part, title = registry[name], f"with --{registry.kind} {name}"
     defaults = [f"--{flag} {value}" for flag, value in getattr(part, "defaults", {}).items()]
     _add_flags(part, parser.add_argument_group(title, " ".join(defaults) or None))
@@ -330,7 +346,10 @@ def _explain_unknown(flag: str) -> str:
     if owners:
         return f"{flag} acts only with {' or '.join(owners)}"
     if not flag.startswith("-"):
-        return f"{flag!r} belongs to no flag: give --FLAG before it (--help lists all flags)"
+        return (
+            f"{flag!r} belongs to no flag: give --FLAG before it, or, in a list of names, a comma "
+            "instead of the space (--help lists all flags)"
+        )
     known = {word for part in _parts() for word in _part_help(*part).split()}
     known |= set(_parser().format_help().split())
     close = get_close_matches(flag, sorted(w for w in known if w.startswith("--")), n=1)

@@ -1,6 +1,6 @@
 """Names of parts (methods, datasets, encoders, fusions), each imported when it is asked for."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from importlib import import_module
 
@@ -23,15 +23,14 @@ class Registry(Mapping):
     ):
         self.kind, self.package, self.parts, self.aliases = kind, package, parts, aliases or {}
 
-    def find(self, name: str) -> str:
-        """The registered spelling of name."""
+    def find(self, name: str, choices: Iterable[str] | None = None) -> str:
+        """The registered spelling of name; choices are the names that an error suggests."""
         spelling = self._spelling()
         if name.lower() not in spelling:
             close = get_close_matches(name.lower(), spelling, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
-            raise UserError(
-                f"unknown {self.kind} {name!r}{hint}: choose one of {', '.join(self.parts)}"
-            )
+            names = ", ".join(choices or self.parts)
+            raise UserError(f"unknown {self.kind} {name!r}{hint}: choose one of {names}")
         return spelling[name.lower()]
 
     def _spelling(self) -> dict[str, str]:

@@ -45,6 +45,7 @@ def raw_clips(flags: Namespace) -> Iterator[tuple[Path, Path]]:
 
 
 def measure_loader(flags: Namespace) -> None:
+    """Clips a second of our reader and of a plain one, on clips made for it."""
     with raw_clips(flags) as (raw, folder):
         time_loaders(raw, folder, flags)
 
@@ -121,6 +122,7 @@ class PlainReader(Dataset):
 
 
 def measure_prepare(flags: Namespace) -> None:
+    """Clips a second of prepare.py with several workers and with one, and seconds of each stage."""
     with raw_clips(flags) as (raw, folder):
         time_preparing(raw, folder, flags)
         show_stages(raw)

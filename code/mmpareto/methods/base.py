@@ -203,7 +203,7 @@ def add_window_flag(parser, default: str) -> None:
         type=epochs,
         default=epochs(default),
         metavar="FIRST-LAST",
-        help=f"epochs in which the method acts, counted from 1; {default} is the release's",
+        help=f"epochs in which the method acts, counted from 1 (default: {default}, the release's)",
     )
 
 
