@@ -9,14 +9,21 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
-# Not where it is ignored, as after nohup, and not for a test that imports a command.
-if (
-    signal.getsignal(signal.SIGINT) == signal.default_int_handler
-    and Path(getattr(sys.modules["__main__"], "__file__", "")).parent == Path(__file__).parent
-):
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+# Not for a test that imports a command.
+if Path(getattr(sys.modules["__main__"], "__file__", "")).parent == Path(__file__).parent:
+    # Not where it is ignored, as after nohup.
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if find_spec("torch") is None:
+        print(
+            f"error: {sys.executable} has no torch: sh script/setup.sh makes .venv, and "
+            ". .venv/bin/activate lets python be its Python",
+            file=sys.stderr,
+        )
+        sys.exit(2)
 
 
 def run(main: Callable[[list[str]], None]) -> None:

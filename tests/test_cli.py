@@ -36,6 +36,16 @@ def interrupted_at(command: str, library: str, **options) -> tuple[int, str]:
     return process.returncode, output
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_python_without_torch(command):
+    """As a person has who did not activate the environment; -S hides what is installed."""
+    done = subprocess.run(
+        [sys.executable, "-S", CODE / f"{command}.py", "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and ". .venv/bin/activate" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("command", "library"),
     [
