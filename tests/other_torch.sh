@@ -10,5 +10,5 @@ venv=${TMPDIR:-/tmp}/mmpareto-torch-$torch
 [ -e "$venv" ] || python3 -m venv "$venv"
 cd "$root"
 "$venv/bin/python" -m pip install --quiet "torch==$torch" "torchvision==$torchvision" \
-    -r requirements.txt -r tests/requirements.txt
+    -r requirements.txt -r tests/requirements.txt -r script/solvers.txt
 exec "$venv/bin/python" -m pytest -m "not slow" "$@"

@@ -52,6 +52,17 @@ def test_links(page):
             assert not anchor or anchor in anchors(file), target
 
 
+def test_scripts_bring_the_solvers_of_their_methods():
+    """requirements.txt has none."""
+    texts = {path.name: path.read_text("utf-8") for path in ROOT.glob("script/*.sh")}
+    needy = {
+        name for name, text in texts.items() if re.search(r"--methods .*(cagrad|upgrad)", text)
+    }
+    assert "multitask.sh" in needy
+    for name in needy:
+        assert "more_requirements=script/solvers.txt" in texts[name], name
+
+
 def test_nothing_is_left_to_fill_in():
     assert not re.findall(r"^[A-Z]{5,}$|: TIMING|TESTTIME|torch VERSIONS", README, re.MULTILINE)
 
