@@ -483,6 +483,18 @@ class TestKinetics:
             pass
         assert "part_0.tar needs --lists" in error_of("kinetics_sounds", tmp_path / "raw", tmp_path)
 
+    def test_files_that_are_no_clips_of_the_set(self, kinetics_lists, tmp_path):
+        """The error names the place where it looked for labels: lists come before folders."""
+        stray = self.made(tmp_path / "raw" / SOUNDS[0]) / "not_listed__000000_000010.mp4"
+        stray.touch()
+        message = error_of(
+            "kinetics_sounds", tmp_path / "raw", tmp_path / "set", "--lists", kinetics_lists
+        )
+        assert message.endswith("YOUTUBEID_START_END.mp4 and in --lists")
+        stray.rename(tmp_path / "raw" / stray.name)
+        message = error_of("kinetics_sounds", tmp_path / "raw", tmp_path / "set")
+        assert message.endswith("in a folder named after its class")
+
     def test_archive_cut_off(self, ids, kinetics_lists, tmp_path):
         """What came before the cut is kept; the whole archive completes the set."""
         path = tmp_path / "raw/part_0.tar.gz"

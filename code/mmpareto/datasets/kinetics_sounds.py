@@ -78,9 +78,10 @@ class KineticsSounds(Prepared):
             if (found := clip(path)) and found.id not in clips:
                 clips[found.id] = found
         if videos and not clips and not archives:
+            place = "in --lists" if labels else "in a folder named after its class"
             raise UserError(
                 f"--raw {flags.raw}: {len(videos)} MP4 files, first {videos[0].name}, none named "
-                "YOUTUBEID_START_END.mp4 and in --lists or in a folder named after its class"
+                f"YOUTUBEID_START_END.mp4 and {place}"
             )
         notes.append(
             f"{len(clips)} clips, {len(videos) - len(clips)} other MP4 files, "
