@@ -290,6 +290,10 @@ def check_before_training(compared: Comparison, slots: list[str | None]) -> None
     for gpu in slots:
         if gpu is not None:
             build.pick_device(compared.plans[0].flags.device, gpu)
+    known = [(plan, plan.data()) for plan in compared.plans]
+    left = [plan for plan in compared.plans if plan.result() is None]
+    if left and any(identity for _, identity in known):
+        comparison.check_data([*known, (left[0], build.load_data(left[0].flags).identity)])
     if compared.settings[0]:
         data = build.load_data(compared.plans[0].flags)
         if "val" not in data.splits:
@@ -357,6 +361,7 @@ def outcome(plan: Plan) -> str:
 
 def show(compared: Comparison, plans: list[Plan]) -> list[str]:
     """Print the table of what is finished, and write it; returns the runs that are not."""
+    comparison.check_data((plan, plan.data()) for plan in plans)
     found = {plan.label: comparison.read(plan) for plan in plans}
     rows = [row for rows in found.values() for row in rows]
     if rows:

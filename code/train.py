@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from mmpareto import build, checkpoint, distributed, options, report
-from mmpareto.data import ShuffledBatches, choosing_split, loader, recipe_hash, to_device
+from mmpareto.data import ShuffledBatches, choosing_split, loader, to_device
 from mmpareto.errors import UserError
 from mmpareto.evaluation import evaluate
 from mmpareto.fusions.base import Fusion
@@ -108,7 +108,8 @@ class Trainer:
 
     def train(self) -> None:
         """The epochs that are left, then the test scores."""
-        self.run.start(build.header(self.flags, self.data, self.model, self.device, self.steps))
+        header = build.header(self.flags, self.data, self.model, self.device, self.steps)
+        self.run.start(header, build.known_by(self.data))
         while self.epoch < self.flags.epochs:
             began = time.perf_counter()
             steps = self.train_epoch()
@@ -202,8 +203,8 @@ class Trainer:
 
     def model_state(self) -> dict:
         """What evaluation needs."""
-        recipe = recipe_hash(self.data.recipe)
-        return {"model": self.model.state_dict(), "epoch": self.epoch, "recipe": recipe}
+        known = build.known_by(self.data)
+        return {"model": self.model.state_dict(), "epoch": self.epoch, "data": known}
 
     def state(self) -> dict:
         is_cuda = self.device.type == "cuda"
@@ -221,7 +222,12 @@ class Trainer:
     def restore(self, state: dict) -> None:
         """Go on after the last whole epoch."""
         path = self.run.folder / "last.pt"
-        build.check_recipe(self.data, state["recipe"], path)
+        build.check_data(self.data, state["data"], path)
+        if self.data.identity != state["data"]["identity"]:
+            raise UserError(
+                f"--resume: {self.data.name} has changed since {path} was written (its clips, "
+                "their order, labels or files): restore the data, or train anew in another --out"
+            )
         build.load_weights(self.model, state["model"], path)
         checkpoint.check_alike(state["scheduler"], self.scheduler.state_dict(), "scheduler", path)
         checkpoint.check_alike(state["method"], self.method.state, "method", path)

@@ -12,7 +12,7 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from sets import contents, error_of, prepare_set
+from sets import contents, error_of, prepare_set, write_arrays
 from test_train import assert_same_run
 
 import compare
@@ -20,9 +20,7 @@ import train
 from mmpareto import checkpoint
 from mmpareto.data import loader
 from mmpareto.errors import UserError
-from mmpareto.layout import PARTS, SPLIT, split_path, write_table
 from mmpareto.lock import NAME as LOCK
-from mmpareto.preparation.tables import write_set
 from mmpareto.reading import Array
 from train import Trainer
 
@@ -262,28 +260,7 @@ def raw(tmp_path_factory):
 class TestUnderARunningLoader:
     @pytest.fixture
     def prepared(self, tmp_path):
-        """A set without prepare.py, whose processes take seconds to start."""
-        root, ids = tmp_path / "set", [f"clip-{i}" for i in range(36)]
-        (root / "x").mkdir(parents=True)
-        (root / "splits").mkdir()
-        for id in ids:
-            np.save(root / f"x/{id}.npy", np.ones((8, 8), np.float32))
-        parts = [{"id": id, "split": PARTS[i % 3]} for i, id in enumerate(ids)]
-        write_table(split_path(root, "given"), SPLIT, parts)
-        metadata = {
-            "dataset": "folder",
-            "classes": ["one", "two"],
-            "modalities": {"x": {"kind": "array", "shape": [8, 8]}},
-            "recipe": {},
-            "splits": ["given"],
-            "counts": {"clips": len(ids)},
-        }
-        manifest = [
-            {"id": id, "label": metadata["classes"][i % 2], "group": "", "x": f"x/{id}.npy"}
-            for i, id in enumerate(ids)
-        ]
-        write_set(root, metadata, manifest, [], [])
-        return root
+        return write_arrays(tmp_path / "set")
 
     def batches(self, prepared, workers):
         flags = train.options.parse(["--dataset", str(prepared), "--batch_size", "2"])

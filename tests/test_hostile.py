@@ -125,7 +125,7 @@ class TestPickle:
     @pytest.mark.parametrize("legacy", [False, True])
     def test_checkpoints(self, trap, tmp_path, legacy):
         path = tmp_path / "best.pt"
-        state = {"model": {}, "config": {}, "epoch": 1, "recipe": trap}
+        state = {"model": {}, "config": {}, "epoch": 1, "data": trap}
         torch.save(state, path, _use_new_zipfile_serialization=not legacy)
         for read in (checkpoint.read_state, checkpoint.read):
             with pytest.raises(UserError, match="only pickle can load"):
@@ -401,7 +401,8 @@ class TestBombs:
     def test_expanded_tensor(self, tmp_path, memory):
         """A terabyte of one number, in a file of one."""
         state = {"model": {"w": torch.zeros(1).expand(10**12)}, "config": {}}
-        torch.save(state | {"epoch": 1, "recipe": ""}, tmp_path / "best.pt")
+        data = {"recipe": "", "identity": "", "classes": []}
+        torch.save(state | {"epoch": 1, "data": data}, tmp_path / "best.pt")
         with pytest.raises(UserError, match="config is damaged"):
             options.from_config(checkpoint.read_state(tmp_path / "best.pt")["config"], tmp_path)
 

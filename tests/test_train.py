@@ -156,9 +156,9 @@ class TestFolder:
         """The second one to start is refused, though both saw no folder before."""
         folder = tmp_path / "run"
         runs = [train.Run(folder, {"use_tensorboard": False}, resume=False) for _ in range(2)]
-        runs[0].start(["first"])
+        runs[0].start(["first"], {})
         with pytest.raises(UserError, match="another run has just taken it"):
-            runs[1].start(["second"])
+            runs[1].start(["second"], {})
         assert (folder / "train.log").read_text() == "first\n"
 
     def test_tensorboard_path_that_cannot_be(self, run, tmp_path):

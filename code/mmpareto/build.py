@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import distributed
-from .data import Data, Split, is_modality_name, recipe_hash, stratified, to_device
+from .data import Data, Split, identity, is_modality_name, recipe_hash, stratified, to_device
 from .datasets import DATASETS
 from .encoders import ENCODERS
 from .errors import UserError
@@ -94,6 +94,7 @@ def seed_everything(seed: int, deterministic: bool) -> None:
 
 def load_data(options: Namespace) -> Data:
     data = DATASETS[options.dataset].load(options)
+    data = data._replace(identity=identity(data))
     if options.train_size:
         train = stratified(data.splits["train"], options.train_size, options.random_seed)
         data = data._replace(splits={**data.splits, "train": train})
@@ -112,12 +113,26 @@ def load_data(options: Namespace) -> Data:
     return data
 
 
-def check_recipe(data: Data, trained_on: str, checkpoint: Path) -> None:
-    """UserError where a checkpoint was trained on data of another recipe than data's."""
-    if (found := recipe_hash(data.recipe)) != trained_on:
+def known_by(data: Data) -> dict[str, str | list[str]]:
+    """What a run notes of its data, as plain values."""
+    return {
+        "recipe": recipe_hash(data.recipe), "classes": data.classes, "identity": data.identity
+    }  # fmt: skip
+
+
+def check_data(data: Data, trained_on: dict, checkpoint: Path) -> None:
+    """UserError where a checkpoint was trained on other classes, or by another recipe."""
+    found = known_by(data)
+    if found["recipe"] != trained_on["recipe"]:
         raise UserError(
-            f"--data_root: {data.name} of recipe {found} found, {checkpoint} was trained on recipe "
-            f"{trained_on}: numbers would not be comparable, give data of that recipe"
+            f"--data_root: {data.name} of recipe {found['recipe']} found, {checkpoint} was trained "
+            f"on recipe {trained_on['recipe']}: numbers would not be comparable, give data of that "
+            "recipe"
+        )
+    if found["classes"] != trained_on["classes"]:
+        raise UserError(
+            f"--data_root: {data.name} with classes {', '.join(found['classes'])} found, "
+            f"{checkpoint} was trained on {', '.join(trained_on['classes'])}: give data with those"
         )
 
 

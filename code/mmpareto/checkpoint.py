@@ -113,7 +113,11 @@ _EVALUATED = {
     "model": _are_tensors,
     "config": lambda value: all(map(fields.is_text, value.keys())),
     "epoch": fields.is_count,
-    "recipe": fields.is_text,
+    "data": lambda value: (
+        fields.is_text(value["recipe"])
+        and fields.is_text(value["identity"])
+        and fields.are(fields.is_text)(value["classes"])
+    ),
 }
 _RESUMED = {
     "optimizer": _is_dict,

@@ -1,5 +1,6 @@
 """From finished runs to a table of methods: means over seeds, paired differences, files."""
 
+import json
 import re
 import statistics
 from argparse import Namespace
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 from .checkpoint import write_atomically
 from .errors import UserError
 from .layout import quote_formula, read_csv, unquote_formula, write_json, write_table
-from .options import as_config
+from .options import as_config, data_flags
 from .report import mean
 from .runs import CONFIG, EPOCH, finished, read_json, read_lines
 
@@ -38,6 +39,13 @@ class Plan(NamedTuple):
     def result(self) -> dict[str, Any] | None:
         """What the finished run has written; None where it is not finished."""
         return finished(self.folder, as_config(self.flags))
+
+    def data(self) -> str | None:
+        """The identity of its finished run's data; None where that is not known."""
+        if self.result() is None:
+            return None
+        known = read_json(self.folder / "config.json", CONFIG).get("data")
+        return known.get("identity") if isinstance(known, dict) else None
 
 
 class Comparison(NamedTuple):
@@ -103,6 +111,22 @@ def _validation(path: Path) -> dict[int, float]:
     return {
         epoch["epoch"]: epoch["Acc"] for epoch in read_lines(path, EPOCH) if epoch["split"] == "val"
     }
+
+
+def check_data(trained_on: Iterable[tuple[Plan, str | None]]) -> None:
+    """UserError where runs whose dataset has the same flags have seen different data."""
+    first: dict[str, tuple[Plan, str]] = {}
+    for plan, found in trained_on:
+        if found is None:
+            continue
+        group = json.dumps(data_flags(plan.flags), sort_keys=True)
+        other, before = first.setdefault(group, (plan, found))
+        if found != before:
+            raise UserError(
+                f"{other.label} and {plan.label}: the data has changed between them (identity "
+                f"{before}, then {found}), one table cannot hold both: restore the data, or give "
+                "another --out"
+            )
 
 
 def of_rule(rows: list[dict], select: str) -> list[dict]:

@@ -87,6 +87,8 @@ class Data(NamedTuple):
     recipe: dict[str, Any]  # how the samples were made, as JSON
     tasks: tuple[str, ...] = ()  # of multi-task learning, one column of the targets each
     notes: tuple[str, ...] = ()  # further lines for the header of a log
+    # From a dataset it stands for what the files hold; from build.load_data, for all samples.
+    identity: str = ""
 
 
 def choosing_split(splits: Iterable[str], select: str) -> str:
@@ -108,6 +110,24 @@ def is_modality_name(name: str) -> bool:
 def recipe_hash(recipe: dict[str, Any]) -> str:
     """Twelve hex digits that stand for a recipe in logs."""
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def identity(data: Data) -> str:
+    """Twelve hex digits that stand for all samples: recipe, names, order, labels, files."""
+    known = [data.recipe, data.classes, data.identity, list(data.splits)]
+    found = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
+    for split in data.splits.values():
+        found.update("\n".join(split.ids).encode())
+        found.update(split.targets.numpy().tobytes())
+    return found.hexdigest()[:12]
+
+
+def digest_of(tensors: Iterable[Tensor]) -> str:
+    """Twelve hex digits that stand for the bytes of tensors on the CPU."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor.contiguous().numpy())
+    return found.hexdigest()[:12]
 
 
 def stratified(split: Split, size: int, seed: int) -> Split:

@@ -135,6 +135,14 @@ def data_name(options: Namespace) -> str:
     return options.data_root.name if _is_one_of_many(options.dataset) else options.dataset
 
 
+def data_flags(options: Namespace) -> dict:
+    """The dataset's own flags, which may make other data of the same files."""
+    parser = Parser(add_help=False)
+    _add_flags(DATASETS[options.dataset], parser)
+    own = vars(parser.parse_args([]))
+    return {name: value for name, value in as_config(options).items() if name in own}
+
+
 def _is_one_of_many(dataset: str) -> bool:
     return getattr(DATASETS[dataset], "one_of_many", False)
 

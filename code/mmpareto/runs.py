@@ -100,8 +100,11 @@ class Run:
                 )
         read_lines(self.folder / "epochs.jsonl", EPOCH, self.state["logs"]["epochs.jsonl"])
 
-    def start(self, header: list[str]) -> None:
-        """Create the folder, or cut its logs back to the last whole epoch; then log the header."""
+    def start(self, header: list[str], data: dict[str, Any]) -> None:
+        """Create the folder, or cut its logs back to the last whole epoch; then log the header.
+
+        data: what config.json says of the data.
+        """
         distributed.barrier()  # everyone has checked the folder
         if not distributed.is_first():
             return
@@ -116,7 +119,7 @@ class Run:
                 with clear_errors(f"--out {self.folder}"):
                     self._take()
             self._open_board()
-            self._open_logs()
+            self._open_logs(data)
         except UserError:
             self.close()
             if self.is_new:
@@ -138,12 +141,13 @@ class Run:
         with clear_errors(f"--tensorboard_path {path}"):
             self.board = SummaryWriter(path, purge_step=first)
 
-    def _open_logs(self) -> None:
+    def _open_logs(self, data: dict[str, Any]) -> None:
         path, earlier = self.folder / "config.json", []
         if path.exists():
             before = read_json(path, CONFIG)
             earlier = [*before.pop("earlier", []), before]
-        self._write_json("config.json", {"flags": self.config, **environment(), "earlier": earlier})
+        config = {"flags": self.config, "data": data, **environment(), "earlier": earlier}
+        self._write_json("config.json", config)
         with clear_errors(f"--out {self.folder}"):
             for name in (*UNFINISHED, "result.json"):
                 (self.folder / name).unlink(missing_ok=True)

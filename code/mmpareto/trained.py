@@ -37,7 +37,13 @@ def load(path: Path, flags: Namespace) -> Trained:
     options.pretrained = None  # the checkpoint holds the weights
     device = build.pick_device(flags.device, flags.gpu_ids)
     data = build.load_data(options)
-    build.check_recipe(data, state["recipe"], path)
+    build.check_data(data, state["data"], path)
+    if data.identity != state["data"]["identity"]:
+        print(
+            f"WARNING: this is not the data that {path} was trained on, as it was then: its "
+            "clips, their order, labels or files differ. These are no scores of that run.",
+            flush=True,
+        )
     model = build.build_model(options, data)
     build.load_weights(model, state["model"], path)
     model = build.place(model, device, options.precision)

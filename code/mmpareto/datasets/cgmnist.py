@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..data import Data
+from ..data import Data, digest_of
 from ..errors import UserError, reason
 from .colored import colored
 from .prepared import Prepared
@@ -33,7 +33,7 @@ class CGMNIST(Prepared):
             raise UserError(f"--split acts only on an imported set, {root} is none: drop it")
         images, labels = read_mnist(root, train=True)
         test_images, test_labels = read_mnist(root, train=False)
-        return colored(
+        data = colored(
             "cgmnist",
             {
                 "train": (images[:-VALIDATION] / 255, labels[:-VALIDATION]),
@@ -42,6 +42,7 @@ class CGMNIST(Prepared):
             },
             {"source": "MNIST", "split": f"last {VALIDATION} of train"},
         )
+        return data._replace(identity=digest_of([images, test_images]))
 
     @classmethod
     def add_prepare_flags(cls, parser) -> None:

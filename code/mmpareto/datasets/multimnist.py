@@ -1,6 +1,6 @@
 """multimnist: two overlapping MNIST digits, made from MNIST when it is read."""
 
-from ..data import Data
+from ..data import Data, digest_of
 from .cgmnist import VALIDATION, read_mnist
 from .overlaid import Overlaid
 
@@ -17,4 +17,5 @@ class MultiMNIST(Overlaid):
             "test": read_mnist(options.data_root, train=False),
         }
         recipe = {"source": "MNIST", "split": f"last {VALIDATION} of train"}
-        return cls.overlaid("multimnist", digits, options, recipe)
+        data = cls.overlaid("multimnist", digits, options, recipe)
+        return data._replace(identity=digest_of(images for images, _ in digits.values()))

@@ -23,6 +23,7 @@ from ..layout import (
     manifest_columns,
     read_metadata,
     read_table,
+    sha256,
     split_names,
     split_path,
 )
@@ -125,6 +126,8 @@ class Prepared:
             },
             recipe=metadata["recipe"],
             notes=(f"Split    {split}{more}", *_overlaps(parts)),
+            # metadata.json stands for the media files, which would take long to read
+            identity=f"{sha256(root / 'manifest.csv')} {metadata['sha256'].get('files.csv')}",
         )
 
 
