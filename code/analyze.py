@@ -8,15 +8,17 @@ Everything is written into the folder analysis of DIR; report.html there needs n
 
 import cli
 
+from argparse import Namespace
 from importlib.util import find_spec
 from pathlib import Path
 
 from mmpareto import report
 from mmpareto.analysis import page, sections
 from mmpareto.analysis.sections import Work
-from mmpareto.analysis.subject import find
+from mmpareto.analysis.subject import Subject, find
 from mmpareto.errors import UserError
 from mmpareto.flags import non_negative, positive
+from mmpareto.lock import Lock
 from mmpareto.options import Parser, add_device_flags
 from mmpareto.runs import clear_errors
 
@@ -32,6 +34,12 @@ def main(arguments: list[str]) -> None:
     folder = flags.out or flags.dir / "analysis"
     with clear_errors(f"--out {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
+        lock = Lock(folder, "wait for it, or give another --out")
+    with lock:
+        analyze(subject, folder, flags)
+
+
+def analyze(subject: Subject, folder: Path, flags: Namespace) -> None:
     looked, why_not = sections.look(subject, flags)
     matrices = sections.confusions(subject, flags)
     work = Work(subject, folder, flags.window)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import compare
 from mmpareto import comparison
+from mmpareto.checkpoint import write_atomically
 from mmpareto.claim import pictures, runs
 from mmpareto.claim.design import ARMS, FIXED, MAIN, PARTS
 from mmpareto.claim.tables import tables
@@ -80,11 +81,13 @@ def report(out: Path, commands: dict[str, list[str]]) -> None:
         epochs += runs.read_epochs(name, compared, plans)
     if not trained:
         return
-    trained = runs.kept(out / "runs.csv", trained)
-    epochs = runs.kept(out / "epochs.csv", epochs)
-    text = "\n\n".join(f"## {name}\n\n{table}" for name, table in tables(trained, epochs).items())
-    (out / "tables.md").write_text(text + "\n", encoding="utf-8")
-    pictures.write(out, trained, epochs)
+    with comparison.table_lock(out):
+        trained = runs.kept(out / "runs.csv", trained)
+        epochs = runs.kept(out / "epochs.csv", epochs)
+        found = tables(trained, epochs).items()
+        text = "\n\n".join(f"## {name}\n\n{table}" for name, table in found)
+        write_atomically(out / "tables.md", lambda file: file.write(f"{text}\n".encode()))
+        pictures.write(out, trained, epochs)
     print(text, f"\nRuns, epochs, tables and figures: {out}", sep="\n")
 
 

@@ -365,16 +365,21 @@ def show(compared: Comparison, plans: list[Plan]) -> list[str]:
     found = {plan.label: comparison.read(plan) for plan in plans}
     rows = [row for rows in found.values() for row in rows]
     if rows:
-        path = comparison.write_runs(compared, rows)
-        chosen, notes = comparison.of_rule(rows, compared.select), []
-        if compared.settings[0]:
-            chosen, notes = comparison.pick_settings(compared, chosen)
-        if chosen:
-            show_table(compared, chosen, notes)
-        else:
-            print(*notes, sep="\n")
-        print(f"\nEvery run, seed and rule: {path}")
+        with comparison.table_lock(compared.folder):
+            show_rows(compared, rows)
     return [run for run, rows in found.items() if not rows]
+
+
+def show_rows(compared: Comparison, rows: list[dict]) -> None:
+    path = comparison.write_runs(compared, rows)
+    chosen, notes = comparison.of_rule(rows, compared.select), []
+    if compared.settings[0]:
+        chosen, notes = comparison.pick_settings(compared, chosen)
+    if chosen:
+        show_table(compared, chosen, notes)
+    else:
+        print(*notes, sep="\n")
+    print(f"\nEvery run, seed and rule: {path}")
 
 
 def show_table(compared: Comparison, rows: list[dict], notes: list[str]) -> None:

@@ -8,14 +8,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
+import analyze
 import compare
 import train
 from mmpareto import orphans
 from mmpareto.errors import UserError
-from mmpareto.lock import NAME, Lock
+from mmpareto.lock import NAME, TABLES, Lock
 from train import Trainer
 
 CODE = Path(__file__).resolve().parents[1] / "code"
@@ -125,6 +127,31 @@ def test_two_comparisons(tmp_path):
     with Lock(tmp_path), pytest.raises(UserError, match=r"writing to it: wait .* --collect"):
         compare.main(command)
     assert not list(tmp_path.iterdir())
+
+
+def test_collecting_while_runs_go_on_and_others_collect(tmp_path):
+    """It waits for the other one's table, and not for the runs."""
+    command = [*FLAGS, "--methods", "joint", "--seeds", "0", "--out", str(tmp_path)]
+    train.main([*FLAGS, "--method", "joint", "--out", str(tmp_path / "joint-s0")])
+    other = Lock(tmp_path, name=TABLES)
+    with Lock(tmp_path):
+        collecting = Thread(target=compare.main, args=[[*command, "--collect"]])
+        collecting.start()
+        time.sleep(0.3)
+        assert collecting.is_alive() and not (tmp_path / "runs.csv").exists()
+        other.release()
+        collecting.join(60)
+    assert (tmp_path / "table.md").exists()
+    assert not [path for path in tmp_path.iterdir() if path.name in (NAME, TABLES)]
+
+
+def test_two_analyses(tmp_path):
+    train.main([*FLAGS, "--out", str(tmp_path / "run")])
+    (tmp_path / "page").mkdir()
+    command = [str(tmp_path / "run"), "--logs_only", "--out", str(tmp_path / "page")]
+    with Lock(tmp_path / "page"), pytest.raises(UserError, match="wait for it, or give another"):
+        analyze.main(command)
+    assert not list((tmp_path / "page").iterdir())
 
 
 def test_orphans_end(tmp_path):

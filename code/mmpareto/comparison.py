@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 from .checkpoint import write_atomically
 from .errors import UserError
 from .layout import quote_formula, read_csv, unquote_formula, write_json, write_table
+from .lock import TABLES, Lock
 from .options import as_config, data_flags
 from .report import mean
-from .runs import CONFIG, EPOCH, finished, read_json, read_lines
+from .runs import CONFIG, EPOCH, clear_errors, finished, read_json, read_lines
 
 FILE = "comparison.json"  # of a comparison's folder
 
@@ -337,6 +338,12 @@ def as_latex(heading: str, table: list[dict[str, str]], notes: list[str]) -> str
     text = as_text(table, "latex_booktabs").replace(" +- ", r" $\pm$ ")
     text = re.sub(r"(?<=[ \[])([+-])(?=\d)", r"$\1$", text)
     return "\n".join([*(f"% {line}" for line in [heading, *notes]), text]) + "\n"
+
+
+def table_lock(folder: Path) -> Lock:
+    """Waits for whoever writes tables into folder at this moment; runs there may go on."""
+    with clear_errors(f"--out {folder}"):
+        return Lock(folder, name=TABLES, waits=True)
 
 
 def write_runs(comparison: Comparison, rows: list[dict]) -> Path:

@@ -10,6 +10,7 @@ from typing import TextIO
 from .errors import UserError
 
 NAME = ".mmpareto.lock"
+TABLES = ".mmpareto.tables.lock"  # beside it: of who writes tables of runs that may still go on
 
 _held: set[TextIO] = set()
 
@@ -26,17 +27,26 @@ os.register_at_fork(after_in_child=_let_go)
 class Lock:
     """Of a folder that is there; UserError, with hint, where another process has it.
 
+    waits: for that process, instead of the error; for work of seconds.
     The system takes it from a process that dies, however that happens, so a file that is left
     behind locks nothing. Over NFS it also holds between machines (Linux makes flock a lock of the
     server). A file system without locks is named on stderr, and nothing is locked.
     """
 
-    def __init__(self, folder: Path, hint: str = "wait for it, or give another folder"):
-        self.path = folder / NAME
+    def __init__(
+        self,
+        folder: Path,
+        hint: str = "wait for it, or give another folder",
+        *,
+        name: str = NAME,
+        waits: bool = False,
+    ):
+        self.path = folder / name
+        how = fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB)
         while True:
             self.file = open(self.path, "a")  # noqa: SIM115 (closed by release)
             try:
-                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self.file, how)
             except BlockingIOError:
                 self.file.close()
                 raise UserError(f"{folder}: another command is writing to it: {hint}") from None
