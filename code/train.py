@@ -133,6 +133,7 @@ class Trainer:
         self.model.train()
         self.order.epoch = self.epoch + 1
         batches, parts = iter(self.loaders["train"]), self.flags.accumulate
+        statistics = [b for b in self.model.buffers() if b.is_floating_point()]
         steps, title = [], f"{self.flags.method}, epoch {self.epoch + 1}"
         began, waited = time.perf_counter(), 0.0
         hidden = None if distributed.is_first() else True
@@ -148,7 +149,7 @@ class Trainer:
                 records.append(
                     self.method.backward(inputs, targets, share=1 / parts, last=part == parts)
                 )
-            measured = report.measured(records, self.clip())  # sync
+            measured = report.measured(records, self.clip(), statistics)  # sync
             steps.append({"epoch": self.epoch + 1, "step": step + 1, **measured})
             if measured["skipped"]:
                 for tensor, before in kept:
@@ -159,7 +160,7 @@ class Trainer:
                 self.skipped_in_a_row = 0
             self.optimizer.zero_grad()
         self.waiting = waited / (time.perf_counter() - began)
-        distributed.average([b for b in self.model.buffers() if b.is_floating_point()])
+        distributed.average(statistics)
         return steps
 
     def clip(self) -> torch.Tensor:
@@ -178,8 +179,9 @@ class Trainer:
             guilty = ", ".join(name for name, loss in step["losses"].items() if not isfinite(loss))
             raise UserError(
                 f"epoch {step['epoch']}, step {step['step']}: {self.skipped_in_a_row} steps in a "
-                f"row had a loss or gradient not finite (losses: {guilty or 'all finite'}): "
-                f"check that data, or lower --learning_rate, now {self.flags.learning_rate}"
+                "row had a loss, gradient or running statistic not finite (losses: "
+                f"{guilty or 'all finite'}): check that data, or lower --learning_rate, now "
+                f"{self.flags.learning_rate}"
             )
 
     def scores(self, split: str) -> dict[str, float]:

@@ -122,16 +122,33 @@ class TestMainMethods:
         """3e38 is finite, but not what the first layer makes of it."""
 
         def change(inputs):
+            if len(inputs["m0"]) == 8:  # what is evaluated
+                return inputs
             return {name: torch.full_like(values, value) for name, values in inputs.items()}
 
         _, steps = trained(method, "--precision", precision, change=change)
         assert all(step["skipped"] for step in steps)
-        with pytest.raises(UserError, match="3 steps in a row had a loss or gradient not finite"):
+        with pytest.raises(UserError, match="3 steps in a row had a loss, gradient or"):
             trained(method, "--precision", precision, "--max_skipped", "2", change=change)
 
-    @pytest.mark.parametrize("rate", ["1e-30", "1e30"])
-    def test_learning_rates(self, trained, method, rate):
-        trained(method, "--learning_rate", rate, "--momentum", "0", "--max_skipped", "99")
+    def test_learning_rates(self, trained, method):
+        trained(method, "--learning_rate", "1e-30", "--momentum", "0")
+        with pytest.raises(UserError, match=r"predictions are not finite .* lower --learning_rate"):
+            trained(method, "--learning_rate", "1e30", "--momentum", "0", "--max_skipped", "99")
+
+
+@pytest.mark.parametrize("encoder", ["mlp", "cnn"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
+def test_predictions_not_finite(trained, encoder, value):
+    """In the test split alone, so that no step is skipped: no accuracy is made of them."""
+
+    def change(inputs):
+        if len(inputs["m0"]) == 9:
+            inputs["m1"][4] = value
+        return inputs
+
+    with pytest.raises(UserError, match=r"predictions are not finite \(joint, m1; up to 1 of 9"):
+        trained("mmpareto", change=change, sizes=(24, 8, 9), encoder=encoder)
 
 
 RULES = [

@@ -398,9 +398,9 @@ class TestResume:
 class TestNotFinite:
     @pytest.fixture
     def poisoned(self, monkeypatch):
-        """Makes chosen batches of a modality NaN while training."""
+        """Makes chosen batches of a modality NaN, or huge, while training."""
 
-        def poison(bad):
+        def poison(bad, factor=math.nan):
             original, count = Trainer.train_epoch, []
 
             def train_epoch(self):
@@ -409,7 +409,7 @@ class TestNotFinite:
                 def spoiled(inputs):
                     count.append(1)
                     if len(count) in bad:
-                        inputs = inputs | {"b": inputs["b"] * math.nan}
+                        inputs = inputs | {"b": inputs["b"] * factor}
                     return forward(inputs)
 
                 self.method.forward = spoiled
@@ -437,6 +437,16 @@ class TestNotFinite:
         assert [step["skipped"] for step in steps] == [False] * 5 + [True]
         assert steps[-1]["losses"].get("b") is None
         assert "  skipped 1  " in (folder / "train.log").read_text()
+
+    def test_statistics_that_overflow(self, run, poisoned, monkeypatch):
+        """Loss and gradient are finite, but BatchNorm's variance would be infinite from then on."""
+        poisoned({6}, 1e25)
+        folder = run("--epochs", 1)
+        without = run("--epochs", 1, "--limit_batches", 5, name="without")
+        a, b = (checkpoint.read(path / "last.pt")["model"] for path in (folder, without))
+        assert all(torch.equal(a[k], b[k]) for k in a)
+        step = read(folder / "steps.jsonl")[-1]
+        assert step["skipped"] and math.isfinite(step["loss"] + step["grad_norm"])
 
     def test_too_many_stop_the_run(self, run, poisoned):
         poisoned(set(range(8, 100)))

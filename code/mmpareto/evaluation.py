@@ -7,6 +7,7 @@ is "", a modality's or a task's "_NAME".
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
+from math import isnan
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from tqdm import tqdm
 
 from . import distributed
 from .data import own_targets, to_device
+from .errors import UserError
 from .fusions.base import Fusion, Output
 from .layout import quote_formula, write_table
 
@@ -91,7 +93,10 @@ def predict(model, forward, batches, device, limit=None) -> tuple[dict[str, list
 def predict_with_probabilities(
     model, forward, batches, device, limit=None
 ) -> tuple[dict[str, list], ...]:
-    """What `predict` returns, and the softmax probabilities of the predicted classes."""
+    """What `predict` returns, and the softmax probabilities of the predicted classes.
+
+    UserError where a prediction is not finite: the largest of NaN is no class.
+    """
     predictions, truths, probabilities = [], [], []
     for output, targets in outputs(model, forward, batches, device, limit):
         logits = {} if output.joint is None else {"": output.joint}
@@ -100,7 +105,20 @@ def predict_with_probabilities(
         predictions.append({name: u.argmax(1) for name, u in logits.items()})
         truths.append(own_targets(targets, logits))
         probabilities.append(highest)
-    return tuple(_joined(rows) for rows in (predictions, truths, probabilities))
+    found = tuple(_joined(rows) for rows in (predictions, truths, probabilities))
+    check_finite(found[-1])
+    return found
+
+
+def check_finite(probabilities: dict[str, list[float]]) -> None:
+    counts = {name: sum(map(isnan, values)) for name, values in probabilities.items()}
+    if bad := {name[1:] or "joint": count for name, count in counts.items() if count}:
+        total = len(next(iter(probabilities.values())))
+        raise UserError(
+            f"evaluation: predictions are not finite ({', '.join(bad)}; up to {max(bad.values())} "
+            f"of {total} samples): their inputs, or the model's weights, are NaN or too large: "
+            "check the data (code/verify.py DIR --full), or lower --learning_rate"
+        )
 
 
 def write_predictions(

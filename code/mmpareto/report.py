@@ -16,12 +16,16 @@ from .methods.base import Record
 TIED = "\x00"  # stands for a space that no line ends at
 
 
-def measured(records: list[Record], grad_norm: Tensor) -> dict:
+def measured(records: list[Record], grad_norm: Tensor, statistics: list[Tensor]) -> dict:
     """The numbers of one optimizer step, its losses averaged over micro-batches and processes.
 
-    One host sync, and the same numbers in every process.
+    A step is skipped where its loss, its gradient or one of statistics, BatchNorm's running ones,
+    is not finite. One host sync, and the same numbers in every process.
     """
     tensors: dict[tuple, Tensor] = {("grad_norm",): grad_norm}
+    if statistics:
+        largest = torch.nn.utils.get_total_norm(statistics, torch.inf)
+        tensors["largest_statistic",] = largest
     tensors["loss",] = torch.stack([r.loss.detach() for r in records]).mean()
     for name in records[0].losses:
         tensors["losses", name] = torch.stack([r.losses[name].detach() for r in records]).mean()
@@ -37,7 +41,8 @@ def measured(records: list[Record], grad_norm: Tensor) -> dict:
         for key in path[:-1]:
             place = place.setdefault(key, {})
         place[path[-1]] = bool(value) if path[-1] in ("conflict", "stationary") else value
-    step["skipped"] = not (isfinite(step["loss"]) and isfinite(step["grad_norm"]))
+    decisive = (step["loss"], step["grad_norm"], step.pop("largest_statistic", 0.0))
+    step["skipped"] = not all(map(isfinite, decisive))
     return step
 
 
