@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,16 +29,22 @@ if Path(getattr(sys.modules["__main__"], "__file__", "")).parent == Path(__file_
 def run(main: Callable[[list[str]], None]) -> None:
     """Run a command's main with the arguments of the process, and exit with its code."""
     from mmpareto.allocation import keep_memory
-    from mmpareto.errors import UserError
+    from mmpareto.console import usable
+    from mmpareto.errors import UserError, reason
     from mmpareto.orphans import end_with_parent
 
     keep_memory()
     end_with_parent()
     try:
-        with _interruptible():
+        with _interruptible(), usable():
             main(sys.argv[1:])
     except UserError as error:
         sys.exit(_fail(2, f"error: {error}"))
+    except (MemoryError, RuntimeError) as error:
+        if not _is_of_memory(error):
+            raise
+        advice = "give a smaller --batch_size"
+        sys.exit(_fail(2, f"error: not enough memory ({reason(error)}): {advice}"))
     except KeyboardInterrupt as interrupt:
         sys.exit(_fail(130, str(interrupt) or "interrupted"))
 
@@ -55,10 +61,17 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def _is_of_memory(error: Exception) -> bool:
+    """Python's own, a GPU's, or that of torch on a CPU, which has no name."""
+    words = ("out of memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
 def _fail(code: int, message: str) -> int:
     from mmpareto.errors import printable
 
     rank = os.environ.get("RANK", "0")  # of several processes that torchrun has started
     message = printable(message)  # it may quote a name from a file
-    print(message if rank == "0" else f"rank {rank}: {message}", file=sys.stderr)
+    with suppress(OSError):  # nobody is there to read it
+        print(message if rank == "0" else f"rank {rank}: {message}", file=sys.stderr)
     return code

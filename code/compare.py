@@ -28,7 +28,7 @@ from mmpareto.errors import UserError
 from mmpareto.flags import positive
 from mmpareto.lock import Lock
 from mmpareto.methods import METHODS
-from mmpareto.runs import CONFIG, check_flags, clear_errors, read_json
+from mmpareto.runs import CONFIG, blocker_of, check_flags, clear_errors, read_json
 
 TRAIN = Path(__file__).absolute().with_name("train.py")
 
@@ -64,6 +64,7 @@ def main(arguments: list[str]) -> None:
         return
     check_before_training(compared, slots)
     with clear_errors(f"--out {compared.folder}"):
+        blocker_of(compared.folder)
         compared.folder.mkdir(parents=True, exist_ok=True)
         lock = Lock(
             compared.folder,
@@ -280,9 +281,11 @@ def check_distinct(plans: list[Plan]) -> None:
 def check_folder(plan: Plan) -> None:
     """UserError where its folder holds a run of other flags, finished or not."""
     path = plan.folder / "config.json"
-    if path.exists():
-        check_flags(plan.folder, read_json(path, CONFIG)["flags"], options.as_config(plan.flags))
-    plan.result()
+    with clear_errors(f"--out {plan.folder}"):
+        if path.exists():
+            found = read_json(path, CONFIG)["flags"]
+            check_flags(plan.folder, found, options.as_config(plan.flags))
+        plan.result()
 
 
 def check_before_training(compared: Comparison, slots: list[str | None]) -> None:

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
+from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from . import distributed
-from .errors import UserError
+from .errors import UserError, reason
 from .orphans import end_after
 
 _TAKEN = nn.ModuleDict()  # whose attributes cannot be names of its members
@@ -194,6 +195,8 @@ class Loader(DataLoader):
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             batches = super().__iter__()
+        except OSError as error:
+            raise self._limited(error) from None
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         try:
@@ -205,6 +208,8 @@ class Loader(DataLoader):
                         del batch
                 yield batch
         except RuntimeError as error:
+            if str(error).startswith("Too many open files"):
+                raise self._limited(error) from None
             if "DataLoader worker" not in str(error):
                 raise
             raise UserError(
@@ -212,9 +217,16 @@ class Loader(DataLoader):
                 f"({str(error).splitlines()[0]}): give it more memory, or fewer --workers"
             ) from None
 
+    def _limited(self, error: Exception) -> UserError:
+        return UserError(
+            f"--workers {self.num_workers}: processes that load data cannot be started, or heard "
+            f"({reason(error)}): give fewer, or raise the limit (ulimit -a shows it)"
+        )
+
 
 def loader(split: Split, batches, *, workers: int = 0, pin_memory: bool = False) -> Loader:
     """Batches of split; batches yields (indices, draw), or is the size of consecutive ones."""
+    _check_files(workers)
     if isinstance(batches, int):
         batches = ConsecutiveBatches(len(split), batches)
     return Loader(
@@ -227,6 +239,19 @@ def loader(split: Split, batches, *, workers: int = 0, pin_memory: bool = False)
         pin_memory=pin_memory,
         generator=torch.Generator(),  # so that loading draws nothing from the global generator
     )
+
+
+def _check_files(workers: int) -> None:
+    """UserError where so many processes would run out of open files: some of them never end then.
+
+    A process has two pipes, and some batches on their way, each of whose tensors is a file.
+    """
+    needed, limit = 32 + 12 * workers, getrlimit(RLIMIT_NOFILE)[0]
+    if workers and limit != RLIM_INFINITY and limit < needed:
+        raise UserError(
+            f"--workers {workers}: needs about {needed} open files, the limit is {limit}: give "
+            f"fewer, or raise it (ulimit -n {needed})"
+        )
 
 
 def _begin(worker: int) -> None:

@@ -49,9 +49,7 @@ class Run:
         if config.get("use_tensorboard") and not find_spec("tensorboard"):
             raise UserError("--use_tensorboard needs a package: run pip install tensorboard")
         with clear_errors(f"--out {folder}"):
-            blocker = next((p for p in (folder, *folder.parents) if p.exists()), None)
-            if blocker is not None and not blocker.is_dir():
-                raise UserError(f"--out {folder}: {blocker} is a file: give a folder")
+            blocker = blocker_of(folder)
             self.is_new = blocker != folder
             if self.is_new:
                 return
@@ -207,14 +205,25 @@ class Run:
         )
 
     def _append(self, name: str, text: str) -> None:
-        with clear_errors(self.folder / name), open(self.folder / name, "a", encoding="utf-8") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
+        # a path in it need not be text
+        content = text.encode(errors="backslashreplace")
+        with clear_errors(self.folder / name), open(self.folder / name, "ab") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
 
     def _write_json(self, name: str, content: dict) -> None:
         text = json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
         checkpoint.write_atomically(self.folder / name, lambda file: file.write(text.encode()))
+
+
+def blocker_of(folder: Path) -> Path | None:
+    """What is there of folder and the folders it is in; UserError where that is no folder."""
+    found = next((p for p in (folder, *folder.parents) if os.path.lexists(p)), None)
+    if found is not None and not found.is_dir():
+        what = "a link that leads nowhere" if not found.exists() else "a file"
+        raise UserError(f"--out {folder}: {found} is {what}: give a folder")
+    return found
 
 
 @contextmanager

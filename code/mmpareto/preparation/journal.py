@@ -10,6 +10,7 @@ from ..data import recipe_hash
 from ..errors import UserError
 from ..layout import ID, is_inside
 from ..lock import NAME as LOCK
+from ..runs import blocker_of
 from .clips import Clip, state_of
 from .recipes import first_difference
 
@@ -57,9 +58,7 @@ class Journal:
         self.bad_ids: set[str] = set()
         self.archives: dict[str, list] = {}
         self.head = {"dataset": dataset, "recipe": recipe}
-        blocker = next((p for p in (out, *out.parents) if p.exists()), None)
-        if blocker is not None and not blocker.is_dir():
-            raise UserError(f"--out {out}: {blocker} is a file: give a folder")
+        blocker_of(out)
         foreign = [] if not out.exists() else [p for p in out.iterdir() if p.name not in OURS]
         if foreign and not self.path.exists():
             raise UserError(
