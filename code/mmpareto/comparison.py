@@ -5,10 +5,11 @@ import re
 import statistics
 from argparse import Namespace
 from collections.abc import Iterable
-from math import sqrt
+from math import isfinite, sqrt
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from . import fields
 from .checkpoint import write_atomically
 from .errors import UserError
 from .layout import quote_formula, read_csv, unquote_formula, write_json, write_table
@@ -18,6 +19,7 @@ from .report import mean
 from .runs import CONFIG, EPOCH, clear_errors, finished, read_json, read_lines
 
 FILE = "comparison.json"  # of a comparison's folder
+MEASURED = ("conflict", "seconds_per_epoch")  # of a run besides its scores
 
 
 class Plan(NamedTuple):
@@ -89,7 +91,7 @@ def read(plan: Plan) -> list[dict]:
     if result is None:
         return []
     config = read_json(plan.folder / "config.json", CONFIG)
-    kept = {key: result[key] for key in ("conflict", "seconds_per_epoch")}
+    kept = {key: result[key] for key in MEASURED}
     kept |= {"commit": config["commit"], "threads": config["threads"], **config["versions"]}
     validation = _validation(plan.folder / "epochs.jsonl")
     return [
@@ -255,7 +257,7 @@ def summarise(comparison: Comparison, rows: list[dict]) -> list[dict]:
     """
     columns = accuracies(rows)
     columns += [f"F1{column[3:]}" for column in columns]
-    columns += ["conflict", "seconds_per_epoch"]
+    columns += MEASURED
     by_method = {name: [r for r in rows if r["method"] == name] for name in comparison.names}
     baseline = by_method.get(comparison.baseline, [])
     summary = []
@@ -355,20 +357,44 @@ def write_runs(comparison: Comparison, rows: list[dict]) -> Path:
     return path
 
 
+_MADE = {
+    "select": fields.is_text,
+    "names": lambda value: value and fields.are(fields.is_text)(value),
+    "seeds": fields.are(fields.is_count),
+    "tune_seeds": fields.are(fields.is_count),
+    "settings": lambda value: all(
+        setting.keys() == value[0].keys() and all(map(fields.is_text, setting.values()))
+        for setting in [*value, value[0]]
+    ),
+    "baseline": lambda value: value is None or fields.is_text(value),
+}
+
+
 def reopen(folder: Path) -> tuple[Comparison, list[dict]]:
     """The comparison that has written folder, without its plans, and its rows as `read` has them.
 
     Numbers have the digits that runs.csv has.
     """
     try:
-        comparison = Comparison(folder, **read_json(folder / FILE, {}), plans=[])
+        made = read_json(folder / FILE, {})
+        if wrong := fields.wrong(made, _MADE):
+            raise ValueError(", ".join(wrong))
+        comparison = Comparison(folder, **made, plans=[])
         (_, columns), *lines = read_csv(folder / "runs.csv")
         texts = {"method", "rule", *comparison.settings[0]}
+        scores = [name for name in columns if name.split("_")[0] == "Acc"]
+        scores += [f"F1{name[3:]}" for name in scores]
+        needed = {*texts, *scores, "seed", "epoch", "Acc", "val_Acc", *MEASURED}
+        if lacking := needed - set(columns):
+            raise ValueError(f"no column {', '.join(sorted(lacking))}")
         rows = [dict(zip(columns, map(unquote_formula, row), strict=True)) for _, row in lines]
-        return comparison, [
+        rows = [
             {name: text if name in texts else _number(name, text) for name, text in row.items()}
             for row in rows
         ]
+        if any(row[name] is None for row in rows for name in (*scores, "seconds_per_epoch")):
+            raise ValueError("a cell is empty")
+        return comparison, rows
     except (TypeError, ValueError, LookupError) as error:
         raise UserError(
             f"{folder}: its {FILE} or runs.csv is damaged ({error}): make them again, by the same "
@@ -379,7 +405,9 @@ def reopen(folder: Path) -> tuple[Comparison, list[dict]]:
 def _number(column: str, text: str) -> Any:
     if column in ("seed", "epoch"):
         return int(text)
-    if column.startswith(("Acc", "F1", "val_")) or column in ("conflict", "seconds_per_epoch"):
+    if column.startswith(("Acc", "F1", "val_")) or column in MEASURED:
+        if text and not isfinite(float(text)):
+            raise ValueError(f"{column} {text}")
         return float(text) if text else None
     return text
 

@@ -14,14 +14,20 @@ def parse(text: str) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def wrong(content: Any, expected: dict[str, Callable[[Any], Any]]) -> list[str]:
-    """The expected fields that content lacks, or that have a value their check does not take."""
+def wrong(
+    content: Any, expected: dict[str, Callable[[Any], Any]], optional: tuple[str, ...] = ()
+) -> list[str]:
+    """The expected fields that content lacks, or that have a value their check does not take.
+
+    Those that are optional may lack.
+    """
     if not isinstance(content, dict):
         return [f"a {type(content).__name__} instead of fields"]
     return [
         key
         for key, is_right in expected.items()
-        if key not in content or not _holds(is_right, content[key])
+        if (key not in content and key not in optional)
+        or (key in content and not _holds(is_right, content[key]))
     ]
 
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from . import __version__, checkpoint, distributed, fields, options, report
 from .errors import UserError
+from .integrate import Stats
 from .lock import NAME as LOCK
 from .lock import Lock
 from .options import REPOSITORY
@@ -284,7 +285,8 @@ def read_lines(path: Path, expected: dict, size: int | None = None) -> list[dict
         with clear_errors(path), open(path, "rb") as file:
             lines = file.read(size).decode().splitlines()
         entries = [fields.parse(line) for line in lines]
-        if wrong := next(filter(None, (fields.wrong(e, expected) for e in entries)), None):
+        found = (fields.wrong(entry, expected, OPTIONAL) for entry in entries)
+        if wrong := next(filter(None, found), None):
             raise ValueError(", ".join(wrong))
     except ValueError as error:
         raise UserError(
@@ -310,15 +312,30 @@ def is_known(value: Any) -> bool:
     return value is None or fields.is_number(value)
 
 
+def _are_stats(stats: dict) -> bool:
+    """Of one encoder, as `integrate.Stats`; None stands for what is not finite."""
+    flags = ("conflict", "stationary")
+    norms = (stats["joint_norm"], stats["unimodal_norm"])
+    return (
+        set(Stats._fields) <= stats.keys()
+        and all(isinstance(stats[name], bool) for name in flags)
+        and all(is_known(value) for name, value in stats.items() if name not in flags)
+        and (stats["cos"] is None or abs(stats["cos"]) < 1 + 1e-6)
+        and all(norm is None or norm >= 0 for norm in norms)
+    )
+
+
 CONFIG = {
     "flags": lambda value: isinstance(value, dict),
     "versions": lambda value: all(map(fields.is_text, value.values())),
     "commit": fields.is_text,
     "threads": fields.is_count,
-    "earlier": lambda value: isinstance(value, list),
+    "command": fields.is_text,
+    "earlier": fields.are(lambda past: fields.is_text(past["command"])),
 }
 EPOCH = {
     "epoch": fields.is_count,
+    "loss": is_known,
     "split": fields.is_text,
     "Acc": fields.is_number,
     "conflict": is_known,
@@ -329,7 +346,9 @@ STEP = {
     "skipped": lambda value: isinstance(value, bool),
     "loss": is_known,
     "losses": lambda value: all(map(is_known, value.values())),
+    "encoders": lambda value: all(map(_are_stats, value.values())),
 }
+OPTIONAL = ("encoders",)  # of methods that do not see both gradients apart
 RESULT = {
     "results": lambda value: "last" in value and all(map(_are_scores, value.values())),
     "conflict": is_known,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from .. import comparison
+from .. import comparison, fields
 from ..errors import UserError
 from ..methods import METHODS
 from ..methods.base import ProbedMethod
@@ -117,8 +117,16 @@ def _probes(names: list[str]) -> list[str]:
 
 def _curves(seeds: list[Logs]) -> dict[str, list[list[float | None]]]:
     first = seeds[0].epochs[0]
+    names = comparison.accuracies([first])
+    for run in seeds:
+        for name in names:
+            if not all(fields.is_number(epoch.get(name)) for epoch in run.epochs):
+                raise UserError(
+                    f"{run.folder / 'epochs.jsonl'}: an epoch has no {name}: restore it, or delete "
+                    "the run's folder and run it again"
+                )
     found = {"training loss": [[epoch["loss"] for epoch in run.epochs] for run in seeds]}
-    for name in comparison.accuracies([first]):
+    for name in names:
         found[f"{first['split']} {name} (%)"] = [
             [100 * epoch[name] for epoch in run.epochs] for run in seeds
         ]

@@ -1,7 +1,6 @@
 """Runs and epochs as rows of plain numbers, and their CSV files."""
 
 import csv
-import json
 import math
 from collections import defaultdict
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import NamedTuple
 from .. import comparison
 from ..comparison import Comparison, Plan
 from ..layout import write_table
+from ..runs import STEP, read_lines
 from .design import ARMS
 
 
@@ -59,8 +59,7 @@ def read_epochs(part: str, compared: Comparison, plans: list[Plan]) -> list[Epoc
     for plan in plans:
         if is_choosing(compared, plan) or plan.result() is None:
             continue
-        for line in (plan.folder / "steps.jsonl").read_text(encoding="utf-8").splitlines():
-            step = json.loads(line)
+        for step in read_lines(plan.folder / "steps.jsonl", STEP):
             for encoder, stats in step.get("encoders", {}).items():
                 place = arms[plan.name], encoder, step["epoch"]
                 angles[place].append(turn(stats) if stats["conflict"] else None)
