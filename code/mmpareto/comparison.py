@@ -394,6 +394,8 @@ def reopen(folder: Path) -> tuple[Comparison, list[dict]]:
         ]
         if any(row[name] is None for row in rows for name in (*scores, "seconds_per_epoch")):
             raise ValueError("a cell is empty")
+        if others := {row["method"] for row in rows} - set(comparison.names):
+            raise ValueError(f"methods {', '.join(sorted(others))}, which were not compared")
         return comparison, rows
     except (TypeError, ValueError, LookupError) as error:
         raise UserError(

@@ -241,12 +241,18 @@ def finished(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
     if not (folder / "result.json").exists():
         return None
     check_flags(folder, read_json(folder / "config.json", CONFIG)["flags"], config)
-    result = read_json(folder / "result.json", RESULT)
-    if result.get("selected") not in (*result["results"],):
-        raise UserError(f"{folder / 'result.json'}: selected is none of its results: restore it")
+    result = read_result(folder)
     done = result["results"]["last"]["epoch"]
     check_epochs(folder, done, config)
     return result if done == config["epochs"] else None
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The result of a finished run."""
+    result = read_json(folder / "result.json", RESULT)
+    if result.get("selected") not in (*result["results"],):
+        raise UserError(f"{folder / 'result.json'}: selected is none of its results: restore it")
+    return result
 
 
 def check_epochs(folder: Path, done: int, config: dict[str, Any]) -> None:

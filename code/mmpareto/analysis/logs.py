@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ..errors import UserError
 from ..report import mean
-from ..runs import CONFIG, EPOCH, RESULT, STEP, read_json, read_lines
+from ..runs import CONFIG, EPOCH, STEP, read_json, read_lines, read_result
 
 BEST = "best.pt"
 LAST = "last.pt"
@@ -55,7 +55,6 @@ class Step(NamedTuple):
 def read(folder: Path, label: str | None = None) -> Logs:
     """The run in folder; UserError where there is none, or a damaged one."""
     config = read_json(folder / "config.json", CONFIG)
-    result = folder / "result.json"
     try:
         name = f"{config['flags']['method']}, seed {config['flags']['random_seed']}"
         epochs = read_lines(folder / "epochs.jsonl", EPOCH)
@@ -68,7 +67,7 @@ def read(folder: Path, label: str | None = None) -> Logs:
         ) from None
     if not epochs:
         raise UserError(f"{folder}: no epoch is finished yet: wait for the first")
-    done = read_json(result, RESULT) if result.exists() else None
+    done = read_result(folder) if (folder / "result.json").exists() else None
     return Logs(label or name, folder, config, epochs, steps, done)
 
 

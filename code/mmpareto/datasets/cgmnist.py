@@ -6,10 +6,12 @@ from torch import Tensor
 
 from ..data import Data, digest_of
 from ..errors import UserError, reason
+from ..runs import clear_errors
 from .colored import colored
 from .prepared import Prepared
 
 VALIDATION = 5000  # the last of MNIST's 60,000 training images
+SIZES = {True: 60000, False: 10000}  # of the training part, and of the test part
 
 
 class CGMNIST(Prepared):
@@ -71,7 +73,9 @@ def read_mnist(root: Path, *, train: bool, flag: str = "--data_root") -> tuple[T
     """Digits uint8 (N, 28, 28) and labels (N,) from files in torchvision's layout."""
     from torchvision.datasets import MNIST
 
-    expected = 60000 if train else 10000
+    expected = SIZES[train]
+    with clear_errors(f"{flag} {root}"):
+        _check_files(root / "MNIST" / "raw", "train" if train else "t10k", expected)
     try:
         mnist = MNIST(root, train=train, download=False)
     except Exception as error:  # damaged files, and old ones that hold pickles, fail in many ways
@@ -84,4 +88,23 @@ def read_mnist(root: Path, *, train: bool, flag: str = "--data_root") -> tuple[T
             f"{flag} {root}: found {tuple(mnist.data.shape)} images and {len(mnist.targets)} "
             f"labels, expected ({expected}, 28, 28): data/cgmnist/README.md says how to get MNIST"
         )
+    if mnist.targets.min() < 0 or mnist.targets.max() > 9:
+        raise UserError(
+            f"{flag} {root}: a label is no digit, the file is damaged: data/cgmnist/README.md says "
+            "how to get MNIST"
+        )
     return mnist.data, mnist.targets
+
+
+def _check_files(folder: Path, part: str, count: int) -> None:
+    """UserError for files of other sizes, before torchvision reads them into memory whole."""
+    for kind, header, each in (("images-idx3", 16, 28 * 28), ("labels-idx1", 8, 1)):
+        path = folder / f"{part}-{kind}-ubyte"
+        packed = path.with_name(f"{path.name}.gz")
+        if packed.exists() and not path.exists():
+            raise UserError(f"{path}: is there packed only: unpack it: gunzip --keep {packed}")
+        if path.exists() and path.stat().st_size != (expected := header + count * each):
+            raise UserError(
+                f"{path}: {path.stat().st_size} bytes found, {expected} expected, it is damaged or "
+                "not MNIST's: data/cgmnist/README.md says how to get it"
+            )

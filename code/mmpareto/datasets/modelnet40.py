@@ -14,7 +14,9 @@ CLASSES = (
 )  # fmt: skip
 VIEWS = 12
 MODALITIES = {"front": 1, "rear": 7}  # numbers of views in file names: 0 and 6, counted from 0
-NAME = re.compile(r"(.+_\d+)\.obj\.shaded_v(\d{3})\.(png|jpg)", re.IGNORECASE)
+NAME = re.compile(
+    r"([A-Z][A-Z0-9_.-]{,120}_[0-9]+)\.obj\.shaded_v([0-9]{3})\.(png|jpg)", re.IGNORECASE | re.ASCII
+)
 
 
 class ModelNet40(Prepared):
