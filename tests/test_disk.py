@@ -8,6 +8,8 @@ import io
 import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ import torch
 from sets import contents, error_of, prepare_set, write_arrays
 from test_train import assert_same_run
 
+import analyze
 import compare
 import train
 from mmpareto import checkpoint
@@ -150,6 +153,37 @@ class TestFull:
         compare.main(command)
         assert (disk.path / "table.csv").exists() and not list(disk.path.glob("*.tmp"))
 
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+    @pytest.mark.parametrize("first", [0, 1])
+    def test_tensorboard(self, disk, tmp_path, monkeypatch, first):
+        """Its own folder is full; the run's is not. Its files have room up to a page."""
+        epoch = Trainer.train_epoch
+
+        def spoiled(self):
+            if self.epoch == first:
+                disk.leave(0)
+            return epoch(self)
+
+        monkeypatch.setattr(Trainer, "train_epoch", spoiled)
+        flags = ["--use_tensorboard", "--tensorboard_path", disk.path / "board", "--epochs", 12]
+        message = one_line(run, tmp_path / "run", *flags)
+        assert "No space left on device" in message and "--tensorboard_path" in message
+        assert checkpoint.read_state(tmp_path / "run/last.pt", for_resuming=True)["epoch"] >= 1
+        disk.empty()
+        monkeypatch.setattr(Trainer, "train_epoch", epoch)
+        run(tmp_path / "run", *flags, "--resume")
+
+    @pytest.mark.parametrize("pages", [0, 8])
+    def test_page(self, disk, whole, pages, capsys):
+        command = [str(whole), "--logs_only", "--out", str(disk.path / "page")]
+        (disk.path / "page").mkdir()
+        disk.leave(pages)
+        assert "No space left on device" in one_line(analyze.main, command)
+        assert not [p for p in disk.path.rglob("*") if p.name.endswith((".tmp", ".lock"))]
+        disk.empty()
+        analyze.main(command)
+        assert (disk.path / "page/report.html").exists()
+
     @pytest.mark.slow
     @pytest.mark.parametrize("pages", [0, 12])
     def test_prepare(self, disk, raw, tmp_path, pages, monkeypatch):
@@ -163,6 +197,35 @@ class TestFull:
         prepare_set("folder", raw, out, "--workers", 1)
         prepare_set("folder", raw, tmp_path / "whole", "--workers", 1)
         assert contents(out) == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+class TestSharedMemory:
+    """Containers have 64 MB of it, unless told otherwise: no waiting for a batch that got lost."""
+
+    @pytest.fixture
+    def command(self, tmp_path):
+        """Runs with so little of it, in a mount namespace of its own."""
+        if not shutil.which("unshare") or subprocess.run(["unshare", "-m", "true"]).returncode:
+            pytest.skip("no mount namespaces here")
+
+        def run(size, *words):
+            mount = f"mount -t tmpfs -o size={size} none /dev/shm"
+            python = [sys.executable, str(Path(train.__file__))]
+            return subprocess.run(
+                ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh", *python, *words],
+                capture_output=True, text=True, timeout=120,
+            )  # fmt: skip
+
+        return run
+
+    @pytest.mark.parametrize("size", ["4k", "64k", "700k"])
+    def test_full(self, command, tmp_path, size):
+        done = command(size, "--encoder", "cnn", "--epochs", "1", "--limit_batches", "4",
+                       "--workers", "2", "--out", str(tmp_path / "run"))  # fmt: skip
+        assert done.returncode == 2, done.stderr
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and "--workers" in errors[0] and "--shm-size" in errors[0]
 
 
 class TestReadOnly:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from sklearn.utils import resample
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from . import distributed
 from .errors import UserError, reason
@@ -55,11 +55,26 @@ class Split(Dataset):
         raise NotImplementedError
 
     def __getitems__(self, batch: tuple[list[int], int | None]):
-        """What a DataLoader's process calls; it would wrap an error in its stack trace."""
+        """What a DataLoader's process calls; it would wrap an error in its stack trace.
+
+        There the batch goes into shared memory at once. Left to the thread that sends it, an error
+        would be known to that thread only, and the main process would wait for ever.
+        """
         try:
-            return self.read(*batch)
+            inputs, targets = self.read(*batch)
+            if get_worker_info():
+                for tensor in (*inputs.values(), targets):
+                    tensor.share_memory_()
+            return inputs, targets
         except UserError as error:
             return error
+        except RuntimeError as error:
+            if "shared memory" not in str(error):
+                raise
+            return UserError(
+                f"--workers: no room for a batch in shared memory ({reason(error)}): give fewer, a "
+                "smaller --batch_size, or more room in /dev/shm (docker run --shm-size 8g)"
+            )
 
 
 class TensorSplit(Split):
@@ -220,7 +235,8 @@ class Loader(DataLoader):
     def _limited(self, error: Exception) -> UserError:
         return UserError(
             f"--workers {self.num_workers}: processes that load data cannot be started, or heard "
-            f"({reason(error)}): give fewer, or raise the limit (ulimit -a shows it)"
+            f"({reason(error)}): give fewer, or raise the limit (ulimit -a shows it; of /dev/shm "
+            "docker run --shm-size 8g)"
         )
 
 

@@ -48,8 +48,10 @@ def is_count(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    is_one = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_one and isfinite(value)
+    """A finite one, that a float of 64 bits or an index can hold."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) < 2**63
+    return isinstance(value, float) and isfinite(value)
 
 
 def are(check: Callable[[Any], bool]) -> Callable[[Any], bool]:

@@ -135,10 +135,16 @@ class Run:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        path = self.config["tensorboard_path"] or self.folder / "tensorboard"
         first = self.state["epoch"] + 1 if self.state else None
-        with clear_errors(f"--tensorboard_path {path}"):
-            self.board = SummaryWriter(path, purge_step=first)
+        with self._board_errors():
+            self.board = SummaryWriter(self._board_path(), purge_step=first)
+
+    def _board_path(self) -> Path | str:
+        return self.config["tensorboard_path"] or self.folder / "tensorboard"
+
+    def _board_errors(self):
+        """Of its thread, too, which the next call tells of."""
+        return clear_errors(f"--tensorboard_path {self._board_path()}")
 
     def _open_logs(self, data: dict[str, Any]) -> None:
         path, earlier = self.folder / "config.json", []
@@ -172,9 +178,10 @@ class Run:
         self._append("epochs.jsonl", _json_line(epoch))
         self.log(row)
         if self.board:
-            for name, value in _flat(epoch):
-                self.board.add_scalar(name, value, epoch["epoch"])
-            self.board.flush()
+            with self._board_errors():
+                for name, value in _flat(epoch):
+                    self.board.add_scalar(name, value, epoch["epoch"])
+                self.board.flush()
 
     def save(self, name: str, state: dict[str, Any]) -> None:
         if distributed.is_first():
@@ -188,10 +195,11 @@ class Run:
         if not distributed.is_first():
             return
         if self.board:
-            for rule, scores in results.items():
-                for name, value in scores.items():
-                    self.board.add_scalar(f"result ({rule})/{name}", value, scores["epoch"])
-            self.board.close()
+            with self._board_errors():
+                for rule, scores in results.items():
+                    for name, value in scores.items():
+                        self.board.add_scalar(f"result ({rule})/{name}", value, scores["epoch"])
+                self.board.close()
         for line in report.result_lines(results):
             self.log(line)
         epochs = read_lines(self.folder / "epochs.jsonl", EPOCH)
