@@ -3,6 +3,8 @@
 Every end is one line and exit code 2, or the work is done all the same.
 """
 
+import cli
+
 import errno
 import os
 import subprocess
@@ -12,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import cli
 import compare
 import evaluate
 import train

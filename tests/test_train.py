@@ -168,7 +168,7 @@ class TestFolder:
         assert not (tmp_path / "run").exists()
 
     def test_name_that_is_too_long(self, run):
-        with pytest.raises(UserError, match=r"cannot be used .*too long"):
+        with pytest.raises(UserError, match=r"cannot be created .*too long"):
             run(name="x" * 300)
 
     def test_used_folder(self, run):
