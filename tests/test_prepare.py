@@ -307,6 +307,23 @@ class TestKilled:
         prepare_set("cremad", raw_clips, tmp_path / "set")
         assert contents(tmp_path / "set") == contents(one_set)
 
+    @pytest.mark.slow
+    @pytest.mark.parametrize("send", [os.kill, os.killpg])
+    def test_interrupt_while_workers_start(self, send, raw_clips, tmp_path):
+        """The process that they are forked from imports what they need, for seconds."""
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "code/prepare.py"), "cremad", "--raw", str(raw_clips),
+             "--out", str(tmp_path / "set")], start_new_session=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        wait_for(lambda: any(map(is_importing, children.read_text().split())))
+        send(process.pid, signal.SIGINT)
+        output, _ = process.communicate()  # also of processes that would outlive it
+        assert process.returncode == 130
+        assert output.splitlines()[-1].startswith("interrupted with 0 clips done")
+        assert "Traceback" not in output
+
     def test_two_at_once(self, raw_clips, one_set):
         with Lock(one_set):
             message = error_of("cremad", raw_clips, one_set)
@@ -316,6 +333,14 @@ class TestKilled:
 def journal_lines(out):
     path = out / "journal.jsonl"
     return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def is_importing(pid):
+    """Whether it is the process that workers are forked from, and has come to torch."""
+    folder = Path("/proc", pid)
+    return b"forkserver" in (folder / "cmdline").read_bytes() and "libtorch" in (
+        folder / "maps"
+    ).read_text(errors="replace")
 
 
 def wait_for(condition, seconds=60):

@@ -79,13 +79,6 @@ def gone(leader: int, seconds: float = 30) -> bool:
     return True
 
 
-class ForkContext(multiprocessing.context.ForkContext):
-    """For prepare.py's workers, in the place of a server that would have to import everything."""
-
-    def set_forkserver_preload(self, modules):
-        pass
-
-
 class Forked:
     """Stands where subprocess.Popen starts `python COMMAND.py WORDS`, and forks instead."""
 
@@ -175,13 +168,14 @@ def main():
 
     from mmpareto import jobs
     from mmpareto.datasets import DATASETS
+    from mmpareto.preparation import engine
 
     for command in COMMANDS:
         importlib.import_module(command)
     torch.set_num_threads(1)
     tqdm.monitor_interval = 0  # no thread that could hold a lock while another one forks
-    fork = ForkContext()
-    multiprocessing.get_context = lambda method=None: fork
+    # for prepare.py's workers, in the place of a server that would have to import everything
+    engine.server = lambda: multiprocessing.get_context("fork")
     DATASETS.parts = DATASETS.parts | conftest.TOYS
     jobs.subprocess = SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL)
     for line in sys.stdin:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import multiprocessing
-import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
@@ -17,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from . import distributed
 from .errors import UserError, reason
+from .interrupts import held_back
 from .orphans import end_after
 
 _TAKEN = nn.ModuleDict()  # whose attributes cannot be names of its members
@@ -206,14 +206,11 @@ class Loader(DataLoader):
     """A DataLoader whose processes report bad input, and their own death, in one line."""
 
     def __iter__(self) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-        # Processes inherit it: Ctrl-C is left to this one. And Python forgets one during a fork.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
-            batches = super().__iter__()
+            with held_back():
+                batches = super().__iter__()
         except OSError as error:
             raise self._limited(error) from None
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         try:
             for batch in batches:
                 if isinstance(batch, UserError):

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, TimeoutError, wait
 from contextlib import suppress
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
 from pebble import ProcessExpired, ProcessPool
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from .. import layout
 from ..data import recipe_hash
 from ..errors import UserError, printable
+from ..interrupts import held_back
 from ..layout import FILES, MANIFEST, PROBLEMS, quote_formula, stills_column
 from ..lock import Lock
 from ..runs import clear_errors
@@ -36,6 +38,16 @@ HOPELESS = 50  # so many bad clips without a good one end the work early
 BY_CHANCE = ("worker_died", "timeout")  # problems that another try may not have
 REFUSED = "problems-of-last-call.csv"
 STORED_KINDS = {"audio": "spectrogram"}  # by kind of the source, where it is another
+
+
+def server() -> multiprocessing.context.BaseContext:
+    """The process that workers are forked from, started."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(HEAVY)
+    resource_tracker.ensure_running()  # a part of the next call, which lets Ctrl-C in again
+    with held_back():
+        forkserver.ensure_running()
+    return context
 
 
 class Preparation:
@@ -113,9 +125,8 @@ class Preparation:
         batches: list[tuple[Path | None, Iterable[Clip]]] = [(None, todo)]
         again = bool(self.raw.archives) and self._lacks_some(journal)
         batches += [(path, self._extracted(path, journal, again)) for path in self.raw.archives]
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(HEAVY)
-        pool = ProcessPool(self.flags.workers, context=context, initializer=begin)
+        others = set(multiprocessing.active_children())
+        pool = ProcessPool(self.flags.workers, context=server(), initializer=begin)
         pending = {}
 
         def collect(enough: int) -> None:
@@ -133,9 +144,10 @@ class Preparation:
             try:
                 for archive, clips in batches:
                     for clip in clips:
-                        future = pool.schedule(
-                            convert_clip, args=[clip, self.recipe, self.out], timeout=PATIENCE
-                        )
+                        with held_back():  # the first call starts the workers
+                            future = pool.schedule(
+                                convert_clip, args=[clip, self.recipe, self.out], timeout=PATIENCE
+                            )
                         pending[future] = clip
                         collect(3 * self.flags.workers)
                     collect(0)
@@ -145,8 +157,12 @@ class Preparation:
                 collect(0)  # an archive ended early; what came out of it is kept
                 raise
             finally:
-                pool.stop()
-                pool.join()
+                with held_back():
+                    pool.stop()
+                    # One that is still coming up would find the pool's locks gone, and say so.
+                    for process in set(multiprocessing.active_children()) - others:
+                        process.kill()
+                    pool.join()
         self._check_bad(journal, finished=True)
 
     def _extracted(self, archive: Path, journal: Journal, again: bool) -> Iterator[Clip]:
