@@ -25,6 +25,7 @@ from . import fields
 from .checkpoint import write_atomically
 from .data import is_modality_name
 from .errors import CONTROL, UserError
+from .files import expect_regular
 
 SCHEMA = 1
 ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.-]{1,128}")
@@ -53,6 +54,7 @@ def read_metadata(root: Path) -> dict:
             )
         )
     try:
+        expect_regular(path)
         metadata = fields.parse(path.read_text(encoding="utf-8"))
         wrong = fields.wrong(metadata, _METADATA)
     except (OSError, ValueError) as error:
@@ -172,6 +174,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 def read_csv(path: Path) -> list[tuple[int, list[str]]]:
     """(line, values) of every row that is not blank; a byte order mark and CRLF are accepted."""
     try:
+        expect_regular(path)
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]

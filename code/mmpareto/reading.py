@@ -13,6 +13,7 @@ import numpy as np
 
 from . import pictures
 from .errors import UserError, reason
+from .files import expect_regular
 from .layout import stills_column
 from .pictures import cv2
 
@@ -56,6 +57,7 @@ class Array:
     def read(self, path: str, row: dict[str, str], random: Random | None, out: np.ndarray) -> None:
         file, _, number = path.partition("#")
         try:
+            expect_regular(file)
             if number:
                 values = _row(file, int(number))
             elif os.path.getsize(file) > HEADER + 16 * out.size:  # before memory is taken for it
@@ -126,9 +128,10 @@ def _fit(picture: np.ndarray, random: Random | None, out: np.ndarray) -> None:
 
 
 def _decode(path: str) -> np.ndarray:
-    picture = None if os.path.islink(path) else pictures.read(path, cv2.IMREAD_COLOR_RGB)
+    is_file = os.path.isfile(path) and not os.path.islink(path)
+    picture = pictures.read(path, cv2.IMREAD_COLOR_RGB) if is_file else None
     if picture is None:
-        raise UserError(_advice(path, "missing, a link, too large, or no picture"))
+        raise UserError(_advice(path, "missing, a link, no file, too large, or no picture"))
     return picture
 
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from . import __version__, checkpoint, distributed, fields, options, report
 from .errors import UserError
+from .files import expect_regular
 from .integrate import Stats
 from .lock import NAME as LOCK
 from .lock import Lock
@@ -281,6 +282,7 @@ def check_flags(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
 def read_json(path: Path, expected: dict) -> dict[str, Any]:
     """A run's config.json (CONFIG) or result.json (RESULT)."""
     try:
+        expect_regular(path)
         content = fields.parse(path.read_text(encoding="utf-8"))
         wrong = fields.wrong(content, expected)
     except (OSError, ValueError) as error:
@@ -296,8 +298,10 @@ def read_json(path: Path, expected: dict) -> dict[str, Any]:
 def read_lines(path: Path, expected: dict, size: int | None = None) -> list[dict[str, Any]]:
     """A run's epochs.jsonl (EPOCH) or steps.jsonl (STEP), or its first size bytes."""
     try:
-        with clear_errors(path), open(path, "rb") as file:
-            lines = file.read(size).decode().splitlines()
+        with clear_errors(path):
+            expect_regular(path)
+            with open(path, "rb") as file:
+                lines = file.read(size).decode().splitlines()
         entries = [fields.parse(line) for line in lines]
         found = (fields.wrong(entry, expected, OPTIONAL) for entry in entries)
         if wrong := next(filter(None, found), None):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UserError
+from ..files import expect_regular
 
 ARRAYS = ("array", "flow", "tokens")  # kinds of .npy files
 KINDS = ("frames", "image", "audio", *ARRAYS)
@@ -107,9 +108,13 @@ def check_media(paths: Iterable[Path], hint: str) -> None:
 
     Git LFS pointers decode silently to nothing; log-in and quota pages come as HTML.
     """
-    paths = [path for path in dict.fromkeys(paths) if path.is_file()]
+    paths = [path for path in dict.fromkeys(paths) if path.exists() and not path.is_dir()]
     pointers = []
     for path in paths:
+        try:
+            expect_regular(path)
+        except OSError as error:
+            raise UserError(f"{path}: is {error.strerror}: take it out") from None
         with open(path, "rb") as file:
             start = file.read(64)
         if start.startswith(POINTER):

@@ -15,6 +15,7 @@ import soundfile
 
 from .. import pictures
 from ..errors import reason
+from ..files import expect_regular
 from ..layout import LARGEST
 from ..pictures import cv2
 from .clips import PICTURES, Bad, Source, files_below
@@ -23,6 +24,7 @@ from .features import spectrogram
 SOUND_FILES = (".wav", ".flac", ".ogg")  # read by soundfile; any other is a container with a track
 LARGEST_FILTER = 1_000_000  # for resampling, in numbers per tap; 44,101 Hz would take gigabytes
 SILENT = 1e-4  # peak, on the scale of [-1, 1]
+NO_PROTOCOL = {"protocol_whitelist": "none"}  # FFmpeg may open nothing by itself
 LONGEST = 600  # seconds of a video; a frame beyond has a wrong time, or the video is no clip
 FLAT = 1.0  # standard deviation of a picture, on the scale of [0, 255]
 
@@ -45,8 +47,10 @@ class Still(NamedTuple):
 
 def convert(source: Source, recipe: dict) -> Item:
     """Read a source by the whole recipe of its set; Bad where it cannot be used."""
-    if source.path.is_file() and source.path.stat().st_size == 0:
-        raise Bad("empty", f"{source.path.name} has 0 bytes")
+    if not source.path.is_dir():
+        _expect_regular(source.path)
+        if source.path.stat().st_size == 0:
+            raise Bad("empty", f"{source.path.name} has 0 bytes")
     return _CONVERT[source.kind](source, recipe)
 
 
@@ -130,7 +134,15 @@ def _image(source: Source, recipe: dict) -> Item:
     return Item({source.path.suffix.lower(): source.path.read_bytes()}, doubts=doubts)
 
 
+def _expect_regular(path: Path) -> None:
+    try:
+        expect_regular(path)
+    except OSError as error:
+        raise Bad("unreadable", f"{path.name}: {error.strerror}") from None
+
+
 def _picture(path: Path) -> np.ndarray:
+    _expect_regular(path)
     try:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
@@ -223,9 +235,13 @@ def _sound_track(path: Path) -> tuple[np.ndarray, int]:
 
 @contextmanager
 def _opened(path: Path, kind: str) -> Iterator[tuple]:
-    """The container and its first stream of this kind, decoded by one thread."""
+    """The container and its first stream of this kind, decoded by one thread.
+
+    FFmpeg is given the open file: of a name it would make a protocol ("concat:..."), and a playlist
+    could have it read files from anywhere, were any protocol allowed.
+    """
     try:
-        with av.open(str(path)) as container:
+        with open(path, "rb") as file, av.open(file, options=NO_PROTOCOL) as container:
             streams = getattr(container.streams, kind)
             if not streams:
                 raise Bad(f"no_{kind}_stream", f"{path.name} has no {kind} stream")
@@ -295,6 +311,7 @@ def _of_length(values: np.ndarray, source: Source) -> Item:
 def load_array(source: Source) -> np.ndarray:
     """The array (or its row) of a .npy file, not yet read into memory; Bad if there is none."""
     try:
+        expect_regular(source.path)
         values = np.load(source.path, mmap_mode="r", allow_pickle=False)
         values = values if source.row is None else values[source.row]
     except Exception as error:  # numpy parses the header as Python and fails in many ways

@@ -15,6 +15,7 @@ from .. import layout, pictures
 from ..data import recipe_hash
 from ..datasets.prepared import read_split, shared_groups
 from ..errors import UserError, printable
+from ..files import expect_regular
 from ..layout import is_index, is_inside, is_linked
 from .clips import POINTER
 
@@ -134,6 +135,7 @@ def _check_paths(
 @cache
 def _rows(path: Path) -> int:
     try:
+        expect_regular(path)
         return len(np.load(path, mmap_mode="r", allow_pickle=False))
     except Exception:  # numpy parses the header as Python and fails in many ways
         return 0  # reported with the files
