@@ -123,12 +123,12 @@ class Integrator:
             return {}
 
         distributed.average([*j.values(), *g.values()])
-        stats = {}
+        stats, written = {}, {}
         for name, (params, *pair) in self._pairs(j, g).items():
             h, stats[name] = self.rules[name](*pair)
-            _write(dict(zip(params, h, strict=True)))
-        for gradients in (j, g):
-            _write({p: gradients[p] for p in outside if p in gradients})
+            written |= {p: x for p, x in zip(params, h, strict=True) if p in j or p in g}
+        parts = [{p: gradients[p] for p in outside if p in gradients} for gradients in (j, g)]
+        _write(written, *parts)
         return stats
 
     def observe(
@@ -160,7 +160,7 @@ class Integrator:
         everything = [*(p for params in encoders.values() for p in params), *outside]
         j = _gradients(joint_loss, everything, retain_graph=True)
         if self.late:
-            own = sum(unimodal_losses.values())
+            own = list(unimodal_losses.values())
             return j, _gradients(own, everything, retain_graph=retain_graph)
         g: dict[Tensor, Tensor] = {}
         for i, (name, params) in enumerate(encoders.items(), start=1):
@@ -170,11 +170,19 @@ class Integrator:
         return j, g
 
     def _pairs(self, j: dict[Tensor, Tensor], g: dict[Tensor, Tensor]) -> dict[str, tuple]:
-        """{name: (parameters, j, g)} of every encoder that has anything to train."""
-        pairs = {}
-        for name, params in self._trainable_encoders().items():
-            if params := [p for p in params if p in j or p in g]:
+        """{name: (parameters, j, g)} of every encoder that a loss reaches; all it has to train.
+
+        Rules that remember something of each parameter find it at the same place at every step.
+        """
+        pairs, encoders = {}, self._trainable_encoders()
+        for name, params in encoders.items():
+            if any(p in j or p in g for p in params):
                 pairs[name] = (params, *(_zero_filled(part, params) for part in (j, g)))
+        if not pairs and any(encoders.values()):
+            raise ValueError(
+                "no loss reaches a parameter of any encoder: make the losses with this very model, "
+                "not a copy of it or other parameters, or freeze the encoders"
+            )
         return pairs
 
     def _through_features(
@@ -188,7 +196,7 @@ class Integrator:
         features = {name: z for name, z in features.items() if z.requires_grad}
         targets = [*features.values(), *outside]
         j = _gradients(joint_loss, targets, retain_graph=True)
-        g = _gradients(sum(unimodal_losses.values()), targets, retain_graph=True)
+        g = _gradients(list(unimodal_losses.values()), targets, retain_graph=True)
         stats, combined = {}, {}
         for name, z in features.items():
             a, b = (_zero_filled(gradients, [z]) for gradients in (j, g))
@@ -199,8 +207,7 @@ class Integrator:
         parts = [{p: gradients[p] for p in outside if p in gradients} for gradients in (j, g)]
         parts.append(_gradients(list(combined), inside, along=list(combined.values())))
         distributed.average([gradient for part in parts for gradient in part.values()])
-        for part in parts:
-            _write(part)
+        _write(*parts)
         return stats
 
     def reset(self) -> None:
@@ -213,14 +220,27 @@ class Integrator:
                 f"unimodal losses {sorted(unimodal_losses)} given for encoders "
                 f"{sorted(self.encoders)}: give one loss for each encoder, under its name"
             )
+        needed = {"joint": joint_loss} | {
+            name: unimodal_losses[name]
+            for name, params in self._trainable_encoders().items()
+            if params
+        }
+        for name, loss in needed.items():
+            if not _has_gradient(loss):
+                raise ValueError(
+                    f"the loss of {name!r} has no gradient: give it as the model's forward pass "
+                    "has made it, neither detached nor made under torch.no_grad()"
+                )
         for name, loss in {"joint": joint_loss, **unimodal_losses}.items():
-            if loss.numel() != 1:
+            if _has_gradient(loss) and loss.numel() != 1:
                 raise ValueError(
                     f"the loss of {name!r} has shape {tuple(loss.shape)}: give a scalar, as the "
                     "mean over the batch"
                 )
-        if self.late and not self._verified:
-            self._verified = _verify_late(self.encoders, unimodal_losses)
+        if not self._verified:
+            own = unimodal_losses if self.late else {}
+            self._verified = _verify_late(self.encoders, own)
+            self._verified &= _reached(self.encoders, [joint_loss, *unimodal_losses.values()])[1]
 
     def _check_features(
         self,
@@ -239,6 +259,12 @@ class Integrator:
                 "accumulate does not go with gramian='features', whose weights need the whole "
                 "batch at once: use gramian='parameters'"
             )
+        for name, params in self._trainable_encoders().items():
+            if params and not features[name].requires_grad:
+                raise ValueError(
+                    f"features[{name!r}] has no gradient, but its encoder is to be trained: give "
+                    "the encoder's output, not detached"
+                )
         if not self._verified_features:
             _verify_features(self.encoders, [joint_loss, *unimodal_losses.values()], features)
             self._verified_features = True
@@ -294,6 +320,10 @@ def _trainable(module: nn.Module) -> list[nn.Parameter]:
     return [p for p in module.parameters() if p.requires_grad]
 
 
+def _has_gradient(loss: Tensor) -> bool:
+    return isinstance(loss, Tensor) and loss.requires_grad
+
+
 def _gradients(
     of: Tensor | list[Tensor],
     params: list[Tensor],
@@ -303,13 +333,20 @@ def _gradients(
 ) -> dict[Tensor, Tensor]:
     """One backward traversal: the gradients of those params that a loss depends on.
 
-    Of several tensors it is the gradient of their inner products with along.
+    Of several losses it is their sum's; with along, that of the tensors' inner products with it.
     """
-    found = torch.autograd.grad(of, params, along, retain_graph=retain_graph, allow_unused=True)
+    outputs = [x for x in ([of] if isinstance(of, Tensor) else of) if _has_gradient(x)]
+    if not outputs:
+        return {}  # of an encoder that is frozen, with its head
+    found = torch.autograd.grad(
+        outputs, params, along, retain_graph=retain_graph, allow_unused=True
+    )
     gradients, storages = {}, set()
     for param, gradient in zip(params, found, strict=True):
         if gradient is None:
             continue
+        if gradient.layout != torch.strided:  # of an embedding with sparse=True
+            gradient = gradient.to_dense()
         # Autograd may hand out one tensor, or an expanded one, for several parameters; ours are
         # overwritten in place.
         storage = gradient.untyped_storage()
@@ -334,10 +371,14 @@ def _zero_filled(gradients: dict[Tensor, Tensor], params: list[Tensor]) -> list[
 
 
 @torch.no_grad()
-def _write(gradients: dict[nn.Parameter, Tensor]) -> None:
-    """Add to `.grad`, as a backward pass does."""
-    for param, gradient in gradients.items():
-        param.grad = gradient if param.grad is None else param.grad.add_(gradient)
+def _write(*parts: dict[nn.Parameter, Tensor]) -> None:
+    """Add to `.grad`, as a backward pass does; then run the hooks that wait for that."""
+    for part in parts:
+        for param, gradient in part.items():
+            param.grad = gradient if param.grad is None else param.grad.add_(gradient)
+    for param in dict.fromkeys(param for part in parts for param in part):
+        for hook in (getattr(param, "_post_accumulate_grad_hooks", None) or {}).values():
+            hook(param)
 
 
 def _check_encoders(model: nn.Module, encoders: Mapping[str, nn.Module]) -> None:
@@ -404,7 +445,8 @@ def _reached(
     """
     owner = {p: name for name, module in encoders.items() for p in module.parameters()}
     reached, readable = set(), True
-    seen, stack = {z.grad_fn for z in stop}, [tensor.grad_fn for tensor in tensors]
+    seen = {z.grad_fn for z in stop}
+    stack = [tensor.grad_fn for tensor in tensors if _has_gradient(tensor)]
     while stack:
         node = stack.pop()
         if node is None or node in seen:
@@ -413,6 +455,11 @@ def _reached(
         if "Compiled" in type(node).__name__:
             readable = False
             continue
+        if type(node).__name__ == "CheckpointFunctionBackward":
+            raise ValueError(
+                "torch.utils.checkpoint with use_reentrant=True hides parameters from "
+                "autograd.grad, and they would not be trained: give it use_reentrant=False"
+            )
         reached.add(owner.get(getattr(node, "variable", None)))
         stack.extend(parent for parent, _ in node.next_functions)
     return reached - {None}, readable

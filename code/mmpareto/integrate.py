@@ -23,6 +23,8 @@ from torch import Tensor
 # ||d|| below this share of ||j|| + ||g|| is float32 rounding of exactly opposite gradients (which
 # stays under 1e-7); gradients that miss being opposite by an angle of 1e-3 rad give 5e-4.
 STATIONARY = 1e-6
+# Rounded to these, v * x and w * y would no longer cancel, and a weight can be above their largest.
+NARROW = (torch.float16, torch.bfloat16)
 GRANULARITIES = ("encoder", "tensor", "none")
 
 
@@ -47,6 +49,7 @@ def gramian(j: list[Tensor], g: list[Tensor]) -> Tensor:
     """
     if not j:
         return torch.zeros(3, 1, dtype=torch.float64)
+    j, g = map(_as_real, (j, g))
     # On the CPU a chunk's float64 copies stay in the cache; a GPU prefers few kernels.
     largest = max(1, *(x.numel() for x in j))
     chunk = min(largest, 1 << 18) if j[0].device.type == "cpu" else largest
@@ -61,6 +64,11 @@ def gramian(j: list[Tensor], g: list[Tensor]) -> Tensor:
             row = row + torch.stack([torch.dot(a, a), torch.dot(a, b), torch.dot(b, b)])
         rows.append(row)
     return torch.stack(rows, dim=1)
+
+
+def _as_real(tensors: list[Tensor]) -> list[Tensor]:
+    """A complex number as its two parts, by which it is trained: <a, b> is Re(conj(a) b)."""
+    return [torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for x in tensors]
 
 
 def min_norm(jj: Tensor, jg: Tensor, gg: Tensor) -> Tensor:
@@ -175,7 +183,10 @@ def apply(
     factor = torch.where(stationary, 0.0, factor)
     weights = torch.stack([factor * joint_weight, factor * unimodal_weight])
     for x, y, v, w in zip(j, g, *weights.expand(2, len(j)), strict=True):
-        x.mul_(v).addcmul_(y, w.to(y.dtype))
+        if x.dtype in NARROW:
+            x.copy_(x.float().mul_(v).addcmul_(y.float(), w.float()))
+        else:
+            x.mul_(v).addcmul_(y, w.to(y.dtype))
     total = torch.where(stationary.all(), 0.0, (factor * length).norm() / length.norm())
     return j, stats(gram, joint_weight, unimodal_weight, total, stationary.all())
 

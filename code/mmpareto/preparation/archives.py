@@ -54,7 +54,8 @@ def members(
                 os.utime(path, (member.mtime, member.mtime))  # so that it is told from a later one
                 sources = {m: s._replace(path=path) for m, s in clip.sources.items()}
                 yield clip._replace(sources=sources)
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+    # names and times in an archive can be what no file may have: a ValueError, an OverflowError
+    except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError, OverflowError) as error:
         raise UserError(
             f"{archive}: is damaged or cut off after {len(seen)} wanted clips ({error}): download "
             "it again and run this again; finished clips are kept"
