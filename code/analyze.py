@@ -16,7 +16,7 @@ from mmpareto import report
 from mmpareto.analysis import page, sections
 from mmpareto.analysis.sections import Work
 from mmpareto.analysis.subject import Subject, find
-from mmpareto.errors import UserError
+from mmpareto.errors import UserError, printable
 from mmpareto.flags import non_negative, positive
 from mmpareto.lock import Lock
 from mmpareto.options import Parser, add_device_flags
@@ -51,11 +51,11 @@ def analyze(subject: Subject, folder: Path, flags: Namespace) -> None:
         sections.predictions(flags.split, matrices),
         sections.settings(subject),
     ]
-    print(subject.title)
+    print(printable(subject.title))
     for part in parts:
         for table in part.tables if part.on_console else ():
             columns, rows = list(table.rows[0]), [list(row.values()) for row in table.rows]
-            print(f"\n{table.caption}", report.table(columns, rows, WIDTH), sep="\n")
+            print(f"\n{printable(table.caption)}", report.table(columns, rows, WIDTH), sep="\n")
     path = folder / "report.html"
     page.write(path, subject.title, parts)
     print(f"\n{path}, and beside it its figures (.png, .svg) and numbers (.csv)")

@@ -11,6 +11,7 @@ from argparse import Namespace
 from contextlib import closing
 from copy import copy, deepcopy
 from math import isfinite
+from shlex import quote
 
 import torch
 from tqdm import tqdm
@@ -45,7 +46,7 @@ def run(flags: Namespace) -> None:
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"interrupted after epoch {trainer.epoch}; go on with the same flags and "
-                f"--out {flags.out} --resume"
+                f"--out {quote(str(flags.out))} --resume"
             ) from None
 
 

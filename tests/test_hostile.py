@@ -243,6 +243,15 @@ class TestArchives:
             self.out_of(tmp_path / "a.tar", tmp_path / "scratch")
         assert list((tmp_path / "scratch").iterdir()) == []
 
+    @pytest.mark.parametrize("notes", [{"mtime": "nan"}, {"mtime": "1e300"}, {"path": "a\0b.mp4"}])
+    def test_what_no_file_may_have(self, tmp_path, notes):
+        with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+            member = tarfile.TarInfo("a.mp4")
+            member.size, member.pax_headers = 3, notes
+            tar.addfile(member, io.BytesIO(b"abc"))
+        with pytest.raises(UserError, match="is damaged or cut off"):
+            self.out_of(tmp_path / "a.tar", tmp_path / "scratch")
+
 
 @pytest.fixture
 def memory():
@@ -382,6 +391,11 @@ class TestBombs:
         assert "number of stills" in capsys.readouterr().out
         with pytest.raises(UserError, match="cannot be read"):
             read_all(copy)
+
+    def test_samples_that_flags_ask_for(self, copy, memory):
+        words = ["--dataset", str(copy), "--batch_size", "1", "--image_size", "100000"]
+        with pytest.raises(UserError, match=r"--image_size, --num_frames: a sample of film"):
+            load_data(options.parse(words))
 
     def test_packed_checkpoint(self, tmp_path, memory):
         """torch never packs; a packed zero would be unpacked a thousandfold."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import distributed
+from .checkpoint import is_plain
 from .data import Data, Split, identity, is_modality_name, recipe_hash, stratified, to_device
 from .datasets import DATASETS
 from .encoders import ENCODERS
@@ -260,8 +261,17 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
 
 def load_weights(model: Fusion, state: dict, source: Path) -> None:
     """Load a state dict; UserError where it belongs to another architecture."""
+    check_weights(model, state, source)
+    model.load_state_dict(state)
+
+
+def check_weights(model: Fusion, state: dict, source: Path) -> None:
+    """UserError unless state is of model's architecture; the model may be without memory."""
     expected = {name: (value.shape, value.dtype) for name, value in model.state_dict().items()}
-    found = {name: (value.shape, value.dtype) for name, value in state.items()}
+    found = {
+        name: (value.shape, value.dtype) if is_plain(value) else "no numbers"
+        for name, value in state.items()
+    }
     if expected != found:
         differing = sorted(
             k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k)
@@ -270,7 +280,6 @@ def load_weights(model: Fusion, state: dict, source: Path) -> None:
             f"checkpoint {source}: it holds another architecture ({len(differing)} tensors differ, "
             f"first {differing[0]}): build the model with the flags it was trained with"
         )
-    model.load_state_dict(state)
 
 
 def header(

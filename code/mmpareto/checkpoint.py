@@ -69,6 +69,12 @@ def _check_sizes(path: Path) -> None:
             raise ValueError(f"its parts claim {size} bytes")
 
 
+def is_plain(value: Any) -> bool:
+    """Whether it is a tensor whose numbers lie in memory; not a sparse one, say."""
+    is_dense = isinstance(value, Tensor) and value.layout == torch.strided
+    return is_dense and not (value.is_meta or value.is_nested or value.is_quantized)
+
+
 def _are_tensors(value: dict) -> bool:
     return all(fields.is_text(k) and isinstance(v, Tensor) for k, v in value.items())
 
@@ -98,6 +104,8 @@ def fitting(path: Path) -> Iterator[None]:
     """UserError where what path holds cannot be loaded into the parts of a run."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:  # torch's parts refuse what does not fit in many ways
         raise UserError(_unfit(path, reason(error))) from None
 

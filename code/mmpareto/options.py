@@ -158,13 +158,13 @@ def from_config(config: dict, source: Path) -> Namespace:
     They are read as a command line is, so that every value is one that could have been given.
     """
     words = []
-    for name, value in config.items():
-        if isinstance(value, list):
-            words += [f"--{name}", *map(str, value)] if value else []
-        elif value is not None and value is not False:
-            words.append(f"--{name}" if value is True else f"--{name}={value}")
     try:
-        parser = _parser()
+        for name, value in config.items():
+            if isinstance(value, list):
+                words += [f"--{name}", *map(str, value)] if value else []
+            elif value is not None and value is not False:
+                words.append(f"--{name}" if value is True else f"--{name}={value}")
+        parser = _parser(add_help=False)  # --help would end the process
         for registry in (FUSIONS, DATASETS):
             _add_flags(registry[str(config.get(registry.kind))], parser)
         options, _ = parser.parse_known_args(words)
@@ -173,6 +173,8 @@ def from_config(config: dict, source: Path) -> Namespace:
         wrong = [name for name in found if found[name] != config.get(name, found[name])]
     except UserError as error:
         wrong = [str(error)]
+    except RecursionError:
+        wrong = ["nested too deeply"]
     if wrong or options.data_root is None:
         raise UserError(
             f"checkpoint {source}: its config is damaged ({', '.join(wrong) or 'no data_root'}): "
@@ -185,7 +187,8 @@ def from_config(config: dict, source: Path) -> Namespace:
 def changes(old: dict, new: dict) -> list[str]:
     """Flags in which two configs would compute different runs, as "name was this, is that"."""
     rows = []
-    free = FREE_ON_RESUME - ({"data_root"} if _is_one_of_many(new["dataset"]) else set())
+    free = FREE_ON_RESUME - METHODS[new["method"]].fixed_on_resume
+    free -= {"data_root"} if _is_one_of_many(new["dataset"]) else set()
     for name in sorted((old.keys() | new.keys()) - free):
         pair = old.get(name), new.get(name)
         either = ("best-val", "last")  # every run holds both results
@@ -194,11 +197,12 @@ def changes(old: dict, new: dict) -> list[str]:
     return rows
 
 
-def _parser() -> Parser:
+def _parser(*, add_help: bool = True) -> Parser:
     parser = TrainParser(
         prog="train.py",
         description="Train a multimodal classifier and print its accuracies.",
         allow_abbrev=False,
+        add_help=add_help,
     )
     # fmt: off
     add = parser.add_argument_group("what to train").add_argument

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import distributed
+from .errors import printable
 from .integrate import widest
 from .methods.base import Record
 
@@ -128,6 +129,7 @@ def table(
     of no fewer than 16 letters, and headings of numbers lines of 9. Without tabulate, which pads
     headings, so that long names would have half the room.
     """
+    headings, *rows = ([printable(cell) for cell in row] for row in (headings, *rows))
     sizes = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     sizes[texts:] = [min(size, 9) for size in sizes[texts:]]
     sizes[0] = min(sizes[0], max(16, width - sum(size + 2 for size in sizes[1:])))

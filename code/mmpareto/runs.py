@@ -4,6 +4,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from . import __version__, checkpoint, distributed, fields, options, report
-from .errors import UserError
+from .errors import CONTROL, UserError
 from .files import expect_regular
 from .integrate import Stats
 from .lock import NAME as LOCK
@@ -319,7 +320,7 @@ def _are_scores(scores: dict) -> bool:
     return (
         fields.is_count(scores["epoch"])
         and "Acc" in names
-        and all(name.startswith(("Acc", "F1")) for name in names)
+        and all(name.startswith(("Acc", "F1")) and not CONTROL.search(name) for name in names)
         and all(fields.is_number(scores[name]) and 0 <= scores[name] <= 1 for name in names)
         and {name[3:] for name in names if name.startswith("Acc")}
         == {name[2:] for name in names if name.startswith("F1")}
@@ -343,9 +344,13 @@ def _are_stats(stats: dict) -> bool:
     )
 
 
+PACKAGE = re.compile("[A-Za-z][A-Za-z0-9._-]*")  # these names become columns of tables
+
 CONFIG = {
     "flags": lambda value: isinstance(value, dict),
-    "versions": lambda value: all(map(fields.is_text, value.values())),
+    "versions": lambda value: (
+        all(map(fields.is_text, value.values())) and all(map(PACKAGE.fullmatch, value))
+    ),
     "commit": fields.is_text,
     "threads": fields.is_count,
     "command": fields.is_text,
@@ -368,7 +373,11 @@ STEP = {
 }
 OPTIONAL = ("encoders",)  # of methods that do not see both gradients apart
 RESULT = {
-    "results": lambda value: "last" in value and all(map(_are_scores, value.values())),
+    "results": lambda value: (
+        "last" in value
+        and not any(map(CONTROL.search, value))
+        and all(map(_are_scores, value.values()))
+    ),
     "conflict": is_known,
     "seconds_per_epoch": fields.is_number,
 }

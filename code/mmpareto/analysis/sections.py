@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from .. import figures, trained
 from ..errors import UserError
-from ..layout import write_table
+from ..layout import quote_formula, write_table
 from . import confusion, fixed, logs, panels
 from .confusion import Confusion
 from .fixed import Fixed, Unfit
@@ -154,7 +154,7 @@ def conflicts(work: Work) -> Section:
             pictures.append(work.draw(work.name("weights", run), caption, panels.weights, run))
         tables.append(_conflict_table(run))
         rows += [
-            {"run": run.label, "encoder": encoder, **window}
+            {"run": quote_formula(run.label), "encoder": quote_formula(encoder), **window}
             for encoder in run.encoders
             for window in logs.windows(logs.trace(run, encoder), work.window)
         ]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from .. import comparison
 from ..comparison import Comparison, Plan
-from ..layout import write_table
+from ..layout import quote_formula, unquote_formula, write_table
 from ..runs import STEP, read_lines
 from .design import ARMS
 
@@ -90,10 +90,7 @@ def turn(stats: dict) -> float:
 
 def kept(path: Path, rows: list[NamedTuple]) -> list[NamedTuple]:
     """The rows with the digits that the file has, which is written: tables are made of it."""
-    lines = [
-        {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row._asdict().items()}
-        for row in rows
-    ]
+    lines = [{k: _cell(v) for k, v in row._asdict().items()} for row in rows]
     write_table(path, list(lines[0]), lines)
     return read_rows(path, type(rows[0]))
 
@@ -104,9 +101,15 @@ def read_rows(path: Path, kind: type[NamedTuple]) -> list[NamedTuple]:
         return [kind(*map(_value, kind._fields, row)) for row in list(csv.reader(file))[1:]]
 
 
+def _cell(value) -> object:
+    if isinstance(value, str):
+        return quote_formula(value)  # a run's folder may come from others
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
 def _value(column: str, text: str):
     if column in ("part", "arm", "encoder", "commit"):
-        return text
+        return unquote_formula(text)
     if column == "is_choosing":
         return text == "True"
     if not text:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from random import Random
 
@@ -13,6 +14,7 @@ from ..data import Data, Modality, Split
 from ..errors import UserError, printable
 from ..flags import fraction, positive
 from ..layout import (
+    LARGEST,
     PARTS,
     PROBLEMS,
     SPLIT,
@@ -248,6 +250,11 @@ def _readers(modalities: dict[str, dict], options) -> dict:
         else:
             channel = (1,) if spec["kind"] == "spectrogram" else ()
             readers[name] = Array((*channel, *spec["shape"]), spec.get("scale", 1.0))
+        if prod(readers[name].shape) > LARGEST:
+            raise UserError(
+                f"--image_size, --num_frames: a sample of {name} would have the shape "
+                f"{readers[name].shape}, of more than {LARGEST} numbers: lower them"
+            )
     return readers
 
 

@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import nn
 from torchvision.models import ResNet, ResNet18_Weights, resnet18
 
-from ..checkpoint import read
+from ..checkpoint import is_plain, read
 from ..data import Modality
 from ..errors import UserError
 from .base import ConvEncoder, OnePixelConv, channels
@@ -46,6 +45,10 @@ class ResNet18(ConvEncoder):
         self.stages = nn.Sequential(stem, net.layer1, net.layer2, net.layer3, net.layer4)
 
 
+def _is_weight(value: object) -> bool:
+    return is_plain(value) and not value.is_complex()
+
+
 def _load(net: ResNet, pretrained: str) -> None:
     """Load a state dict with torchvision's names for ResNet-18; its classifier is not needed."""
     if pretrained == "imagenet":
@@ -60,7 +63,7 @@ def _load(net: ResNet, pretrained: str) -> None:
         state = read(Path(pretrained), "--pretrained")
     expected = {k: v.shape for k, v in net.state_dict().items() if not k.startswith("fc.")}
     found = (
-        {k: v.shape for k, v in state.items() if isinstance(v, torch.Tensor) and k in expected}
+        {k: v.shape for k, v in state.items() if k in expected and _is_weight(v)}
         if isinstance(state, Mapping)
         else {}
     )

@@ -38,6 +38,7 @@ class Method:
 
     default_fusion = "concat"
     needs_validation = False  # whether it cannot train without a validation split
+    fixed_on_resume: frozenset[str] = frozenset()  # flags that others may change then
     single_loss: str | None = None  # "joint" or "unimodal", of one that trains encoders by it alone
 
     @staticmethod

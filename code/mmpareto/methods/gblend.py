@@ -27,6 +27,7 @@ class GBlend(Method):
     """
 
     needs_validation = True
+    fixed_on_resume = frozenset({"epochs"})  # an estimate trains as long as the run will
 
     @staticmethod
     def add_flags(parser) -> None:
