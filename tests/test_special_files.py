@@ -12,6 +12,7 @@ from sets import SMALL, prepare_set, rows, write_folder
 
 import analyze
 import prepare
+import train
 import verify
 from mmpareto import options
 from mmpareto.build import load_data
@@ -166,6 +167,46 @@ class TestOtherFiles:
         decoy.parent.mkdir(parents=True)
         decoy.write_text("no film")
         self.refuse(decoy)
+
+
+class TestWriting:
+    """Nothing is written, or removed, where a link in a set or in a run's folder leads."""
+
+    @pytest.fixture
+    def elsewhere(self, tmp_path):
+        folder = tmp_path / "elsewhere"
+        folder.mkdir()
+        (folder / "precious").write_text("precious")
+        yield folder
+        assert [p.name for p in folder.iterdir()] == ["precious"]
+        assert (folder / "precious").read_text() == "precious"
+
+    @pytest.mark.parametrize("name", ["pose", "pose/*", ".tmp", "splits", "journal.jsonl"])
+    def test_sets(self, whole, copy, elsewhere, name):
+        path = next(copy.glob(name), copy / name)
+        target = elsewhere
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.exists():
+            target = shutil.copy(path, elsewhere.parent / "journal")
+            path.unlink()
+        path.symlink_to(target)
+        with pytest.raises(UserError, match=f"{path.name}: is a link"):
+            prepare.main(["folder", "--raw", str(whole / "raw"), "--out", str(copy)])
+
+    def test_runs(self, tmp_path, elsewhere):
+        words = ["--dataset", "toy", "--encoder", "cnn", "--method", "uniform", "--out"]
+        words += [str(tmp_path / "run"), "--limit_batches", "1", "--resume"]
+        train.main([*words, "--epochs", "1"])
+        log = tmp_path / "run/train.log"
+        log.unlink()
+        log.symlink_to(elsewhere / "precious")
+        with pytest.raises(UserError, match=r"train.log is a link"):
+            train.main([*words, "--epochs", "2"])
+        log.unlink()
+        log.write_bytes(bytes(10**5))
+        (tmp_path / "run/config.json.tmp").symlink_to(elsewhere / "precious")
+        train.main([*words, "--epochs", "2"])
 
 
 def test_the_raw_files_are_good(whole):

@@ -23,7 +23,8 @@ def write(path: Path, state: dict[str, Any]) -> None:
 def write_atomically(path: Path, fill: Callable[[BinaryIO], None]) -> None:
     unfinished = path.with_name(path.name + ".tmp")
     try:
-        with open(unfinished, "wb") as file:
+        unfinished.unlink(missing_ok=True)  # a link would be followed
+        with open(unfinished, "xb") as file:
             fill(file)
             file.flush()
             os.fsync(file.fileno())

@@ -86,6 +86,9 @@ class Run:
         if not path.exists():
             raise UserError(f"--out {self.folder}: it holds no run to resume: give another one")
         check_flags(self.folder, read_json(path, CONFIG)["flags"], self.config)
+        for name in LOGS:  # what goes on in them would be written wherever they lead
+            if (self.folder / name).is_symlink():
+                raise UserError(f"--resume: {self.folder / name} is a link: put the file there")
 
     def _read_state(self) -> None:
         if not (self.folder / "last.pt").exists():

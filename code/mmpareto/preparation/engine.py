@@ -95,7 +95,17 @@ class Preparation:
     def _journal(self) -> Journal:
         return Journal(self.out, self.dataset.name, self.recipe)
 
+    def _check_links(self) -> None:
+        """UserError for a link where files are written, and removed: it could lead anywhere."""
+        folders = [self.out / name for name in self.modalities]
+        shards = [shard for folder in folders if folder.is_dir() for shard in folder.iterdir()]
+        others = [self.scratch, self.out / "splits", self.out / "journal.jsonl"]
+        for path in (*others, *folders, *shards):
+            if path.is_symlink():
+                raise UserError(f"{path}: is a link, which could lead out of the set: take it out")
+
     def _run(self, journal: Journal) -> None:
+        self._check_links()
         shutil.rmtree(self.scratch, ignore_errors=True)
         self.scratch.mkdir()
         try:
