@@ -123,6 +123,27 @@ class TestParameters:
         assert [p.shape for p in model.encoders["a"].parameters()] in seen.values()
         assert model.encoders["a"].unused.grad is None
 
+    def test_gradients_that_the_graph_holds(self):
+        """A function may give out what it has saved, if not the user's own data."""
+
+        class Saving(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, weight, x):
+                ctx.save_for_backward(x)
+                return (weight * x).sum()
+
+            @staticmethod
+            def backward(ctx, gradient):
+                return ctx.saved_tensors[0], None
+
+        model = nn.ModuleDict({"a": nn.Linear(4, 1, bias=False)})
+        x = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+        before, weight = x.clone(), model["a"].weight
+        joint, own = (Saving.apply(weight, x) for _ in range(2))
+        MMPareto(model, {"a": model["a"]}).backward(joint, {"a": own})
+        assert torch.equal(x, before)
+        assert torch.equal(weight.grad, 3 * before)
+
     def test_hooks_that_wait_for_the_gradient(self):
         """As of optimizers that step within the backward pass: once, with all of it."""
         model = models.build()

@@ -347,11 +347,12 @@ def _gradients(
             continue
         if gradient.layout != torch.strided:  # of an embedding with sparse=True
             gradient = gradient.to_dense()
-        # Autograd may hand out one tensor, or an expanded one, for several parameters; ours are
-        # overwritten in place.
+        # Autograd may hand out one tensor, or an expanded one, for several parameters, or one that
+        # its graph still holds; ours are overwritten in place.
         storage = gradient.untyped_storage()
         size = gradient.numel() * gradient.element_size()
         shared = storage.data_ptr() in storages or storage.nbytes() < size
+        shared |= getattr(gradient, "_use_count", lambda: 1)() > 1  # as a backward pass decides
         storages.add(storage.data_ptr())
         # Fused optimizers take for granted that a gradient lies in memory as its parameter does;
         # a backward pass sees to it, autograd.grad (of a compiled model, say) does not.
