@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import distributed
-from .checkpoint import is_plain
+from .checkpoint import fitting, is_plain
 from .data import Data, Split, identity, is_modality_name, recipe_hash, stratified, to_device
 from .datasets import DATASETS
 from .encoders import ENCODERS
@@ -139,6 +139,22 @@ def check_data(data: Data, trained_on: dict, checkpoint: Path) -> None:
 
 def build_model(options: Namespace, data: Data) -> Fusion:
     """The fusion of one encoder per modality, newly initialised, on the CPU."""
+    encoders = {}
+    for modality, encoder in chosen_encoders(options, data).items():
+        weights = {"pretrained": options.pretrained} if _pretrainable(encoder) else {}
+        encoders[modality] = encoder(data.modalities[modality], **weights)
+    return FUSIONS[options.fusion].build(encoders, data, options)
+
+
+def check_sizes(options: Namespace, data: Data, state: dict, source: Path) -> None:
+    """UserError unless a state dict fits the model, before there is memory for any of its sizes."""
+    chosen_encoders(options, data)  # imported outside, so that nothing else of them is without
+    with fitting(source), torch.device("meta"):
+        check_weights(build_model(options, data), state, source)
+
+
+def chosen_encoders(options: Namespace, data: Data) -> dict[str, type]:
+    """{modality: the class of its encoder}."""
     fusion = FUSIONS[options.fusion]
     names = {
         modality: fusion.default_encoder
@@ -154,19 +170,16 @@ def build_model(options: Namespace, data: Data) -> Fusion:
                 f"only {', '.join(names)}"
             )
         names.update(dict.fromkeys([modality] if given else names, ENCODERS.find(name)))
-    if options.pretrained and not any(_pretrainable(name) for name in names.values()):
+    encoders = {modality: ENCODERS[name] for modality, name in names.items()}
+    if options.pretrained and not any(map(_pretrainable, encoders.values())):
         raise UserError(
             f"--pretrained: encoder {' and '.join(sorted(set(names.values())))} has no pretrained "
             "weights: use resnet18"
         )
-    encoders = {}
-    for modality, spec in data.modalities.items():
+    for modality in encoders:
         if not is_modality_name(modality):
             raise UserError(f"{data.name}: a modality cannot be called {modality!r}: rename it")
-        name = names[modality]
-        weights = {"pretrained": options.pretrained} if _pretrainable(name) else {}
-        encoders[modality] = ENCODERS[name](spec, **weights)
-    return fusion.build(encoders, data, options)
+    return encoders
 
 
 def place(model: Fusion, device: torch.device, precision: str) -> Fusion:
@@ -189,8 +202,8 @@ def synchronised(model: Fusion, device: torch.device) -> Fusion:
     return torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
-def _pretrainable(encoder: str) -> bool:
-    return getattr(ENCODERS[encoder], "pretrainable", False)
+def _pretrainable(encoder: type) -> bool:
+    return getattr(encoder, "pretrainable", False)
 
 
 def check_single_samples(model: Fusion, split: Split, device: torch.device) -> None:

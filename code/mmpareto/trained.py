@@ -44,8 +44,7 @@ def load(path: Path, flags: Namespace) -> Trained:
             "clips, their order, labels or files differ. These are no scores of that run.",
             flush=True,
         )
-    with checkpoint.fitting(path), torch.device("meta"):  # sizes without memory for them
-        build.check_weights(build.build_model(options, data), state["model"], path)
+    build.check_sizes(options, data, state["model"], path)
     model = build.build_model(options, data)
     build.load_weights(model, state["model"], path)
     model = build.place(model, device, options.precision)
