@@ -1,6 +1,8 @@
 """Run folders and checkpoints of an enemy: one clear error, or a result; and no order to a terminal
 or a spreadsheet."""
 
+import cli
+
 import csv
 import json
 import shutil
@@ -11,7 +13,7 @@ import torch
 import analyze
 import evaluate
 import train
-from mmpareto import build, options
+from mmpareto import allocation, build, options
 from mmpareto.claim import runs as claim_runs
 from mmpareto.data import Modality
 from mmpareto.encoders import ENCODERS
@@ -167,6 +169,23 @@ class TestRunFolders:
         assert not any(
             cell.startswith("=") for cell in (tmp_path / "epochs.csv").read_text().split(",")
         )
+
+
+def test_folders_whose_name_is_no_text(tmp_path, monkeypatch, capsys):
+    """Linux takes any bytes for a name; they are shown escaped, and found again."""
+    monkeypatch.setattr(allocation, "keep_memory", lambda: None)
+    folder = str(tmp_path / "caf\udce9")
+
+    def run(main, *words):
+        monkeypatch.setattr("sys.argv", ["command", *words])
+        cli.run(main)
+        return capsys.readouterr().out
+
+    assert "caf\\udce9" in run(train.main, *WORDS, folder)
+    assert "caf\\udce9" in (tmp_path / "caf\udce9/train.log").read_text()
+    assert "is finished" in run(train.main, *WORDS, folder, "--resume")
+    assert "joint" in run(evaluate.main, f"{folder}/last.pt")
+    assert "report.html" in run(analyze.main, folder, "--logs_only")
 
 
 def test_gblend_is_not_prolonged(tmp_path):
