@@ -13,8 +13,11 @@ from mmpareto import options
 from mmpareto.build import load_data
 from mmpareto.datasets.cgmnist import read_mnist
 from mmpareto.errors import UserError
-from mmpareto.preparation.color_archive import read_arrays
+from mmpareto.preparation.pickled import read_arrays
 
+HEADER = b"\x93NUMPY\x01\x00\x76\x00%-117b\n" % (
+    b"{'descr': '|O', 'fortran_order': False, 'shape': (), }"
+)
 COLORS = np.random.default_rng(0).integers(40, 255, (10, 3))
 
 
@@ -30,6 +33,54 @@ class TestPickle:
         found = read_arrays(tmp_path / "a.npy")
         assert found.keys() == content.keys()
         assert all(np.array_equal(found[name], content[name]) for name in content)
+
+    @pytest.mark.parametrize("protocol", range(2, 6))
+    @pytest.mark.parametrize("old", [False, True])
+    def test_however_it_was_written(self, tmp_path, protocol, old):
+        """Of any protocol, by numpy 1 or 2, in any order of axes and bytes."""
+        content = {
+            "a": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+            "b": np.arange(5, dtype=">i4"),
+            "c": np.ones((1, 3), bool),
+            "d": np.arange(24).reshape(2, 3, 4).transpose(2, 0, 1),
+        }
+        path = tmp_path / "a.npy"
+        text = pickle.dumps(np.array(content, dtype=object), protocol=protocol)
+        if old and protocol < 4:  # later ones note the length of names
+            text = text.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+        path.write_bytes(HEADER + text)
+        found = read_arrays(path)
+        for name, values in content.items():
+            assert np.array_equal(found[name], values) and found[name].dtype == values.dtype
+
+    def test_as_python_2_has_written_it(self, tmp_path):
+        """Bytes and text are one there, and come back as text."""
+
+        class Old:
+            def __reduce__(self):
+                make, arguments, state = np.array([200, 7], "u1").__reduce__()
+                return make, arguments, (*state[:4], state[4].decode("latin-1"))
+
+        content = pickle.dumps(np.array({"a": Old()}, dtype=object), protocol=2)
+        (tmp_path / "a.npy").write_bytes(HEADER + content)
+        assert read_arrays(tmp_path / "a.npy")["a"].tolist() == [200, 7]
+
+    @pytest.mark.parametrize("kind", ["O", "O,i4", "(2,)O"])
+    def test_no_bytes_become_addresses(self, tmp_path, kind):
+        """numpy would take them for objects, and the process die, or worse."""
+
+        class Call:
+            def __init__(self, *call):
+                self.call = call
+
+            def __reduce__(self):
+                return self.call[0], self.call[1:]
+
+        size = np.dtype(kind).itemsize
+        forged = Call(np.ndarray, (), Call(np.dtype, kind), b"A" * size)
+        (tmp_path / "a.npy").write_bytes(HEADER + pickle.dumps(forged))
+        with pytest.raises(UserError, match="is no pickled dict of arrays"):
+            read_arrays(tmp_path / "a.npy")
 
     def test_nothing_runs(self, tmp_path):
         class Evil:

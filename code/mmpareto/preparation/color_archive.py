@@ -3,7 +3,6 @@
 Its files are pickled dicts of arrays; they are read without running what pickle could run.
 """
 
-import pickle
 import re
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from ..layout import SPLIT, sha256, split_path, write_table
 from ..lock import NAME as LOCK
 from ..lock import Lock
 from ..runs import clear_errors
+from .pickled import read_arrays
 from .tables import write_set
 
 NAME = re.compile(r"mnist_10color_jitter_var_(0\.\d+)\.npy")
@@ -23,14 +23,6 @@ SIZES = {"train": 60000, "test": 10000}
 TABLES = ("manifest.csv", "files.csv", "problems.csv", "metadata.json")
 FILES = ("gray.npy", "color.npy", *TABLES)
 OURS = {"README.md", LOCK, "splits", *FILES, *(f"{name}.tmp" for name in FILES)}
-ARRAYS = {  # what a pickled array is made of; anything else is refused
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.numeric", "_frombuffer"),
-    ("_codecs", "encode"),
-}
 
 
 def import_archive(
@@ -105,30 +97,6 @@ def import_archive(
             ]
             write_table(split_path(out, "official"), SPLIT, rows)
             write_set(out, metadata, manifest, files, doubts)
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The dict of arrays that a .npy file holds as a pickled object."""
-    try:
-        with open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            read = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
-            read(file)
-            content = _Arrays(file, encoding="latin1").load()
-        content = dict(content.item())
-    except Exception as error:  # a damaged pickle fails in many ways
-        raise UserError(
-            f"{path}: is no pickled dict of arrays ({str(error) or type(error).__name__}): "
-            "data/cgmnist/README.md says which archive is meant"
-        ) from None
-    return {str(key): value for key, value in content.items()}
-
-
-class _Arrays(pickle.Unpickler):
-    def find_class(self, module: str, name: str):
-        if (module, name) not in ARRAYS:
-            raise pickle.UnpicklingError(f"it calls {module}.{name}, which no array needs")
-        return super().find_class(module, name)
 
 
 def _find(raw: Path, variance: str | None) -> Path:
