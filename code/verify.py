@@ -35,7 +35,8 @@ def check(folder: Path, *, full: bool = False, workers: int = 1) -> None:
         count = sum(len(things) for things in report.findings.values())
         raise UserError(
             f"{folder}: {count} findings of {len(report.findings)} kinds, see above: delete "
-            "damaged files and repeat the set's prepare.py command, which makes what is missing"
+            "damaged files and repeat the set's prepare.py command, which makes what is missing; "
+            "an empty part of a split needs more raw clips, or other lists"
         )
     print(f"OK       {'every file' if full else 'tables, sizes and a sample of files'} checked")
 

@@ -146,6 +146,7 @@ def read_state(path: Path, *, for_resuming: bool = False) -> dict[str, Any]:
     if wrong := fields.wrong(state, needed):
         raise UserError(
             f"checkpoint {path}: missing or damaged in it: {', '.join(sorted(wrong))}: "
-            f"give a run's {'' if for_resuming else 'best.pt or '}last.pt, written by train.py"
+            f"give a run's {'' if for_resuming else 'best.pt or '}last.pt, written by this version "
+            "of train.py"
         )
     return state
