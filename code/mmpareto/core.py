@@ -6,7 +6,7 @@ mmpareto.backward(joint_loss, {"audio": audio_loss, "visual": visual_loss})
 optimizer.step()
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -14,7 +14,8 @@ import torch._functorch.config
 import torch.compiler.config
 from torch import Tensor, nn
 
-from . import distributed, integrate
+from . import checks, distributed, integrate
+from .checks import has_gradient, trainable
 from .integrate import Stats
 
 Rule = Callable[[list[Tensor], list[Tensor]], tuple[list[Tensor], Stats]]
@@ -66,7 +67,7 @@ class Integrator:
         late: bool = True,
         gramian: str = "parameters",
     ):
-        _check_encoders(model, encoders)
+        checks.check_encoders(model, encoders)
         if gramian not in GRAMIANS:
             raise ValueError(f"gramian is {gramian!r}; it must be one of {GRAMIANS}")
         if gramian == "features" and not late and len(encoders) > 1:
@@ -107,7 +108,7 @@ class Integrator:
         self._check_losses(joint_loss, unimodal_losses)
         encoders = self._trainable_encoders()
         inside = {p for params in encoders.values() for p in params}
-        outside = [p for p in _trainable(self.model) if p not in inside]
+        outside = [p for p in trainable(self.model) if p not in inside]
         if self.gramian == "features":
             self._check_features(joint_loss, unimodal_losses, features, accumulate)
             return self._through_features(joint_loss, unimodal_losses, features, outside)
@@ -145,7 +146,7 @@ class Integrator:
         return {name: pair for name, (_, *pair) in self._pairs(j, g).items()}
 
     def _trainable_encoders(self) -> dict[str, list[nn.Parameter]]:
-        return {name: _trainable(module) for name, module in self.encoders.items()}
+        return {name: trainable(module) for name, module in self.encoders.items()}
 
     def _both(
         self,
@@ -203,7 +204,7 @@ class Integrator:
             # Of the whole batch, of whose mean loss each process has 1 / size.
             gram = distributed.total(integrate.gramian(a, b)) / distributed.size() ** 2
             (combined[z],), stats[name] = self.rules[name](a, b, gram=gram)
-        inside = [p for name in features for p in _trainable(self.encoders[name])]
+        inside = [p for name in features for p in trainable(self.encoders[name])]
         parts = [{p: gradients[p] for p in outside if p in gradients} for gradients in (j, g)]
         parts.append(_gradients(list(combined), inside, along=list(combined.values())))
         distributed.average([gradient for part in parts for gradient in part.values()])
@@ -215,32 +216,12 @@ class Integrator:
         self._held = None
 
     def _check_losses(self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]) -> None:
-        if unimodal_losses.keys() != self.encoders.keys():
-            raise ValueError(
-                f"unimodal losses {sorted(unimodal_losses)} given for encoders "
-                f"{sorted(self.encoders)}: give one loss for each encoder, under its name"
-            )
-        needed = {"joint": joint_loss} | {
-            name: unimodal_losses[name]
-            for name, params in self._trainable_encoders().items()
-            if params
-        }
-        for name, loss in needed.items():
-            if not _has_gradient(loss):
-                raise ValueError(
-                    f"the loss of {name!r} has no gradient: give it as the model's forward pass "
-                    "has made it, neither detached nor made under torch.no_grad()"
-                )
-        for name, loss in {"joint": joint_loss, **unimodal_losses}.items():
-            if _has_gradient(loss) and loss.numel() != 1:
-                raise ValueError(
-                    f"the loss of {name!r} has shape {tuple(loss.shape)}: give a scalar, as the "
-                    "mean over the batch"
-                )
+        checks.check_losses(self.encoders, joint_loss, unimodal_losses)
         if not self._verified:
             own = unimodal_losses if self.late else {}
-            self._verified = _verify_late(self.encoders, own)
-            self._verified &= _reached(self.encoders, [joint_loss, *unimodal_losses.values()])[1]
+            self._verified = checks.verify_late(self.encoders, own)
+            every = [joint_loss, *unimodal_losses.values()]
+            self._verified &= checks.reached(self.encoders, every)[1]
 
     def _check_features(
         self,
@@ -259,14 +240,15 @@ class Integrator:
                 "accumulate does not go with gramian='features', whose weights need the whole "
                 "batch at once: use gramian='parameters'"
             )
-        for name, params in self._trainable_encoders().items():
-            if params and not features[name].requires_grad:
+        for name, module in self.encoders.items():
+            if trainable(module) and not has_gradient(features[name]):
                 raise ValueError(
                     f"features[{name!r}] has no gradient, but its encoder is to be trained: give "
                     "the encoder's output, not detached"
                 )
         if not self._verified_features:
-            _verify_features(self.encoders, [joint_loss, *unimodal_losses.values()], features)
+            every = [joint_loss, *unimodal_losses.values()]
+            checks.verify_features(self.encoders, every, features)
             self._verified_features = True
 
 
@@ -316,14 +298,6 @@ def _keep_buffers_of_compiled_backwards() -> None:
         torch.compiler.config.cache_key_tag = tag + "undonated"
 
 
-def _trainable(module: nn.Module) -> list[nn.Parameter]:
-    return [p for p in module.parameters() if p.requires_grad]
-
-
-def _has_gradient(loss: Tensor) -> bool:
-    return isinstance(loss, Tensor) and loss.requires_grad
-
-
 def _gradients(
     of: Tensor | list[Tensor],
     params: list[Tensor],
@@ -335,7 +309,7 @@ def _gradients(
 
     Of several losses it is their sum's; with along, that of the tensors' inner products with it.
     """
-    outputs = [x for x in ([of] if isinstance(of, Tensor) else of) if _has_gradient(x)]
+    outputs = [x for x in ([of] if isinstance(of, Tensor) else of) if has_gradient(x)]
     if not outputs:
         return {}  # of an encoder that is frozen, with its head
     found = torch.autograd.grad(
@@ -380,87 +354,3 @@ def _write(*parts: dict[nn.Parameter, Tensor]) -> None:
     for param in dict.fromkeys(param for part in parts for param in part):
         for hook in (getattr(param, "_post_accumulate_grad_hooks", None) or {}).values():
             hook(param)
-
-
-def _check_encoders(model: nn.Module, encoders: Mapping[str, nn.Module]) -> None:
-    if not encoders or not hasattr(encoders, "items"):  # nn.ModuleDict is no Mapping
-        raise ValueError("no named encoders: give {name: module}, one for each modality")
-    if any(isinstance(m, nn.parallel.DistributedDataParallel) for m in model.modules()):
-        raise ValueError(
-            "DistributedDataParallel does not see gradients taken with autograd.grad, so its "
-            "processes would drift apart: give the bare model, whose gradients are averaged here"
-        )
-    owner: dict[nn.Parameter, str] = {}
-    members = set(model.parameters())
-    for name, module in encoders.items():
-        for param in module.parameters():
-            if param not in members:
-                raise ValueError(f"encoder {name!r} is not a part of the model")
-            if owner.setdefault(param, name) != name:
-                raise ValueError(
-                    f"encoders {owner[param]!r} and {name!r} share a parameter: "
-                    "each encoder needs parameters of its own"
-                )
-
-
-def _verify_late(encoders: Mapping[str, nn.Module], losses: Mapping[str, Tensor]) -> bool:
-    """Whether the graph could be read; raises if a loss reaches another encoder's parameters."""
-    readable = True
-    for name, loss in losses.items():
-        reached, whole = _reached(encoders, [loss])
-        readable &= whole
-        for other in sorted(reached - {name}):
-            raise ValueError(
-                f"late=True, but the unimodal loss of {name!r} reaches the encoder {other!r}: "
-                "pass late=False if modalities mix before their heads, "
-                "or check which loss goes under which name"
-            )
-    return readable
-
-
-def _verify_features(
-    encoders: Mapping[str, nn.Module], losses: list[Tensor], features: Mapping[str, Tensor]
-) -> None:
-    """Raises if a loss reaches an encoder past its features, or features another encoder."""
-    around, _ = _reached(encoders, losses, stop=features.values())
-    for name in sorted(around):
-        raise ValueError(
-            f"gramian='features', but a loss reaches the encoder {name!r} other than through "
-            f"features[{name!r}]: give the very tensor that the losses were made of, or use "
-            "gramian='parameters'"
-        )
-    for name, z in features.items():
-        for other in sorted(_reached(encoders, [z])[0] - {name}):
-            raise ValueError(
-                f"gramian='features', but features[{name!r}] depend on the encoder {other!r}: "
-                "modalities mix before their heads, so use gramian='parameters' and late=False"
-            )
-
-
-def _reached(
-    encoders: Mapping[str, nn.Module], tensors: Iterable[Tensor], stop: Iterable[Tensor] = ()
-) -> tuple[set[str], bool]:
-    """Encoders whose parameters tensors depend on, not by way of stop; whether all was seen.
-
-    A compiled part is one node, that seems to mix all it holds: it is not looked into.
-    """
-    owner = {p: name for name, module in encoders.items() for p in module.parameters()}
-    reached, readable = set(), True
-    seen = {z.grad_fn for z in stop}
-    stack = [tensor.grad_fn for tensor in tensors if _has_gradient(tensor)]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if "Compiled" in type(node).__name__:
-            readable = False
-            continue
-        if type(node).__name__ == "CheckpointFunctionBackward":
-            raise ValueError(
-                "torch.utils.checkpoint with use_reentrant=True hides parameters from "
-                "autograd.grad, and they would not be trained: give it use_reentrant=False"
-            )
-        reached.add(owner.get(getattr(node, "variable", None)))
-        stack.extend(parent for parent, _ in node.next_functions)
-    return reached - {None}, readable

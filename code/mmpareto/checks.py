@@ -1,0 +1,122 @@
+"""What an `Integrator` is given, checked: encoders, losses, features, and the graph behind them."""
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor, nn
+
+
+def trainable(module: nn.Module) -> list[nn.Parameter]:
+    return [p for p in module.parameters() if p.requires_grad]
+
+
+def has_gradient(loss: Tensor) -> bool:
+    return isinstance(loss, Tensor) and loss.requires_grad
+
+
+def check_encoders(model: nn.Module, encoders: Mapping[str, nn.Module]) -> None:
+    if not encoders or not hasattr(encoders, "items"):  # nn.ModuleDict is no Mapping
+        raise ValueError("no named encoders: give {name: module}, one for each modality")
+    if any(isinstance(m, nn.parallel.DistributedDataParallel) for m in model.modules()):
+        raise ValueError(
+            "DistributedDataParallel does not see gradients taken with autograd.grad, so its "
+            "processes would drift apart: give the bare model, whose gradients are averaged here"
+        )
+    owner: dict[nn.Parameter, str] = {}
+    members = set(model.parameters())
+    for name, module in encoders.items():
+        for param in module.parameters():
+            if param not in members:
+                raise ValueError(f"encoder {name!r} is not a part of the model")
+            if owner.setdefault(param, name) != name:
+                raise ValueError(
+                    f"encoders {owner[param]!r} and {name!r} share a parameter: "
+                    "each encoder needs parameters of its own"
+                )
+
+
+def check_losses(
+    encoders: Mapping[str, nn.Module], joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]
+) -> None:
+    """ValueError unless they are scalars, one for each encoder, that can train it."""
+    if unimodal_losses.keys() != encoders.keys():
+        raise ValueError(
+            f"unimodal losses {sorted(unimodal_losses)} given for encoders {sorted(encoders)}: "
+            "give one loss for each encoder, under its name"
+        )
+    needed = {"joint"} | {name for name, module in encoders.items() if trainable(module)}
+    for name, loss in [("joint", joint_loss), *unimodal_losses.items()]:
+        if not has_gradient(loss):
+            if name not in needed:
+                continue
+            raise ValueError(
+                f"the loss of {name!r} has no gradient: give it as the model's forward pass has "
+                "made it, neither detached nor made under torch.no_grad()"
+            )
+        if loss.numel() != 1:
+            raise ValueError(
+                f"the loss of {name!r} has shape {tuple(loss.shape)}: give a scalar, as the mean "
+                "over the batch"
+            )
+
+
+def verify_late(encoders: Mapping[str, nn.Module], losses: Mapping[str, Tensor]) -> bool:
+    """Whether the graph could be read; raises if a loss reaches another encoder's parameters."""
+    readable = True
+    for name, loss in losses.items():
+        found, whole = reached(encoders, [loss])
+        readable &= whole
+        for other in sorted(found - {name}):
+            raise ValueError(
+                f"late=True, but the unimodal loss of {name!r} reaches the encoder {other!r}: "
+                "pass late=False if modalities mix before their heads, "
+                "or check which loss goes under which name"
+            )
+    return readable
+
+
+def verify_features(
+    encoders: Mapping[str, nn.Module], losses: list[Tensor], features: Mapping[str, Tensor]
+) -> None:
+    """Raises if a loss reaches an encoder past its features, or features another encoder."""
+    around, _ = reached(encoders, losses, stop=features.values())
+    for name in sorted(around):
+        raise ValueError(
+            f"gramian='features', but a loss reaches the encoder {name!r} other than through "
+            f"features[{name!r}]: give the very tensor that the losses were made of, or use "
+            "gramian='parameters'"
+        )
+    for name, z in features.items():
+        for other in sorted(reached(encoders, [z])[0] - {name}):
+            raise ValueError(
+                f"gramian='features', but features[{name!r}] depend on the encoder {other!r}: "
+                "modalities mix before their heads, so use gramian='parameters' and late=False"
+            )
+
+
+def reached(
+    encoders: Mapping[str, nn.Module], tensors: Iterable[Tensor], stop: Iterable[Tensor] = ()
+) -> tuple[set[str], bool]:
+    """Encoders whose parameters tensors depend on, not by way of stop; whether all was seen.
+
+    A compiled part is one node, that seems to mix all it holds: it is not looked into.
+    """
+    owner = {p: name for name, module in encoders.items() for p in module.parameters()}
+    found, readable = set(), True
+    seen = {z.grad_fn for z in stop}
+    stack = [tensor.grad_fn for tensor in tensors if has_gradient(tensor)]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if "Compiled" in type(node).__name__:
+            readable = False
+            continue
+        if type(node).__name__ == "CheckpointFunctionBackward":
+            raise ValueError(
+                "torch.utils.checkpoint with use_reentrant=True hides parameters from "
+                "autograd.grad, and they would not be trained: give it use_reentrant=False"
+            )
+        found.add(owner.get(getattr(node, "variable", None)))
+        stack.extend(parent for parent, _ in node.next_functions)
+    return found - {None}, readable
