@@ -335,7 +335,7 @@ class TestUnderARunningLoader:
         ("change", "found"),
         [
             (lambda path: path.unlink(), "No such file"),
-            (lambda path: np.save(path, np.zeros((2, 2), np.float32)), "shape (2, 2) found"),
+            (lambda path: replaced(path, np.zeros((2, 2), np.float32)), "shape (2, 2) found"),
             (lambda path: os.truncate(path, 150), "cannot be read"),
             (lambda path: path.write_bytes(b""), "cannot be read"),
         ],
@@ -358,6 +358,12 @@ class TestUnderARunningLoader:
         os.truncate(prepared / "all.npy", 20_000)
         message = one_line(reader.read, f"{prepared}/all.npy#30", {}, None, out)
         assert "check the set with code/verify.py" in message
+
+
+def replaced(path, array):
+    """At once: a process that loads meanwhile would find half a file."""
+    np.save(path.with_name("new.npy"), array)
+    path.with_name("new.npy").replace(path)
 
 
 class Interrupted(io.BytesIO):

@@ -118,6 +118,8 @@ def _become(words):
     import cli
 
     sys.argv = [f"{words[0]}.py", *words[1:]]
+    # what this process had before may be of another kind than the file behind the number is now
+    sys.stdout, sys.stderr = (open(number, "w", 1, closefd=False) for number in (1, 2))  # noqa: SIM115
     code = 1
     try:
         cli.run(importlib.import_module(words[0]).main)
