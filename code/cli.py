@@ -7,6 +7,7 @@ trace out of its depths. Until run takes over, Ctrl-C just ends the process.
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -55,10 +56,20 @@ def _interruptible() -> Iterator[None]:
     before = signal.getsignal(signal.SIGINT)
     if before == signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    hook, sys.unraisablehook = sys.unraisablehook, _again
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+        sys.unraisablehook = hook
+
+
+def _again(lost) -> None:
+    """Python drops an exception in a __del__, after a trace; let Ctrl-C come once more."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        threading.Timer(0.01, os.kill, [os.getpid(), signal.SIGINT]).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _is_of_memory(error: Exception) -> bool:

@@ -85,3 +85,19 @@ def test_run(before, monkeypatch, capsys):
     ignored = before == signal.SIG_IGN
     assert within == [signal.SIG_IGN if ignored else signal.default_int_handler]
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_interrupt_that_python_would_drop(capsys):
+    """In a __del__, as where a DataLoader ends its processes."""
+
+    class Loader:
+        def __del__(self):
+            raise KeyboardInterrupt
+
+    def main(arguments):
+        Loader()
+        time.sleep(20)
+
+    with pytest.raises(SystemExit, match="130"):
+        cli.run(main)
+    assert capsys.readouterr().err == "interrupted\n"

@@ -76,7 +76,7 @@ class TestCheckpoints:
             options.from_config({"dataset": "cgdigits", "fusion": nested(20_000)}, run)
 
     @pytest.mark.parametrize("change", ODD)
-    @pytest.mark.filterwarnings("ignore:Validating sparse:UserWarning")
+    @pytest.mark.filterwarnings("ignore:(Validating sparse|Sparse invariant):UserWarning")
     def test_weights_that_are_no_plain_numbers(self, run, change):
         def put(state):
             name = next(iter(state["model"]))
@@ -96,7 +96,7 @@ class TestCheckpoints:
         with pytest.raises(UserError, match=r"another architecture|damaged"):
             evaluate.main(arguments)
 
-    @pytest.mark.filterwarnings("ignore:Validating sparse:UserWarning")
+    @pytest.mark.filterwarnings("ignore:(Validating sparse|Sparse invariant):UserWarning")
     @pytest.mark.parametrize("change", ODD)
     def test_pretrained(self, tmp_path, change):
         from torchvision.models import resnet18
