@@ -317,9 +317,10 @@ class TestKilled:
             stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        wait_for(lambda: any(map(is_importing, children.read_text().split())))
-        send(process.pid, signal.SIGINT)
-        output, _ = process.communicate()  # also of processes that would outlive it
+        with process:
+            wait_for(lambda: any(map(is_importing, children.read_text().split())), seconds=120)
+            send(process.pid, signal.SIGINT)
+            output, _ = process.communicate()  # also of processes that would outlive it
         assert process.returncode == 130
         assert output.splitlines()[-1].startswith("interrupted with 0 clips done")
         assert "Traceback" not in output
@@ -337,10 +338,11 @@ def journal_lines(out):
 
 def is_importing(pid):
     """Whether it is the process that workers are forked from, and has come to torch."""
-    folder = Path("/proc", pid)
-    return b"forkserver" in (folder / "cmdline").read_bytes() and "libtorch" in (
-        folder / "maps"
-    ).read_text(errors="replace")
+    try:
+        command, maps = (Path("/proc", pid, name).read_bytes() for name in ("cmdline", "maps"))
+    except OSError:  # it has ended meanwhile
+        return False
+    return b"forkserver" in command and b"libtorch" in maps
 
 
 def wait_for(condition, seconds=60):
