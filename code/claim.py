@@ -14,7 +14,7 @@ from pathlib import Path
 
 import compare
 from mmpareto import comparison
-from mmpareto.checkpoint import write_atomically
+from mmpareto.checkpoint import write_text
 from mmpareto.claim import pictures, runs
 from mmpareto.claim.design import ARMS, FIXED, MAIN, PARTS
 from mmpareto.claim.tables import tables
@@ -86,7 +86,7 @@ def report(out: Path, commands: dict[str, list[str]]) -> None:
         epochs = runs.kept(out / "epochs.csv", epochs)
         found = tables(trained, epochs).items()
         text = "\n\n".join(f"## {name}\n\n{table}" for name, table in found)
-        write_atomically(out / "tables.md", lambda file: file.write(f"{text}\n".encode()))
+        write_text(out / "tables.md", f"{text}\n")
         pictures.write(out, trained, epochs)
     print(text, f"\nRuns, epochs, tables and figures: {out}", sep="\n")
 

@@ -40,6 +40,11 @@ def write_atomically(path: Path, fill: Callable[[BinaryIO], None]) -> None:
             unfinished.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    content = text.encode(errors="backslashreplace")  # names of files in it need not be text
+    write_atomically(path, lambda file: file.write(content))
+
+
 def read(path: Path, what: str = "checkpoint") -> Any:
     """Load tensors and plain containers from path; nothing that needs pickle."""
     if path.is_dir():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import fields
-from .checkpoint import write_atomically
+from .checkpoint import write_text
 from .errors import UserError
 from .layout import quote_formula, read_csv, unquote_formula, write_json, write_table
 from .lock import TABLES, Lock
@@ -351,7 +351,7 @@ def table_lock(folder: Path) -> Lock:
 def write_runs(comparison: Comparison, rows: list[dict]) -> Path:
     """Every run, seed and rule; and what is compared, for `reopen`."""
     path = comparison.folder / "runs.csv"
-    _write_numbers(path, rows)
+    write_numbers(path, rows)
     kept = {k: v for k, v in comparison._asdict().items() if k not in ("folder", "plans")}
     write_json(comparison.folder / FILE, kept)
     return path
@@ -419,9 +419,9 @@ def write_table_files(
 ) -> None:
     """table.csv in plain numbers, and the table to read as .md and .tex."""
     table, heading, folder = cells(comparison, summary), title(rows), comparison.folder
-    _write_numbers(folder / "table.csv", summary)
-    _write(folder / "table.md", as_markdown(heading, table, notes))
-    _write(folder / "table.tex", as_latex(heading, table, notes))
+    write_numbers(folder / "table.csv", summary)
+    write_text(folder / "table.md", as_markdown(heading, table, notes))
+    write_text(folder / "table.tex", as_latex(heading, table, notes))
 
 
 def points(comparison: Comparison, rows: list[dict]) -> dict[str, dict[str, list[float]]]:
@@ -437,7 +437,7 @@ def points(comparison: Comparison, rows: list[dict]) -> dict[str, dict[str, list
     }
 
 
-def _write_numbers(path: Path, rows: Iterable[dict]) -> None:
+def write_numbers(path: Path, rows: Iterable[dict]) -> None:
     """Rows need not have the same columns: versions that a run has noted differ over time."""
     short = [{k: _cell(v) for k, v in row.items()} for row in rows]
     write_table(path, list(dict.fromkeys(key for row in short for key in row)), short)
@@ -447,7 +447,3 @@ def _cell(value: Any) -> Any:
     if isinstance(value, str):
         return quote_formula(value)  # a run's folder may come from others
     return f"{value:.6g}" if isinstance(value, float) else value
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
 from . import fields
-from .checkpoint import write_atomically
+from .checkpoint import write_text
 from .data import is_modality_name
 from .errors import CONTROL, UserError
 from .files import expect_regular
@@ -195,9 +195,7 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> Non
     writer = csv.DictWriter(file, columns)
     writer.writeheader()
     writer.writerows(rows)
-    # names of files need not be text
-    content = "".join(lines).encode(errors="backslashreplace")
-    write_atomically(path, lambda file: file.write(content))
+    write_text(path, "".join(lines))
 
 
 def quote_formula(text: str) -> str:
@@ -215,8 +213,7 @@ def unquote_formula(cell: str) -> str:
 
 
 def write_json(path: Path, content: dict) -> None:
-    text = json.dumps(content, indent=2) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def split_path(root: Path, name: str) -> Path:

@@ -24,6 +24,7 @@ from . import __version__, checkpoint, distributed, fields, options, report
 from .errors import CONTROL, UserError
 from .files import expect_regular
 from .integrate import Stats
+from .layout import write_json
 from .lock import NAME as LOCK
 from .lock import Lock
 from .options import REPOSITORY
@@ -227,8 +228,7 @@ class Run:
             os.fsync(file.fileno())
 
     def _write_json(self, name: str, content: dict) -> None:
-        text = json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
-        checkpoint.write_atomically(self.folder / name, lambda file: file.write(text.encode()))
+        write_json(self.folder / name, _plain(content))
 
 
 def blocker_of(folder: Path) -> Path | None:

@@ -4,7 +4,7 @@ from base64 import b64encode
 from pathlib import Path
 from typing import NamedTuple
 
-from ..checkpoint import write_atomically
+from ..checkpoint import write_text
 from .confusion import Confusion
 
 
@@ -47,4 +47,4 @@ def write(path: Path, title: str, sections: list[Section]) -> None:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     text = environment.get_template("page.html").render(title=title, sections=sections)
-    write_atomically(path, lambda file: file.write(text.encode(errors="backslashreplace")))
+    write_text(path, text)

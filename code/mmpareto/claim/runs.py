@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from .. import comparison
 from ..comparison import Comparison, Plan
-from ..layout import quote_formula, unquote_formula, write_table
+from ..layout import unquote_formula
 from ..runs import STEP, read_lines
 from .design import ARMS
 
@@ -90,8 +90,7 @@ def turn(stats: dict) -> float:
 
 def kept(path: Path, rows: list[NamedTuple]) -> list[NamedTuple]:
     """The rows with the digits that the file has, which is written: tables are made of it."""
-    lines = [{k: _cell(v) for k, v in row._asdict().items()} for row in rows]
-    write_table(path, list(lines[0]), lines)
+    comparison.write_numbers(path, [row._asdict() for row in rows])
     return read_rows(path, type(rows[0]))
 
 
@@ -99,12 +98,6 @@ def read_rows(path: Path, kind: type[NamedTuple]) -> list[NamedTuple]:
     """What `kept` has written."""
     with open(path, encoding="utf-8", newline="") as file:
         return [kind(*map(_value, kind._fields, row)) for row in list(csv.reader(file))[1:]]
-
-
-def _cell(value) -> object:
-    if isinstance(value, str):
-        return quote_formula(value)  # a run's folder may come from others
-    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def _value(column: str, text: str):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from .. import fields
-from ..checkpoint import write_atomically
+from ..checkpoint import write_text
 from ..data import recipe_hash
 from ..errors import UserError
 from ..layout import ID, is_inside
@@ -158,7 +158,7 @@ class Journal:
         rows = [{"archive": n, "state": s} for n, s in sorted(self.archives.items())]
         rows += [record for _, record in sorted(self.records.items())]
         text = "".join(json.dumps(row) + "\n" for row in [self.head, *rows])
-        write_atomically(self.path, lambda file: file.write(text.encode()))
+        write_text(self.path, text)
 
     def _keep(self, record: dict) -> None:
         self.forget(record["id"])
