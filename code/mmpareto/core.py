@@ -218,10 +218,10 @@ class Integrator:
     def _check_losses(self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]) -> None:
         checks.check_losses(self.encoders, joint_loss, unimodal_losses)
         if not self._verified:
-            own = unimodal_losses if self.late else {}
-            self._verified = checks.verify_late(self.encoders, own)
+            if self.late:
+                checks.verify_late(self.encoders, unimodal_losses)
             every = [joint_loss, *unimodal_losses.values()]
-            self._verified &= checks.reached(self.encoders, every)[1]
+            self._verified = checks.reached(self.encoders, every)[1]
 
     def _check_features(
         self,
