@@ -19,7 +19,7 @@ ALL = slice(None)
 
 @pytest.fixture(scope="module")
 def digits():
-    return CGDigits.load(None)
+    return CGDigits.load(options.parse(["--dataset", "cgdigits"]))
 
 
 def nearest_color(split):
@@ -79,7 +79,7 @@ class TestCGDigits:
         sums = [round(float(s.inputs["tint"].double().sum()), 3) for s in digits.splits.values()]
         labels = [int((s.targets * torch.arange(len(s))).sum()) for s in digits.splits.values()]
         assert (sums, labels) == ([1593.713, 405.708, 663.246], [2574173, 165879, 453081])
-        assert recipe_hash(digits.recipe) == recipe_hash(CGDigits.load(None).recipe)
+        assert recipe_hash(digits.recipe) == recipe_hash(self.load().recipe)
 
     def load(self, *flags):
         return CGDigits.load(options.parse(["--dataset", "cgdigits", *flags]))

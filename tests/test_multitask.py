@@ -83,7 +83,7 @@ class TestData:
     def test_labels(self):
         """The left digit is the image itself; the right one is independent of it."""
         data = load()
-        plain = CGDigits.load(None)
+        plain = CGDigits.load(options.parse(["--dataset", "cgdigits"]))
         for name, split in data.splits.items():
             assert torch.equal(split.targets[:, 0], plain.splits[name].targets)
         left, right = data.splits["train"].targets.T

@@ -28,15 +28,14 @@ class CGDigits:
 
     @staticmethod
     def load(options) -> Data:
-        # A checkpoint made before there were these flags names none of them.
-        classes, noise = getattr(options, "num_classes", 10), getattr(options, "noise", 0.0)
+        classes = options.num_classes
         recipe = {"source": "scikit-learn digits", "resize": "bilinear 32x32", "split": "60/15/25"}
         splits = read_digits(32)
         if classes < 10:
             recipe["classes"] = classes
             kept = {name: labels < classes for name, (_, labels) in splits.items()}
             splits = {name: (x[kept[name]], y[kept[name]]) for name, (x, y) in splits.items()}
-        return colored("cgdigits", splits, recipe, classes, noise)
+        return colored("cgdigits", splits, recipe, classes, options.noise)
 
 
 def read_digits(side: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
