@@ -295,15 +295,18 @@ def check_before_training(compared: Comparison, slots: list[str | None]) -> None
             build.pick_device(compared.plans[0].flags.device, gpu)
     known = [(plan, plan.data()) for plan in compared.plans]
     left = [plan for plan in compared.plans if plan.result() is None]
-    if left and any(identity for _, identity in known):
-        comparison.check_data([*known, (left[0], build.load_data(left[0].flags).identity)])
-    if compared.settings[0]:
-        data = build.load_data(compared.plans[0].flags)
-        if "val" not in data.splits:
-            raise UserError(
-                f"--tune: {data.name} has no validation split to choose by: drop --tune, or "
-                "choose another --split"
-            )
+    may_differ = left and any(identity for _, identity in known)
+    if not (may_differ or compared.settings[0]):
+        return
+    plan = left[0] if left else compared.plans[0]
+    data = build.load_data(plan.flags)
+    if may_differ:
+        comparison.check_data([*known, (plan, data.identity)])
+    if compared.settings[0] and "val" not in data.splits:
+        raise UserError(
+            f"--tune: {data.name} has no validation split to choose by: drop --tune, or choose "
+            "another --split"
+        )
 
 
 def command(plan: Plan, gpu: str | None = None) -> list[str]:
