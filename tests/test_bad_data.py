@@ -59,6 +59,21 @@ def attack(examples: int, check) -> None:
     assert count >= examples
 
 
+def attack_files(examples: int, paths, damage, use) -> None:
+    """Put damage(draw, path) in the place of one file, call use(path), and put it back."""
+
+    def check(draw):
+        path = draw(st.sampled_from(paths))
+        content = path.read_bytes()
+        path.write_bytes(damage(draw, path))
+        try:
+            use(path)
+        finally:
+            path.write_bytes(content)
+
+    attack(examples, check)
+
+
 def refused(call, *arguments) -> str | None:
     """The line that a call ends with; None where it does its work."""
     try:
@@ -356,19 +371,16 @@ def test_files_of_a_run(run, examples, capsys, monkeypatch):
     again = ["--method", "uniform", *flags, "--out", str(folder / name), "--resume"]
     compare.main(collect)
 
-    def check(draw):
-        path = folder / name / draw(st.sampled_from(names))
-        content = path.read_bytes()
+    def damaged(draw, path):
         damage = lines_of if path.suffix == ".jsonl" else json_of
-        path.write_bytes(damage(draw, content.decode()))
-        try:
-            refused(compare.main, collect)
-            if path.name != "epochs.jsonl":
-                refused(train.main, again)
-        finally:
-            path.write_bytes(content)
+        return damage(draw, path.read_text())
 
-    attack(examples, check)
+    def use(path):
+        refused(compare.main, collect)
+        if path.name != "epochs.jsonl":
+            refused(train.main, again)
+
+    attack_files(examples, [folder / name / file for file in names], damaged, use)
 
 
 @sizes(30, 150)

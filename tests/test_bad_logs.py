@@ -9,7 +9,7 @@ import matplotlib
 import pytest
 from hypothesis import strategies as st
 from mutations import bytes_of, json_of, lines_of, table_of
-from test_bad_data import attack, refused, sizes
+from test_bad_data import attack, attack_files, refused, sizes
 from test_claim import toy_part  # noqa: F401 - a fixture
 from test_compare import calls  # noqa: F401 - a fixture
 
@@ -62,17 +62,7 @@ def damaged(draw, path):
 def attacked(examples, paths, *use):
     """Damage one of the files, use all of them, and put it back; so many times."""
     use[0](*use[1:])
-
-    def check(draw):
-        path = draw(st.sampled_from(paths))
-        content = path.read_bytes()
-        path.write_bytes(damaged(draw, path))
-        try:
-            refused(*use)
-        finally:
-            path.write_bytes(content)
-
-    attack(examples, check)
+    attack_files(examples, paths, damaged, lambda path: refused(*use))
 
 
 @sizes(8, 300)
