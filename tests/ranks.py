@@ -5,6 +5,7 @@ python -m torch.distributed.run --standalone --nproc_per_node 2 tests/ranks.py F
 
 import cli
 
+import re
 import shlex
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from mmpareto import distributed
 from mmpareto.data import Data, TensorSplit
 from mmpareto.datasets import DATASETS
 from mmpareto.encoders import ENCODERS
+from mmpareto.methods import METHODS, base
+
+README = Path(__file__).resolve().parents[1] / "README.md"
 
 
 class Plain(nn.Module):
@@ -51,20 +55,30 @@ class Wide(conftest.Toy):
         return data._replace(splits=splits)
 
 
+def recipe():
+    """The method that the README adds, from its own words."""
+    text = README.read_text(encoding="utf-8")
+    (block,) = re.findall(r"^# code/mmpareto/methods/half.py\n(.*?)^```$", text, re.M | re.S)
+    module = {"__package__": base.__package__, "__name__": f"{base.__package__}.half"}
+    exec(block, module)
+    return module["Half"]
+
+
 def main(arguments):
     """Run in this process what the lines of a file say, whatever the number of processes."""
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
-    before = DATASETS.parts, ENCODERS.parts
+    before = DATASETS.parts, ENCODERS.parts, METHODS.parts
     DATASETS.parts = DATASETS.parts | {"wide": Wide}
     ENCODERS.parts = ENCODERS.parts | {"plain": Plain}
+    METHODS.parts = METHODS.parts | {"half": recipe()}
     try:
         with distributed.joined():
             for line in Path(arguments[0]).read_text().splitlines():
                 train.main(["--dataset", "wide", "--encoder", "plain", *shlex.split(line)])
     finally:
         torch.set_default_dtype(torch.float32)
-        DATASETS.parts, ENCODERS.parts = before
+        DATASETS.parts, ENCODERS.parts, METHODS.parts = before
 
 
 if __name__ == "__main__":

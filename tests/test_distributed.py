@@ -27,6 +27,7 @@ BALANCED = {  # method: its own flags, so that what is its own happens in 24 ste
     "ogm_ge": "", "pmr": "", "agm": "", "greedy": "--threshold 0 --balancing_steps 2",
     "gblend": "--super_epoch 2", "pcgrad": "", "cagrad": "", "upgrad": "", "imtl_g": "",
     "aligned_mtl": "", "gradnorm": "", "metabalance": "",
+    "half": "--accumulate 2",  # the README's recipe of a method
 }  # fmt: skip
 LOOSE = {"greedy": 1e-3}  # held gates have the mean of a process's own share until the epoch ends
 
@@ -94,7 +95,11 @@ def compare(tmp_path, methods, processes, *flags):
 
 
 def test_two_processes_are_one(tmp_path):
-    compare(tmp_path, ["mmpareto", "mmpareto --gramian features", "pmr", "ogm_ge", "gradnorm"], 2)
+    compare(
+        tmp_path,
+        ["mmpareto", "mmpareto --gramian features", "pmr", "ogm_ge", "gradnorm", "half"],
+        2,
+    )
 
 
 @pytest.mark.slow

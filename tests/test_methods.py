@@ -15,6 +15,7 @@ from mmpareto.errors import UserError
 from mmpareto.fusions import FUSIONS
 from mmpareto.fusions.sum import Sum
 from mmpareto.methods import METHODS
+from mmpareto.methods.base import Method
 from mmpareto.runs import Run
 from train import Trainer
 
@@ -263,3 +264,9 @@ class TestObserve:
             trainer_of(tmp_path, *tasks, "--fusion", "separate")
         record = trainer_of(tmp_path, *tasks).train_epoch()[0]
         assert record["encoders"].keys() == {"shared"}
+
+
+def test_no_method_replaces_the_base_class_s_backward():
+    """It alone knows of accumulation and of other processes."""
+    with pytest.raises(TypeError, match="Forgetful replaces backward"):
+        type("Forgetful", (Method,), {"backward": lambda self, inputs, targets: None})

@@ -12,12 +12,12 @@ from torch import Tensor
 from . import distributed
 from .errors import printable
 from .integrate import widest
-from .methods.base import Record
+from .methods.base import Decision
 
 TIED = "\x00"  # stands for a space that no line ends at
 
 
-def measured(records: list[Record], grad_norm: Tensor, statistics: list[Tensor]) -> dict:
+def measured(records: list[Decision], grad_norm: Tensor, statistics: list[Tensor]) -> dict:
     """The numbers of one optimizer step, its losses averaged over micro-batches and processes.
 
     A step is skipped where its loss, its gradient or one of statistics, BatchNorm's running ones,

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from .. import options
-from ..methods.base import Record
+from ..integrate import Stats
+from ..methods.base import Decision
 from ..methods.mmpareto import MMPareto
 
 
@@ -28,19 +29,24 @@ class Observed(MMPareto):
         self.other = MMPareto(model, forward, Namespace(**{**vars(flags), "gramian": "features"}))
         self.rows: list[tuple] = []  # encoder, both decisions, cosine and ratio of both gradients
 
-    def backward(self, inputs, targets, *, share=1.0, last=True) -> Record:
+    def decide(self, inputs, targets) -> Decision:
         kept = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         features = self.other.backward(inputs, targets).encoders
         vectors = {name: self.gradient(name) for name in features}
         self.model.zero_grad()
         for buffer, before in kept:
             buffer.copy_(before)
-        record = super().backward(inputs, targets, share=share, last=last)
-        for name, stats in record.encoders.items():
+        self.asked = features, vectors
+        return super().decide(inputs, targets)
+
+    def differentiate(self, decision: Decision, share: float, last: bool) -> dict[str, Stats]:
+        found = super().differentiate(decision, share, last)
+        features, vectors = self.asked
+        for name, stats in found.items():
             x, y = self.gradient(name), vectors[name]
             cos = torch.dot(x, y) / (x.norm() * y.norm())
             self.rows.append((name, stats, features[name], float(cos), float(y.norm() / x.norm())))
-        return record
+        return found
 
     def gradient(self, encoder: str) -> torch.Tensor:
         params = self.model.encoders[encoder].parameters()

@@ -11,7 +11,8 @@ from torch import Tensor
 from .. import distributed
 from ..flags import non_negative
 from ..fusions.base import Fusion
-from .base import JointMethod, Record, add_window_flag, joint_loss
+from ..integrate import Stats
+from .base import Decision, JointMethod, add_window_flag, joint_loss
 
 Coalition = frozenset[str]
 LARGEST = 10.0  # exponent, before alpha, as in the authors' code
@@ -54,19 +55,19 @@ class AGM(JointMethod):
         super().__init__(model, forward, options)
         probes = set(model.unimodal_heads.parameters())
         inside = set(model.encoders.parameters()) | probes
+        self._kept: list[tuple[Tensor, Tensor]] = []  # buffers as they were before further passes
         self.head = [p for p in model.parameters() if p not in inside and p.dim() > 1]
         self.state["mean_score"] = torch.zeros(len(model.encoders), device=self.head[0].device)
         self.state["steps"] = torch.zeros((), device=self.head[0].device)
 
-    def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
+    def decide(self, inputs: dict, targets: Tensor) -> Decision:
         output = self.forward(inputs)
         joint, probes = joint_loss(output, targets), self.probe_losses(output, targets)
         if not self.in_window():
-            self.descend(joint + sum(probes.values()), share, last)
-            return Record(joint, {"joint": joint, **probes})
+            return Decision(joint, {"joint": joint, **probes}, joint + sum(probes.values()))
 
         training = self.options.bn_mode == "batch"  # only such passes change buffers
-        kept = [(b, b.clone()) for b in self.model.buffers()] if training else []
+        self._kept = [(b, b.clone()) for b in self.model.buffers()] if training else []
         self.model.train(training)
         parts = shapley(list(self.model.encoders), output.joint, self.coalitions(inputs))
         self.model.train()
@@ -76,13 +77,21 @@ class AGM(JointMethod):
         modulated = sum(
             k * (delta * phi).sum() for k, phi in zip(kappa, parts.values(), strict=True)
         )
-        self.descend(modulated + sum(probes.values()), share, last)
-        for buffer, before in kept:
-            buffer.copy_(before)
-        if last:
-            self.clip()
+        minimised = modulated + sum(probes.values())
         measures = {f"kappa_{name}": k for name, k in zip(parts, kappa, strict=True)}
-        return Record(joint, {"joint": joint, **probes}, measures=measures)
+        return Decision(joint, {"joint": joint, **probes}, minimised, measures=measures)
+
+    def differentiate(self, decision: Decision, share: float, last: bool) -> dict[str, Stats]:
+        stats = super().differentiate(decision, share, last)
+        for buffer, before in self._kept:  # which the backward pass may need as the passes left it
+            buffer.copy_(before)
+        self._kept = []
+        return stats
+
+    def adjust(self) -> dict[str, Tensor]:
+        if self.in_window():
+            self.clip()
+        return {}
 
     def coalitions(self, inputs: dict[str, Tensor]) -> Callable[[Coalition], Tensor]:
         """Joint logits (B, C) of a coalition, the inputs of all others being zero."""

@@ -20,17 +20,21 @@ if TYPE_CHECKING:
     from train import Trainer
 
 
-class Record(NamedTuple):
-    """What one backward reports, as tensors: reading them is left to the loop."""
+class Decision(NamedTuple):
+    """What a method makes of one batch, as tensors: reading them is left to the loop."""
 
-    loss: Tensor  # what is minimised
+    loss: Tensor  # scalar; the log's loss, and what is minimised where nothing else is said
     losses: dict[str, Tensor]  # "joint" and each modality's, or each task's
-    encoders: dict[str, Stats] = {}
+    minimised: Tensor | None = None  # scalar whose gradient is taken, where it is not the loss
+    features: dict[str, Tensor] | None = None  # outputs of encoders, to integrate gradients there
+    encoders: dict[str, Stats] = {}  # how each encoder's two gradients were integrated
     measures: dict[str, Tensor] = {}  # scalars that the method has decided by, for the log
 
 
 class Method:
-    """Turns a batch into gradients; a subclass defines `backward`.
+    """Turns a batch into gradients; a subclass defines `decide`, and `adjust` where it needs it.
+
+    Gradient accumulation and the mean over processes are this class's own: `backward` sees to both.
 
     model: the fusion whose `.grad` is filled. forward: calls it (compiled, in mixed precision) on
     {modality: inputs} and returns its `Output`. options: the parsed flags, its own among them.
@@ -40,6 +44,14 @@ class Method:
     needs_validation = False  # whether it cannot train without a validation split
     fixed_on_resume: frozenset[str] = frozenset()  # flags that others may change then
     single_loss: str | None = None  # "joint" or "unimodal", of one that trains encoders by it alone
+
+    def __init_subclass__(cls, **settings) -> None:
+        super().__init_subclass__(**settings)
+        if "backward" in vars(cls):
+            raise TypeError(
+                f"{cls.__name__} replaces backward, which averages gradients over processes: "
+                "define decide instead, and adjust to change gradients"
+            )
 
     @staticmethod
     def add_flags(parser) -> None:
@@ -60,19 +72,34 @@ class Method:
         """Called before every epoch; `trainer.epoch` is the number of epochs already trained."""
         self.epoch = trainer.epoch + 1
 
-    def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
-        """One forward pass, and its gradients times share added to `.grad`.
+    def decide(self, inputs: dict, targets: Tensor) -> Decision:
+        """One forward pass of a batch, and what to minimise."""
+        raise NotImplementedError
+
+    def adjust(self) -> dict[str, Tensor]:
+        """Change the gradients of a whole optimizer step, the mean over processes; measures."""
+        return {}
+
+    def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Decision:
+        """Add a batch's gradients times share to `.grad`; not to be replaced by a subclass.
 
         last: whether the optimizer steps next; with gradient accumulation several micro-batches,
         each with its share, precede it.
         """
-        raise NotImplementedError
+        decision = self.decide(inputs, targets)
+        encoders = self.differentiate(decision, share, last)
+        measures = self.adjust() if last else {}
+        return decision._replace(
+            encoders=decision.encoders | encoders, measures=decision.measures | measures
+        )
 
-    def descend(self, loss: Tensor, share: float, last: bool) -> None:
-        """Add the gradient of loss times share to `.grad`, at last its mean over all processes."""
-        (loss * share).backward()
+    def differentiate(self, decision: Decision, share: float, last: bool) -> dict[str, Stats]:
+        """Add the decision's gradients times share to `.grad`, at last as means over processes."""
+        minimised = decision.loss if decision.minimised is None else decision.minimised
+        (minimised * share).backward()
         if last:
             distributed.average([p.grad for p in self.model.parameters() if p.grad is not None])
+        return {}
 
     def in_window(self) -> bool:
         """Whether this epoch is one of --window's, a flag of methods that act for a while only."""
@@ -143,17 +170,19 @@ class IntegratingMethod(Method):
             model, model.encoders, rules, late=model.late, gramian=self.gramian
         )
 
-    def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
+    def decide(self, inputs: dict, targets: Tensor) -> Decision:
         output = self.forward(inputs)
         losses = all_losses(output, targets)
-        common, own = self.model.objectives(losses)
-        encoders = self.integrator.backward(
+        return Decision(sum(losses.values()), losses, features=self.model.features_of(output))
+
+    def differentiate(self, decision: Decision, share: float, last: bool) -> dict[str, Stats]:
+        common, own = self.model.objectives(decision.losses)
+        return self.integrator.backward(
             common * share,
             {name: loss * share for name, loss in own.items()},
-            self.model.features_of(output) if self.gramian == "features" else None,
+            decision.features if self.gramian == "features" else None,
             accumulate=not last,
         )
-        return Record(sum(losses.values()), losses, encoders)
 
 
 class GramianMethod(IntegratingMethod):

@@ -7,7 +7,7 @@ from ..data import loader
 from ..evaluation import mean_losses
 from ..flags import positive
 from ..fusions.base import Fusion
-from .base import Method, Record, all_losses
+from .base import Decision, Method, all_losses
 
 FLAT = 1e-12  # below it a squared change of the overfitting gap counts as none
 
@@ -59,14 +59,13 @@ class GBlend(Method):
             weights = self.estimate(trainer, min(length, total - trainer.epoch))
             self.state["weights"].copy_(weights * self.options.weight_sum)
 
-    def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
+    def decide(self, inputs: dict, targets: Tensor) -> Decision:
         output = self.forward(inputs)
         losses = all_losses(output, targets)
         weights = dict(zip(self.names, self.state["weights"], strict=True))
         loss = sum(weights[name] * value for name, value in losses.items())
-        self.descend(loss, share, last)
         measures = {f"weight_{name}": weight for name, weight in weights.items()}
-        return Record(loss, losses, measures=measures)
+        return Decision(loss, losses, measures=measures)
 
     def estimate(self, trainer, epochs: int) -> Tensor:
         """The weights, summing to 1, that epochs of training each loss alone speak for."""

@@ -9,7 +9,7 @@ from .. import distributed, integrate
 from ..core import Rule
 from ..flags import non_negative, positive
 from ..fusions.base import Fusion
-from .base import IntegratingMethod, Record
+from .base import Decision, IntegratingMethod
 
 LEAST = 1e-3  # of a weight, which gradient descent alone could make negative
 
@@ -54,16 +54,18 @@ class GradNorm(IntegratingMethod):
         places = torch.tensor([i for i, p in enumerate(trained) if p in last], device=device)
         return partial(self.integrate, encoder, places)
 
-    def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
-        record = super().backward(inputs, targets, share=share, last=last)
-        self._losses.append({name: loss.detach() * share for name, loss in record.losses.items()})
-        if not last:
-            return record
-        measures = {}
+    def decide(self, inputs: dict, targets: Tensor) -> Decision:
+        decision = super().decide(inputs, targets)
+        self._losses.append({name: loss.detach() for name, loss in decision.losses.items()})
+        return decision
+
+    def adjust(self) -> dict[str, Tensor]:
+        parts, self._losses = self._losses, []
         totals = {
-            name: distributed.mean(sum(part[name] for part in self._losses))
-            for name in record.losses
+            name: distributed.mean(sum(part[name] / len(parts) for part in parts))
+            for name in parts[0]
         }
+        measures = {}
         common, own = self.model.objectives(totals)
         for name, norms in self._norms.items():
             pair = [common, own[name]]
@@ -76,8 +78,7 @@ class GradNorm(IntegratingMethod):
                     self.options.alpha, self.options.weight_learning_rate,
                 )
             )  # fmt: skip
-        self._losses = []
-        return record._replace(measures=measures)
+        return measures
 
     @torch.no_grad()
     def integrate(self, encoder: str, last: Tensor, j: list[Tensor], g: list[Tensor]) -> tuple:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..flags import non_negative, positive
 from ..fusions.base import Fusion
-from .base import JointMethod, Record, joint_loss
+from .base import Decision, JointMethod, joint_loss
 
 
 class Greedy(JointMethod):
@@ -59,23 +59,25 @@ class Greedy(JointMethod):
             self.state[speed] = torch.zeros(len(self.names), device=device)
         self.state["window"] = torch.zeros(2, dtype=torch.int64)  # steps left, branch
 
-    def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
+    def decide(self, inputs: dict, targets: Tensor) -> Decision:
         left, branch = self.state["window"].tolist()
         self.model.freeze(self.names[branch] if left else None)
         output = self.forward(inputs)
         branches = self.model.read_out(output.features)
         loss = sum(F.cross_entropy(logits, targets) for logits in branches.values())
         probes = self.probe_losses(output, targets)
-        self.descend(loss + sum(probes.values()), share, last)
-        if last and left:
+        losses = {"joint": joint_loss(output, targets), **probes}
+        return Decision(loss, losses, minimised=loss + sum(probes.values()))
+
+    def adjust(self) -> dict[str, Tensor]:
+        left = int(self.state["window"][0])
+        if left:
             self.state["window"][0] -= 1
-        elif last:
+        else:
             self.measure()
         balance = conditional_speed(self.state["bypass_speed"], self.state["main_speed"])
         measures = {f"balance_{n}": b for n, b in zip(self.names, balance, strict=True)}
-        measures["window"] = balance.new_tensor(float(left > 0))
-        losses = {"joint": joint_loss(output, targets), **probes}
-        return Record(loss, losses, measures=measures)
+        return {**measures, "window": balance.new_tensor(float(left > 0))}
 
     def measure(self) -> None:
         """Count a normal step's speeds, and open a window where they have drifted apart."""

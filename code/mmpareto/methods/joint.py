@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from .base import JointMethod, Record, joint_loss
+from .base import Decision, JointMethod, joint_loss
 
 
 class Joint(JointMethod):
@@ -10,8 +10,8 @@ class Joint(JointMethod):
 
     single_loss = "joint"
 
-    def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
+    def decide(self, inputs: dict, targets: Tensor) -> Decision:
         output = self.forward(inputs)
         joint, probes = joint_loss(output, targets), self.probe_losses(output, targets)
-        self.descend(joint + sum(probes.values()), share, last)
-        return Record(joint, {"joint": joint, **probes})
+        minimised = joint + sum(probes.values())
+        return Decision(joint, {"joint": joint, **probes}, minimised)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from .. import distributed
 from ..flags import non_negative
 from ..fusions.base import Fusion, Output
-from .base import JointMethod, Record, add_window_flag, joint_loss
+from .base import Decision, JointMethod, add_window_flag, joint_loss
 
 
 class OGMGE(JointMethod):
@@ -42,15 +42,15 @@ class OGMGE(JointMethod):
         super().__init__(model, forward, options)
         self._scores: list[Tensor] = []  # of the micro-batches since the last step
 
-    def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
+    def decide(self, inputs: dict, targets: Tensor) -> Decision:
         output = self.forward(inputs)
         joint, probes = joint_loss(output, targets), self.probe_losses(output, targets)
-        self.descend(joint + sum(probes.values()), share, last)
         self._scores.append(self.scores(output, targets))
-        measures = self.modulate() if last and self.in_window() else {}
-        if last:
-            self._scores = []
-        return Record(joint, {"joint": joint, **probes}, measures=measures)
+        return Decision(joint, {"joint": joint, **probes}, joint + sum(probes.values()))
+
+    def adjust(self) -> dict[str, Tensor]:
+        scores, self._scores = sum(self._scores), []
+        return self.modulate(distributed.total(scores)) if self.in_window() else {}
 
     @torch.no_grad()
     def scores(self, output: Output, targets: Tensor) -> Tensor:
@@ -60,8 +60,7 @@ class OGMGE(JointMethod):
         return torch.stack(right)
 
     @torch.no_grad()
-    def modulate(self) -> dict[str, Tensor]:
-        scores = distributed.total(sum(self._scores))
+    def modulate(self, scores: Tensor) -> dict[str, Tensor]:
         damping = coefficients(scores, self.options.alpha)
         for encoder, c in zip(self.model.encoders.values(), damping, strict=True):
             for weight in modulated(encoder):

@@ -12,7 +12,7 @@ from ..data import Split, loader
 from ..evaluation import outputs
 from ..flags import fraction, non_negative
 from ..fusions.base import Fusion
-from .base import JointMethod, Record, add_window_flag, joint_loss
+from .base import Decision, JointMethod, add_window_flag, joint_loss
 
 SHARE = 0.1  # of the training samples that prototypes are made of
 FAR = 1e4  # distance of a class without a prototype: its probability is zero
@@ -80,15 +80,15 @@ class PMR(JointMethod):
             old.copy_(torch.where(seen[:, None], momentum * old + (1 - momentum) * new, old))
         known.logical_or_(seen)
 
-    def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
+    def decide(self, inputs: dict, targets: Tensor) -> Decision:
         output = self.forward(inputs)
         joint, probes = joint_loss(output, targets), self.probe_losses(output, targets)
         loss, measures = joint, {}
         if self.in_window():
             rebalance, measures = self.rebalance(output.features, targets)
             loss = joint + rebalance
-        self.descend(loss + sum(probes.values()), share, last)
-        return Record(loss, {"joint": joint, **probes}, measures=measures)
+        minimised = loss + sum(probes.values())
+        return Decision(loss, {"joint": joint, **probes}, minimised, measures=measures)
 
     def rebalance(self, features: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, dict]:
         """What is added to the joint loss, and the weights."""

@@ -11,7 +11,7 @@ from ..errors import UserError
 from ..flags import positive
 from ..fusions.base import Fusion, Output
 from ..integrate import Stats
-from .base import Method, Record, all_losses
+from .base import Decision, Method, all_losses
 
 
 class Uniform(Method):
@@ -53,17 +53,19 @@ class Uniform(Method):
                 )
             self.integrator = Integrator(model, model.encoders, integrate.uniform, late=model.late)
 
-    def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
+    def decide(self, inputs: dict, targets: Tensor) -> Decision:
         output = self.forward(inputs)
         losses = all_losses(output, targets)
         loss = sum(losses.values())
         encoders = self.observed(losses) if self.integrator else {}
-        self.descend(loss, share, last)
-        if last and self.options.gamma != 1:
+        return Decision(loss, losses, encoders=encoders)
+
+    def adjust(self) -> dict[str, Tensor]:
+        if self.options.gamma != 1:
             for param in self.model.encoders.parameters():
                 if param.grad is not None:
                     param.grad.mul_(self.options.gamma)
-        return Record(loss, losses, encoders)
+        return {}
 
     def observed(self, losses: dict[str, Tensor]) -> dict[str, Stats]:
         pairs = self.integrator.observe(*self.model.objectives(losses))

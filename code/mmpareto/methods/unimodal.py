@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from ..fusions.base import Fusion
-from .base import ProbedMethod, Record, joint_loss, unimodal_losses
+from .base import Decision, ProbedMethod, joint_loss, unimodal_losses
 
 
 class Unimodal(ProbedMethod):
@@ -19,14 +19,13 @@ class Unimodal(ProbedMethod):
     def runs_with(fusion: type[Fusion]) -> bool:
         return fusion.late
 
-    def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Record:
+    def decide(self, inputs: dict, targets: Tensor) -> Decision:
         output = self.forward(inputs)
         unimodal = unimodal_losses(output, targets)
         loss = sum(unimodal.values())
         probe = self.probe(output)
         joint = {"joint": joint_loss(probe, targets)} if probe else {}
-        self.descend(loss + sum(joint.values()), share, last)
-        return Record(loss, {**joint, **unimodal})
+        return Decision(loss, {**joint, **unimodal}, minimised=loss + sum(joint.values()))
 
     def clip_groups(self) -> list[list[nn.Parameter]]:
         parts = self.model.encoders, self.model.unimodal_heads
