@@ -6,21 +6,21 @@
 Everything is written into the folder analysis of DIR; report.html there needs no other file.
 """
 
-import cli
+from mmpareto.system import entry
 
 from argparse import Namespace
 from importlib.util import find_spec
 from pathlib import Path
 
-from mmpareto import report
-from mmpareto.analysis import page, sections
-from mmpareto.analysis.sections import Work
-from mmpareto.analysis.subject import Subject, find
-from mmpareto.errors import UserError, printable
-from mmpareto.flags import non_negative, positive
-from mmpareto.lock import Lock
-from mmpareto.options import Parser, add_device_flags
-from mmpareto.runs import clear_errors
+from mmpareto.results.analysis import page, sections
+from mmpareto.results.analysis.sections import Work
+from mmpareto.results.analysis.subject import Subject, find
+from mmpareto.run import report
+from mmpareto.run.options import add_device_flags
+from mmpareto.system.errors import UserError, printable
+from mmpareto.system.flags import Parser, non_negative, positive
+from mmpareto.system.lock import Lock
+from mmpareto.system.paths import clear_errors
 
 WIDTH = 80  # of the console
 
@@ -87,4 +87,4 @@ def parser() -> Parser:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    entry.run(main)

@@ -3,26 +3,23 @@
 python code/benchmark.py step        a training step: ours, uniform, the released procedure, torchjd
 python code/benchmark.py throughput  samples a second at CREMA-D's size, by precision and compiler
 python code/benchmark.py scaling     a step by number of modalities, and of processes
-python code/benchmark.py agreement   --gramian features against parameters, over a whole training
 python code/benchmark.py loader      ours against a plain reader: PIL, torchvision, torch.load
 python code/benchmark.py prepare     prepare.py with 2 workers against 1, seconds for each stage
 """
 
-import cli
+from mmpareto.system import entry
 
 import os
 
 import torch
 
-from mmpareto.benchmarks import agreement, clips, step
-from mmpareto.flags import positive
-from mmpareto.options import Parser
+from mmpareto.benchmarks import clips, step
+from mmpareto.system.flags import Parser, positive
 
 COMMANDS = {
     "step": (step.measure, step.add_flags),
     "throughput": (step.measure_throughput, step.add_throughput_flags),
     "scaling": (step.measure_scaling, step.add_scaling_flags),
-    "agreement": (agreement.measure, agreement.add_flags),
     "loader": (clips.measure_loader, clips.add_loader_flags),
     "prepare": (clips.measure_prepare, clips.add_flags),
 }
@@ -47,4 +44,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    entry.run(main)

@@ -8,7 +8,7 @@ Any flag of train.py may follow. A run that is finished is not computed again, s
 goes on where an interrupted one stopped.
 """
 
-import cli
+from mmpareto.system import entry
 
 import json
 import shlex
@@ -21,14 +21,18 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mmpareto import build, comparison, figures, jobs, options, report
-from mmpareto.comparison import Comparison, Plan
 from mmpareto.datasets import DATASETS
-from mmpareto.errors import UserError
-from mmpareto.flags import positive
-from mmpareto.lock import Lock
 from mmpareto.methods import METHODS
-from mmpareto.runs import CONFIG, blocker_of, check_flags, clear_errors, read_json
+from mmpareto.results import figures, jobs
+from mmpareto.results import table as comparison
+from mmpareto.results.table import Comparison, Plan
+from mmpareto.run import options, report, setup
+from mmpareto.run.folder import check_flags
+from mmpareto.run.records import CONFIG, read_json
+from mmpareto.system.errors import UserError
+from mmpareto.system.flags import Parser, positive
+from mmpareto.system.lock import Lock
+from mmpareto.system.paths import blocker_of, clear_errors
 
 TRAIN = Path(__file__).absolute().with_name("train.py")
 
@@ -87,8 +91,8 @@ def main(arguments: list[str]) -> None:
         )
 
 
-def parser() -> options.Parser:
-    parser = options.Parser(
+def parser() -> Parser:
+    parser = Parser(
         prog="compare.py",
         description=__doc__.splitlines()[0] + " Any flag of train.py may follow.",
         allow_abbrev=False,
@@ -292,14 +296,14 @@ def check_before_training(compared: Comparison, slots: list[str | None]) -> None
     """What needs this machine's GPUs and data."""
     for gpu in slots:
         if gpu is not None:
-            build.pick_device(compared.plans[0].flags.device, gpu)
+            setup.pick_device(compared.plans[0].flags.device, gpu)
     known = [(plan, plan.data()) for plan in compared.plans]
     left = [plan for plan in compared.plans if plan.result() is None]
     may_differ = left and any(identity for _, identity in known)
     if not (may_differ or compared.settings[0]):
         return
     plan = left[0] if left else compared.plans[0]
-    data = build.load_data(plan.flags)
+    data = setup.load_data(plan.flags)
     if may_differ:
         comparison.check_data([*known, (plan, data.identity)])
     if compared.settings[0] and "val" not in data.splits:
@@ -409,4 +413,4 @@ def _split(text: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    entry.run(main)

@@ -5,7 +5,7 @@ python code/evaluate.py runs/RUN/best.pt --split val --data_root DIR
 python code/evaluate.py runs/RUN/best.pt --per_class --robustness --predictions FILE.csv
 """
 
-import cli
+from mmpareto.system import entry
 
 import os
 from argparse import Namespace
@@ -13,12 +13,14 @@ from functools import partial
 from math import isnan
 from pathlib import Path
 
-from mmpareto import corruption, evaluation, report, trained
-from mmpareto.data import Data, loader
-from mmpareto.errors import UserError
-from mmpareto.flags import comma_separated, non_negative, positive, seed
-from mmpareto.options import Parser, add_device_flags
-from mmpareto.runs import clear_errors
+from mmpareto.data.batches import loader
+from mmpareto.data.samples import Data
+from mmpareto.run import corruption, report, trained
+from mmpareto.run import scores as evaluation
+from mmpareto.run.options import add_device_flags
+from mmpareto.system.errors import UserError
+from mmpareto.system.flags import Parser, comma_separated, non_negative, positive, seed
+from mmpareto.system.paths import clear_errors
 
 WIDTH = 80  # of the console; a table of more columns than fit is as wide as it has to be
 
@@ -162,4 +164,4 @@ def rates(values) -> list[str]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    entry.run(main)

@@ -7,7 +7,7 @@ A call that was interrupted goes on when it is repeated. data/DATASET/README.md 
 the raw files.
 """
 
-import cli
+from mmpareto.system import entry
 
 import os
 from pathlib import Path
@@ -15,8 +15,9 @@ from shlex import quote
 
 import verify
 from mmpareto.datasets import DATASETS
-from mmpareto.errors import UserError
-from mmpareto.options import REPOSITORY, Parser
+from mmpareto.system.errors import UserError
+from mmpareto.system.flags import Parser
+from mmpareto.system.paths import REPOSITORY
 
 
 def main(arguments: list[str]) -> None:
@@ -49,4 +50,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    entry.run(main)

@@ -4,7 +4,7 @@ python code/train.py --method mmpareto
 python code/train.py --method uniform --dataset cgmnist --data_root DIR --epochs 6
 """
 
-import cli
+from mmpareto.system import entry
 
 import time
 from argparse import Namespace
@@ -16,13 +16,15 @@ from shlex import quote
 import torch
 from tqdm import tqdm
 
-from mmpareto import build, checkpoint, distributed, options, report
-from mmpareto.data import ShuffledBatches, choosing_split, loader, to_device
-from mmpareto.errors import UserError
-from mmpareto.evaluation import evaluate
-from mmpareto.fusions.base import Fusion
+from mmpareto.core import distributed
+from mmpareto.data.batches import ShuffledBatches, loader, to_device
+from mmpareto.data.samples import choosing_split
 from mmpareto.methods import METHODS
-from mmpareto.runs import Run, finished
+from mmpareto.models.fusions.base import Fusion
+from mmpareto.run import checkpoint, options, report, setup
+from mmpareto.run.folder import Run, finished
+from mmpareto.run.scores import evaluate
+from mmpareto.system.errors import UserError
 
 
 def main(arguments: list[str]) -> None:
@@ -55,12 +57,12 @@ class Trainer:
 
     def __init__(self, flags: Namespace, run: Run):
         self.flags, self.run = flags, run
-        build.seed_everything(flags.random_seed, flags.deterministic)
-        self.device = build.pick_device(flags.device, flags.gpu_ids)
-        self.data = build.load_data(flags)
-        model = build.place(build.build_model(flags, self.data), self.device, flags.precision)
+        setup.seed_everything(flags.random_seed, flags.deterministic)
+        self.device = setup.pick_device(flags.device, flags.gpu_ids)
+        self.data = setup.load_data(flags)
+        model = setup.place(setup.build_model(flags, self.data), self.device, flags.precision)
         distributed.copy_from_first(list(model.state_dict().values()))
-        self.equip(build.synchronised(model, self.device) if flags.sync_bn else model)
+        self.equip(setup.synchronised(model, self.device) if flags.sync_bn else model)
 
         splits = self.data.splits
         if self.method.needs_validation and "val" not in splits:
@@ -79,7 +81,7 @@ class Trainer:
         self.shown = choosing_split(splits, flags.select)
 
         if flags.batch_size == distributed.size():
-            build.check_single_samples(self.model, splits["train"], self.device)
+            setup.check_single_samples(self.model, splits["train"], self.device)
 
         self.waiting = 0.0  # share of the last epoch's training that was spent waiting for data
         self.epoch, self.best, self.skipped_in_a_row = 0, {"epoch": 0, "Acc": -1.0}, 0
@@ -89,11 +91,11 @@ class Trainer:
     def equip(self, model: Fusion) -> None:
         """Take a model, and what trains it."""
         flags, self.model = self.flags, model
-        self.forward = build.build_forward(
+        self.forward = setup.build_forward(
             model, self.device, precision=flags.precision, compiled=flags.compile
         )
         self.method = METHODS[flags.method](model, self.forward, flags)
-        self.optimizer, self.scheduler = build.build_optimizer(flags, model, self.device)
+        self.optimizer, self.scheduler = setup.build_optimizer(flags, model, self.device)
 
     def fork(self, method: str, **own) -> "Trainer":
         """A copy of this trainer that goes on by another method, whose own flags are given.
@@ -109,8 +111,8 @@ class Trainer:
 
     def train(self) -> None:
         """The epochs that are left, then the test scores."""
-        header = build.header(self.flags, self.data, self.model, self.device, self.steps)
-        self.run.start(header, build.known_by(self.data))
+        header = setup.header(self.flags, self.data, self.model, self.device, self.steps)
+        self.run.start(header, setup.known_by(self.data))
         while self.epoch < self.flags.epochs:
             began = time.perf_counter()
             steps = self.train_epoch()
@@ -195,7 +197,7 @@ class Trainer:
         if self.best["epoch"] != self.epoch:
             path = self.run.folder / "best.pt"
             state = checkpoint.read_state(path)
-            build.load_weights(self.model, state["model"], path)
+            setup.load_weights(self.model, state["model"], path)
             best = {"epoch": state["epoch"], **self.scores("test")}
         if self.shown == "test" and self.flags.select != "best-test":
             self.run.finish("last", {"last": last})  # nothing but the test split could choose
@@ -206,7 +208,7 @@ class Trainer:
 
     def model_state(self) -> dict:
         """What evaluation needs."""
-        known = build.known_by(self.data)
+        known = setup.known_by(self.data)
         return {"model": self.model.state_dict(), "epoch": self.epoch, "data": known}
 
     def state(self) -> dict:
@@ -225,17 +227,17 @@ class Trainer:
     def restore(self, state: dict) -> None:
         """Go on after the last whole epoch."""
         path = self.run.folder / "last.pt"
-        build.check_data(self.data, state["data"], path)
+        setup.check_data(self.data, state["data"], path)
         if self.data.identity != state["data"]["identity"]:
             raise UserError(
                 f"--resume: {self.data.name} has changed since {path} was written (its clips, "
                 "their order, labels or files): restore the data, or train anew in another --out"
             )
-        build.load_weights(self.model, state["model"], path)
+        setup.load_weights(self.model, state["model"], path)
         checkpoint.check_alike(state["scheduler"], self.scheduler.state_dict(), "scheduler", path)
         checkpoint.check_alike(state["method"], self.method.state, "method", path)
         with checkpoint.fitting(path):
-            build.load_optimizer(self.optimizer, state["optimizer"])
+            setup.load_optimizer(self.optimizer, state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             for name, value in state["method"].items():
                 self.method.state[name].copy_(value)
@@ -247,4 +249,4 @@ class Trainer:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    entry.run(main)

@@ -4,14 +4,13 @@ python code/verify.py data/cremad
 python code/verify.py data/cremad --full
 """
 
-import cli
+from mmpareto.system import entry
 
 import os
 from pathlib import Path
 
-from mmpareto.errors import UserError
-from mmpareto.flags import positive
-from mmpareto.options import Parser
+from mmpareto.system.errors import UserError
+from mmpareto.system.flags import Parser, positive
 
 
 def main(arguments: list[str]) -> None:
@@ -42,4 +41,4 @@ def check(folder: Path, *, full: bool = False, workers: int = 1) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    entry.run(main)

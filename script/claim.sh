@@ -1,9 +1,9 @@
 #!/bin/sh
 # Which part of MMPareto does the work: its parts alone, compared seed by seed (docs/claim.md).
-# Any flag of code/claim.py and those of compare.py that say how to run may follow, as in
+# Any flag of studies/claim/run.py and those of compare.py that say how to run may follow, as in
 #   sh script/claim.sh --jobs 2
 # A second call goes on where the first stopped.
 . "$(dirname "$0")/setup.sh"
 
-exec "$python" "$root/code/claim.py" \
+exec "$python" "$root/studies/claim/run.py" \
     "$@"

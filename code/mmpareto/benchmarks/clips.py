@@ -12,8 +12,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from ..data import ShuffledBatches, loader, to_device
-from ..flags import non_negative, positive
+from ..data.batches import ShuffledBatches, loader, to_device
+from ..system.flags import non_negative, positive
 from .timing import compare, show_ratio
 
 
@@ -37,7 +37,7 @@ def raw_clips(flags: Namespace) -> Iterator[tuple[Path, Path]]:
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         raw = flags.raw or Path(folder, "raw")
         if flags.raw is None:
-            from ..preparation import synthetic
+            from . import synthetic
 
             print(f"making {flags.clips} synthetic clips", flush=True)
             synthetic.write_cremad(raw, flags.clips)
@@ -88,11 +88,12 @@ class PlainReader(Dataset):
     """How the field reads a clip: two JPEG stills through PIL and torchvision, audio as .pt."""
 
     def __init__(self, root: Path, ids: list[str]):
-        from .. import layout
+        from ..data import layout
+        from ..system import tables
 
         metadata = layout.read_metadata(root)
         columns = layout.manifest_columns(metadata["modalities"])
-        rows = layout.read_table(root / "manifest.csv", columns)
+        rows = tables.read_table(root / "manifest.csv", columns)
         self.clips = []
         wanted = set(ids)
         for row in (row for row in rows if row["id"] in wanted):
@@ -150,8 +151,9 @@ def show_stages(raw: Path) -> None:
     import cProfile
     import pstats
 
+    from ..data import recipes
     from ..datasets.cremad import CREMAD
-    from ..preparation import recipes, worker
+    from ..preparation import worker
 
     found = CREMAD.collect(Namespace(raw=raw, lists=[]))
     recipe = recipes.named(CREMAD.recipes, found.modalities, {}, {})

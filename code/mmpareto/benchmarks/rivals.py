@@ -6,8 +6,8 @@ Each has the face of a method: `backward(inputs, targets)` fills `.grad`.
 import torch
 from torch import Tensor
 
-from ..fusions.base import Fusion
 from ..methods.base import joint_loss, unimodal_losses
+from ..models.fusions.base import Fusion
 
 GAMMA = 1.5
 

@@ -12,14 +12,17 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from .. import build, core, distributed, integrate, options
-from ..data import Data, Modality, to_device
-from ..flags import positive
-from ..fusions import FUSIONS
-from ..fusions.base import Fusion
+from ..core import distributed, integrate
+from ..core import integrator as core
+from ..data.batches import to_device
+from ..data.samples import Data, Modality
 from ..methods import METHODS
 from ..methods.base import all_losses
-from ..runs import commit
+from ..models.fusions import FUSIONS
+from ..models.fusions.base import Fusion
+from ..run import options, setup
+from ..run.environment import commit
+from ..system.flags import positive
 from .rivals import Released, TorchJD
 from .timing import compare, now, show_ratio
 
@@ -75,12 +78,12 @@ class Stepper:
         flags = options.parse([*words, *more])
         data = Data("random", CLASSES, modalities, {}, {})
         torch.manual_seed(0)
-        model = build.build_model(flags, data)
+        model = setup.build_model(flags, data)
         if rival:
             self.model: Fusion = model.to(device)
         else:
-            self.model = build.place(model, device, flags.precision)
-        self.forward = build.build_forward(
+            self.model = setup.place(model, device, flags.precision)
+        self.forward = setup.build_forward(
             self.model, device, precision=flags.precision, compiled=flags.compile
         )
         if rival:
@@ -91,7 +94,7 @@ class Stepper:
             )  # fmt: skip
         else:
             self.method = METHODS[flags.method](self.model, self.forward, flags)
-            self.optimizer, _ = build.build_optimizer(flags, self.model, device)
+            self.optimizer, _ = setup.build_optimizer(flags, self.model, device)
 
     def __call__(self, inputs: dict[str, Tensor], targets: Tensor) -> None:
         self.method.backward(inputs, targets)
@@ -109,7 +112,7 @@ OURS = {
 
 def measure(flags: Namespace) -> None:
     """Seconds of a training step and its parts, bytes of gradients, and ratios."""
-    device = build.pick_device(flags.device, flags.gpu_ids)
+    device = setup.pick_device(flags.device, flags.gpu_ids)
     size, modalities = SIZES[flags.size]
     inputs, targets = random_batch(size, modalities, device)
     names = [name for name in RIVALS if find_spec(name) or name != "torchjd"]
@@ -254,7 +257,7 @@ def measure_scaling(flags: Namespace) -> None:
     Started by torchrun, the exchange of gradients as well.
     """
     with distributed.joined():
-        device = build.pick_device(flags.device, flags.gpu_ids)
+        device = setup.pick_device(flags.device, flags.gpu_ids)
         say = print if distributed.is_first() else lambda _: None
         say(f"commit {commit()}, {distributed.size()} processes, batch of 64 pictures of 32x32")
         for number in flags.modalities:
@@ -311,7 +314,7 @@ VARIANTS = {  # of `throughput`: what to build, flags
 
 def measure_throughput(flags: Namespace) -> None:
     """Samples a second at CREMA-D's full size: made for a GPU, it runs anywhere."""
-    device = build.pick_device(flags.device, flags.gpu_ids)
+    device = setup.pick_device(flags.device, flags.gpu_ids)
     cuda = device.type == "cuda"
     print(f"commit {commit()}, {torch.cuda.get_device_name(device) if cuda else 'CPU'}")
     for size in flags.batch_size:

@@ -1,11 +1,11 @@
-"""Datasets: one file each, with `defaults` for the flags and `load(options) -> data.Data`.
+"""Datasets: one file each, with `defaults` for the flags and `load(options) -> data.samples.Data`.
 
-One whose raw files code/prepare.py can read is a `prepared.Prepared`. `encoder` names the default
-encoder where it is not that of the modality's kind. One of multi-task learning says
+One whose raw files code/prepare.py can read is a `shared.prepared.Prepared`. `encoder` names the
+default encoder where it is not that of the modality's kind. One of multi-task learning says
 `is_multitask`, and its `Data` the tasks.
 """
 
-from ..registry import Registry
+from ..system.registry import Registry
 
 DATASETS = Registry(
     "dataset",

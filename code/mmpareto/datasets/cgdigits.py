@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from ..data import Data
-from ..flags import share
-from .colored import SEED, colored
+from ..data.samples import Data
+from ..system.flags import share
+from .shared.colored import SEED, colored
 
 
 class CGDigits:

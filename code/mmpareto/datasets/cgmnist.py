@@ -4,11 +4,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..data import Data, digest_of
-from ..errors import UserError, reason
-from ..runs import clear_errors
-from .colored import colored
-from .prepared import Prepared
+from ..data.samples import Data, digest_of
+from ..system.errors import UserError, reason
+from ..system.paths import clear_errors
+from .shared.colored import colored
+from .shared.prepared import Prepared
 
 VALIDATION = 5000  # the last of MNIST's 60,000 training images
 SIZES = {True: 60000, False: 10000}  # of the training part, and of the test part

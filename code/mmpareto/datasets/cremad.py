@@ -2,7 +2,7 @@
 
 import re
 
-from .prepared import Prepared
+from .shared.prepared import Prepared
 
 CLASSES = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
 NAME = re.compile(
@@ -37,8 +37,8 @@ class CREMAD(Prepared):
 
     @classmethod
     def collect(cls, flags):
-        from ..preparation.clips import Clip, Problem, Raw, Source, expect_folders, files_below
-        from ..preparation.splits import read_lists
+        from ..data.clips import Clip, Problem, Raw, Source, expect_folders, files_below
+        from ..data.lists import read_lists
 
         expect_folders(flags.raw, ("AudioWAV", "VideoFlash"), "data/cremad/README.md")
         found = {}

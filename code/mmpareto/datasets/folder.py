@@ -4,11 +4,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from ..data import is_modality_name
-from ..errors import UserError
-from ..layout import ID, PARTS, read_csv
-from ..preparation.clips import ARRAYS, KINDS, PICTURES, Bad, Clip, Raw, Source
-from .prepared import Prepared
+from ..data.clips import ARRAYS, KINDS, PICTURES, Bad, Clip, Raw, Source
+from ..data.layout import ID, PARTS
+from ..data.samples import is_modality_name
+from ..system.errors import UserError
+from ..system.tables import read_csv
+from .shared.prepared import Prepared
 
 ENDINGS = {
     "image": PICTURES,

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path, PurePath
 
-from ..errors import UserError
-from .prepared import Prepared
+from ..system.errors import UserError
+from .shared.prepared import Prepared
 
 CLASSES = (
     "blowing nose", "blowing out candles", "bowling", "chopping wood", "dribbling basketball",
@@ -45,8 +45,8 @@ class KineticsSounds(Prepared):
 
     @classmethod
     def collect(cls, flags):
-        from ..preparation.clips import Clip, Raw, Source, files_below
-        from ..preparation.splits import read_lists
+        from ..data.clips import Clip, Raw, Source, files_below
+        from ..data.lists import read_lists
 
         if not flags.raw.is_dir():
             raise UserError(f"--raw {flags.raw}: no such folder: {cls.hint}")

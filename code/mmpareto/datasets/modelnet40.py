@@ -2,8 +2,8 @@
 
 import re
 
-from ..errors import UserError
-from .prepared import Prepared
+from ..system.errors import UserError
+from .shared.prepared import Prepared
 
 CLASSES = (
     "airplane", "bathtub", "bed", "bench", "bookshelf", "bottle", "bowl", "car", "chair", "cone",
@@ -29,7 +29,7 @@ class ModelNet40(Prepared):
 
     @classmethod
     def collect(cls, flags):
-        from ..preparation.clips import Clip, Problem, Raw, Source, files_below
+        from ..data.clips import Clip, Problem, Raw, Source, files_below
 
         folders = [
             (label, part, flags.raw / label / part) for label in CLASSES for part in

@@ -1,8 +1,8 @@
 """multidigits: two overlapping digits of scikit-learn's 1,797; needs no download."""
 
-from ..data import Data
+from ..data.samples import Data
 from .cgdigits import read_digits
-from .overlaid import SIDE, Overlaid
+from .shared.overlaid import SIDE, Overlaid
 
 
 class MultiDigits(Overlaid):

@@ -1,8 +1,8 @@
 """multimnist: two overlapping MNIST digits, made from MNIST when it is read."""
 
-from ..data import Data, digest_of
+from ..data.samples import Data, digest_of
 from .cgmnist import VALIDATION, read_mnist
-from .overlaid import Overlaid
+from .shared.overlaid import Overlaid
 
 
 class MultiMNIST(Overlaid):

@@ -1,6 +1,6 @@
 """Methods: how a batch becomes gradients."""
 
-from ..registry import Registry
+from ..system.registry import Registry
 
 METHODS = Registry(
     "method",

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import distributed
-from ..flags import non_negative
-from ..fusions.base import Fusion
-from ..integrate import Stats
+from ..core import distributed
+from ..core.integrate import Stats
+from ..models.fusions.base import Fusion
+from ..system.flags import non_negative
 from .base import Decision, JointMethod, add_window_flag, joint_loss
 
 Coalition = frozenset[str]

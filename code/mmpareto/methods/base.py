@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import distributed
-from ..core import GRAMIANS, Integrator, Rule
-from ..data import own_targets
-from ..errors import UserError, reason
-from ..flags import epochs
-from ..fusions.base import Fusion, Output
-from ..integrate import Stats
+from ..core import distributed
+from ..core.integrate import Stats
+from ..core.integrator import GRAMIANS, Integrator, Rule
+from ..data.samples import own_targets
+from ..models.fusions.base import Fusion, Output
+from ..system.errors import UserError, reason
+from ..system.flags import epochs
 
 if TYPE_CHECKING:
     from train import Trainer

@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from .. import integrate
-from ..core import Rule
-from ..flags import non_negative
+from ..core import integrate
+from ..core.integrator import Rule
+from ..system.flags import non_negative
 from .base import GramianMethod, add_scale_flag, solver
 
 RESCALE = {"none": lambda c: 1.0, "square": lambda c: 1 + c**2, "linear": lambda c: 1 + c}

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from ..data import loader
-from ..evaluation import mean_losses
-from ..flags import positive
-from ..fusions.base import Fusion
+from ..data.batches import loader
+from ..models.fusions.base import Fusion
+from ..models.predict import mean_losses
+from ..system.flags import positive
 from .base import Decision, Method, all_losses
 
 FLAT = 1e-12  # below it a squared change of the overfitting gap counts as none

@@ -5,10 +5,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .. import distributed, integrate
-from ..core import Rule
-from ..flags import non_negative, positive
-from ..fusions.base import Fusion
+from ..core import distributed, integrate
+from ..core.integrator import Rule
+from ..models.fusions.base import Fusion
+from ..system.flags import non_negative, positive
 from .base import Decision, IntegratingMethod
 
 LEAST = 1e-3  # of a weight, which gradient descent alone could make negative

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..flags import non_negative, positive
-from ..fusions.base import Fusion
+from ..models.fusions.base import Fusion
+from ..system.flags import non_negative, positive
 from .base import Decision, JointMethod, joint_loss
 
 

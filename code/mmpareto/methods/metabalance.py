@@ -5,9 +5,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .. import integrate
-from ..core import Rule
-from ..flags import fraction, share
+from ..core import integrate
+from ..core.integrator import Rule
+from ..system.flags import fraction, share
 from .base import IntegratingMethod
 
 VARIANTS = {

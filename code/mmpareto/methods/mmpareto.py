@@ -2,11 +2,11 @@
 
 from functools import partial
 
-from .. import integrate
-from ..core import Rule
-from ..errors import UserError
-from ..flags import positive
-from ..fusions.base import Fusion
+from ..core import integrate
+from ..core.integrator import Rule
+from ..models.fusions.base import Fusion
+from ..system.errors import UserError
+from ..system.flags import positive
 from .base import GramianMethod
 
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from .. import distributed
-from ..flags import non_negative
-from ..fusions.base import Fusion, Output
+from ..core import distributed
+from ..models.fusions.base import Fusion, Output
+from ..system.flags import non_negative
 from .base import Decision, JointMethod, add_window_flag, joint_loss
 
 

@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from .. import integrate
-from ..core import Rule
+from ..core import integrate
+from ..core.integrator import Rule
 from .base import GramianMethod, add_scale_flag
 
 

@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import distributed
-from ..data import Split, loader
-from ..evaluation import outputs
-from ..flags import fraction, non_negative
-from ..fusions.base import Fusion
+from ..core import distributed
+from ..data.batches import loader
+from ..data.samples import Split
+from ..models.fusions.base import Fusion
+from ..models.predict import outputs
+from ..system.flags import fraction, non_negative
 from .base import Decision, JointMethod, add_window_flag, joint_loss
 
 SHARE = 0.1  # of the training samples that prototypes are made of

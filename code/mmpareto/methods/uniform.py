@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from .. import integrate
-from ..core import Integrator
-from ..errors import UserError
-from ..flags import positive
-from ..fusions.base import Fusion, Output
-from ..integrate import Stats
+from ..core import integrate
+from ..core.integrate import Stats
+from ..core.integrator import Integrator
+from ..models.fusions.base import Fusion, Output
+from ..system.errors import UserError
+from ..system.flags import positive
 from .base import Decision, Method, all_losses
 
 

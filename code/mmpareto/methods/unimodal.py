@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from ..fusions.base import Fusion
+from ..models.fusions.base import Fusion
 from .base import Decision, ProbedMethod, joint_loss, unimodal_losses
 
 

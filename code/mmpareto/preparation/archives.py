@@ -7,8 +7,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-from ..errors import UserError
-from .clips import Clip
+from ..data.clips import Clip
+from ..system.errors import UserError
 
 LARGEST = 2**32  # bytes of a wanted file
 LARGEST_HEADER = 2**20  # bytes of a long name and other notes on a member, which memory has to hold

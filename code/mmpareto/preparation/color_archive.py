@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from ..checkpoint import write_atomically
-from ..errors import UserError
-from ..layout import SPLIT, sha256, split_path, write_table
-from ..lock import NAME as LOCK
-from ..lock import Lock
-from ..runs import clear_errors
+from ..data.layout import SPLIT, split_path
+from ..system.errors import UserError
+from ..system.lock import NAME as LOCK
+from ..system.lock import Lock
+from ..system.paths import clear_errors, sha256
+from ..system.tables import write_table
+from ..system.writing import write_atomically
 from .pickled import read_arrays
 from .tables import write_set
 

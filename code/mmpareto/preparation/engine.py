@@ -15,16 +15,17 @@ from pathlib import Path
 from pebble import ProcessExpired, ProcessPool
 from tqdm import tqdm
 
-from .. import layout
-from ..data import recipe_hash
-from ..errors import UserError, printable
-from ..interrupts import held_back
-from ..layout import FILES, MANIFEST, PROBLEMS, quote_formula, stills_column
-from ..lock import Lock
-from ..runs import clear_errors
-from . import recipes
+from ..data import recipes
+from ..data.clips import Clip, Problem, Raw, check_media
+from ..data.layout import FILES, MANIFEST, PROBLEMS, stills_column
+from ..data.samples import recipe_hash
+from ..system import tables
+from ..system.errors import UserError, printable
+from ..system.interrupts import held_back
+from ..system.lock import Lock
+from ..system.paths import clear_errors
+from ..system.tables import quote_formula
 from .archives import members
-from .clips import Clip, Problem, Raw, check_media
 from .journal import Journal
 from .splits import write_splits
 from .tables import write_set
@@ -315,7 +316,7 @@ class Preparation:
         """For a call that ends without a set; a set that is there keeps its own table."""
         is_set = (self.out / "metadata.json").exists()
         path = self.out / (REFUSED if is_set else "problems.csv")
-        layout.write_table(path, PROBLEMS, self._problems(journal))
+        tables.write_table(path, PROBLEMS, self._problems(journal))
         return path
 
     def _problems(self, journal: Journal) -> list[dict]:

@@ -4,15 +4,15 @@ import json
 from pathlib import Path
 from typing import Any, TextIO
 
-from .. import fields
-from ..checkpoint import write_text
-from ..data import recipe_hash
-from ..errors import UserError
-from ..layout import ID, is_inside
-from ..lock import NAME as LOCK
-from ..runs import blocker_of
-from .clips import Clip, state_of
-from .recipes import first_difference
+from ..data.clips import Clip, state_of
+from ..data.layout import ID, is_inside
+from ..data.recipes import first_difference
+from ..data.samples import recipe_hash
+from ..system import fields
+from ..system.errors import UserError
+from ..system.lock import NAME as LOCK
+from ..system.paths import blocker_of
+from ..system.writing import write_text
 
 OURS = {"README.md", LOCK, ".tmp"}  # what a folder without a journal may hold
 

@@ -13,12 +13,12 @@ import av
 import numpy as np
 import soundfile
 
-from .. import pictures
-from ..errors import reason
-from ..files import expect_regular
-from ..layout import LARGEST
-from ..pictures import cv2
-from .clips import PICTURES, Bad, Source, files_below
+from ..data import pictures
+from ..data.clips import PICTURES, Bad, Source, files_below
+from ..data.layout import LARGEST
+from ..data.pictures import cv2
+from ..system.errors import reason
+from ..system.paths import expect_regular
 from .features import spectrogram
 
 SOUND_FILES = (".wav", ".flac", ".ogg")  # read by soundfile; any other is a container with a track

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..system.errors import UserError
 
 CODES = {"latin1", "latin-1"}  # of the text that bytes are kept as by old protocols
 

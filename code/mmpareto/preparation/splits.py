@@ -1,86 +1,16 @@
 """Splits of a prepared set: published lists, and splits made by a seeded rule."""
 
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-from ..errors import UserError
-from ..layout import PARTS, SPLIT, read_csv, split_path, write_table
+from ..data.layout import SPLIT, split_path
+from ..data.lists import List
+from ..system.tables import write_table
 
 SEED = 0
 VALIDATION = 0.1  # of a list's training part, where it has no validation part
-
-List = dict[str, tuple[str, str]]  # id: (part, label)
-
-
-def read_lists(
-    paths: list[Path],
-    parse: Callable[[list[str]], tuple[str, str] | None],
-    headers: Iterable[tuple[str, ...]],
-    pinned: dict[str, str],
-) -> tuple[str, List, list[str]]:
-    """A split from one file for each part: its name, its clips, and notes for the user.
-
-    parse: a row to (id, label), None for a row of no interest, ValueError with what was expected.
-    headers: first rows to pass over. pinned: {sha256 of a file's rows: name of the split}; a split
-    whose files are all pinned under one name has that name, any other is "custom".
-    """
-    files = {}
-    for path in _files(paths):
-        part = _part(path)
-        if part in files:
-            raise UserError(f"--lists: {files[part]} and {path} are both {part}: name the files")
-        files[part] = path
-    if not {"train", "test"} <= files.keys():
-        raise UserError(
-            f"--lists {' '.join(map(str, paths))}: a train and a test file are needed, found "
-            f"{', '.join(f'{p.name} ({part})' for part, p in files.items()) or 'none'}"
-        )
-    clips, seen, names = {}, {}, set()
-    for part in (p for p in PARTS if p in files):
-        path = files[part]
-        rows = [(line, [v.strip() for v in row]) for line, row in read_csv(path)]
-        if rows and tuple(v.lower() for v in rows[0][1]) in set(headers):
-            del rows[0]
-        text = "".join(",".join(row) + "\n" for _, row in rows)
-        names.add(pinned.get(hashlib.sha256(text.encode()).hexdigest(), "custom"))
-        for line, row in rows:
-            where = f"{path}, line {line}"
-            try:
-                parsed = parse(row)
-            except ValueError as error:
-                hint = ", separated by commas" if len(row) == 1 else ""
-                raise UserError(f"{where}: {','.join(row)!r} found, {error}{hint}") from None
-            if parsed is None:
-                continue
-            id, label = parsed
-            if id in seen:
-                raise UserError(f"{where}: {id} is listed already in {seen[id]}: keep one")
-            seen[id], clips[id] = where, (part, label)
-    name = names.pop() if len(names) == 1 else "custom"
-    notes = [f"lists: {name}, " + _counts(part for part, _ in clips.values())]
-    if name == "custom":
-        notes.append("WARNING: these lists are none of the published ones: split custom")
-    return name, clips, notes
-
-
-def _files(paths: list[Path]) -> list[Path]:
-    if len(paths) == 1 and paths[0].is_dir():
-        paths = sorted(p for p in paths[0].iterdir() if p.suffix in (".csv", ".txt") and _part(p))
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f"--lists {path}: no such file")
-        if not _part(path):
-            raise UserError(f"--lists {path}: its name has to say train, val or test")
-    return paths
-
-
-def _part(path: Path) -> str:
-    words = {"train": "train", "test": "test", "validate": "val", "val": "val"}
-    return next((part for word, part in words.items() if word in path.stem.lower()), "")
 
 
 def write_splits(
@@ -145,8 +75,3 @@ def _by_group(labels: dict[str, str], groups: dict[str, str]) -> dict[str, str]:
     for part, (_, chosen) in zip(("test", "test", "val"), tenths, strict=False):
         parts |= {ids[i]: part for i in chosen}
     return parts
-
-
-def _counts(parts: Iterable[str]) -> str:
-    counts = Counter(parts)
-    return ", ".join(f"{part} {counts[part]}" for part in PARTS if part in counts)

@@ -5,16 +5,11 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ..data import recipe_hash
-from ..layout import (
-    FILES,
-    PROBLEMS,
-    SCHEMA,
-    manifest_columns,
-    sha256,
-    write_json,
-    write_table,
-)
+from ..data.layout import FILES, PROBLEMS, SCHEMA, manifest_columns
+from ..data.samples import recipe_hash
+from ..system.paths import sha256
+from ..system.tables import write_table
+from ..system.writing import write_json
 
 TOOLS = ("numpy", "torch", "torchaudio", "av", "opencv-python", "soundfile")
 

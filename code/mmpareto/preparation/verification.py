@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from .. import layout, pictures
-from ..data import recipe_hash
-from ..datasets.prepared import read_split, shared_groups
-from ..errors import UserError, printable
-from ..files import expect_regular
-from ..layout import is_index, is_inside, is_linked
-from .clips import POINTER
+from ..data import layout, pictures
+from ..data.clips import POINTER
+from ..data.layout import is_index, is_inside, is_linked
+from ..data.lists import read_split, shared_groups
+from ..data.samples import recipe_hash
+from ..system import paths, tables
+from ..system.errors import UserError, printable
+from ..system.paths import expect_regular
 
 SAMPLE = 0.05  # share of the media files that are read without --full
 
@@ -50,9 +51,9 @@ def verify(root: Path, *, full: bool, workers: int) -> Report:
     _check_metadata(root, metadata, report)
     try:
         columns = layout.manifest_columns(metadata["modalities"])
-        clips = layout.read_table(root / "manifest.csv", columns)
-        files = layout.read_table(root / "files.csv", layout.FILES)
-        problems = layout.read_table(root / "problems.csv", layout.PROBLEMS)
+        clips = tables.read_table(root / "manifest.csv", columns)
+        files = tables.read_table(root / "files.csv", layout.FILES)
+        problems = tables.read_table(root / "problems.csv", layout.PROBLEMS)
     except UserError as error:
         report.add("unreadable table", error)
         return report
@@ -79,7 +80,7 @@ def _check_metadata(root: Path, metadata: dict, report: Report) -> None:
             report.add("link instead of a file", name)
         elif not path.is_file():
             report.add("missing file", name)
-        elif layout.sha256(path) != digest:
+        elif paths.sha256(path) != digest:
             report.add("edited or damaged since it was prepared", name)
 
 
@@ -216,7 +217,7 @@ def _check_file(root: Path, file: dict, metadata: dict, *, whole: bool) -> tuple
     if not whole:
         return None
     try:
-        digest = layout.sha256(path)
+        digest = paths.sha256(path)
     except OSError as error:
         return "unreadable file", f"{name} ({error.strerror})"
     if digest != file["sha256"]:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from ..errors import UserError
-from ..layout import sha256
-from ..orphans import end_after
-from ..pictures import cv2
-from .clips import Bad, Clip, Problem, state_of
+from ..data.clips import Bad, Clip, Problem, state_of
+from ..data.pictures import cv2
+from ..system.errors import UserError
+from ..system.orphans import end_after
+from ..system.paths import sha256
 from .media import Item, convert
 
 LONGEST_GAP = 0.25  # seconds between the ends of sound and picture that need no remark

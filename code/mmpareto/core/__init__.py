@@ -1,0 +1,1 @@
+"""The paper: MMPareto on two gradients, for any training loop."""

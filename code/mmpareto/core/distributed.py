@@ -1,0 +1,133 @@
+"""One run on several processes, as torchrun starts them; rank r trains on its share of every batch.
+
+In a single process nothing here does anything. Every function is called by all ranks alike.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..system.errors import UserError, reason
+
+T = TypeVar("T")
+PATIENCE = timedelta(minutes=30)  # for a rank that neither answers nor is known to have ended
+
+
+def size() -> int:
+    """The number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_first() -> bool:
+    """Whether this process writes the files and the console."""
+    return rank() == 0
+
+
+def is_launched() -> bool:
+    """Whether torchrun has started this process."""
+    return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Together with the other processes that torchrun has started, if it has."""
+    if not is_launched() or dist.is_initialized():
+        yield
+        return
+    with _clear_errors():
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=PATIENCE)
+    yield
+    dist.destroy_process_group()  # after an error the others may not come to it
+
+
+def own(items: list[T]) -> list[T]:
+    """This rank's share of a list, every size-th of it."""
+    return items[rank() :: size()]
+
+
+def barrier() -> None:
+    gather(None)
+
+
+def gather(value: T) -> list[T]:
+    """What every rank has, in the order of ranks."""
+    if size() == 1:
+        return [value]
+    values: list = [None] * size()
+    with _clear_errors():
+        dist.all_gather_object(values, value)
+    return values
+
+
+def same(value: T) -> T:
+    """What the first rank has."""
+    return gather(value)[0]
+
+
+def total(x: Tensor) -> Tensor:
+    """The sum over ranks of a tensor that is small."""
+    x = x.clone()
+    _all_reduce(x)
+    return x
+
+
+def mean(x: Tensor) -> Tensor:
+    return total(x) / size() if size() > 1 else x
+
+
+@torch.no_grad()
+def average(tensors: list[Tensor]) -> None:
+    """Put the mean over ranks in the place of every tensor, by one reduction of all together."""
+    _flat(tensors, lambda flat: _all_reduce(flat.div_(size())))
+
+
+@torch.no_grad()
+def copy_from_first(tensors: list[Tensor]) -> None:
+    """Put what the first rank has in the place of every tensor."""
+
+    def broadcast(flat: Tensor) -> None:
+        with _clear_errors():
+            dist.broadcast(flat, 0)
+
+    _flat(tensors, broadcast)
+
+
+def _all_reduce(x: Tensor) -> None:
+    if size() > 1:
+        with _clear_errors():
+            dist.all_reduce(x)
+
+
+def _flat(tensors: list[Tensor], change: Callable[[Tensor], None]) -> None:
+    """Change tensors as one vector for each dtype."""
+    if size() == 1:
+        return
+    for dtype in dict.fromkeys(t.dtype for t in tensors):
+        alike = [t for t in tensors if t.dtype == dtype]
+        flat = torch.cat([t.reshape(-1) for t in alike])
+        change(flat)
+        for t, part in zip(alike, flat.split([t.numel() for t in alike]), strict=True):
+            t.copy_(part.view(t.shape))
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ConnectionError) as error:
+        raise UserError(
+            f"this process has lost the others of its run ({reason(error)}): one has "
+            "ended or cannot be reached, its own message says why; --resume goes on after the last "
+            "whole epoch"
+        ) from None

@@ -1,0 +1,356 @@
+"""MMPareto for anybody's training loop: `backward` stands where `loss.backward()` stood.
+
+mmpareto = MMPareto(model, {"audio": model.audio, "visual": model.visual})
+...
+mmpareto.backward(joint_loss, {"audio": audio_loss, "visual": visual_loss})
+optimizer.step()
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+import torch._functorch.config
+import torch.compiler.config
+from torch import Tensor, nn
+
+from . import checks, distributed, integrate
+from .checks import has_gradient, trainable
+from .integrate import Stats
+
+Rule = Callable[[list[Tensor], list[Tensor]], tuple[list[Tensor], Stats]]
+GRAMIANS = ("parameters", "features")
+
+
+class Integrator:
+    """Writes to `.grad` what a backward pass would, with each encoder's two gradients integrated.
+
+    model: the whole model, not wrapped in DistributedDataParallel (which does not see gradients
+        taken with autograd.grad: its processes would drift apart in silence). Where
+        torch.distributed is initialised, both gradients are averaged over its processes before they
+        are integrated; each gives losses that are means over its own, equal share of the batch.
+    encoders: {name: module}, parts of the model that share no parameter. Each has two objectives:
+        the joint loss and its own. For multi-task learning, one shared encoder whose objectives
+        are the two tasks' losses.
+    rule: (j, g) -> (h, Stats) on lists of tensors, as in `mmpareto.core.integrate`; may overwrite
+        j. A mapping {name: rule} gives every encoder its own.
+    late: whether modalities meet only after the encoders, so that the loss of one encoder does not
+        reach the parameters of another. Then any number of encoders takes two backward traversals;
+        otherwise it takes one more for each. The first step of a model that is not compiled
+        verifies the claim.
+    gramian: what weights are taken from. "parameters", the method itself: j and g are gradients of
+        the encoder's parameters. "features": of its output z, over the whole batch. Only their
+        combination h goes back through the encoders, once, at a plain backward pass's cost. Needs
+        a rule that maps a Gramian, as those of `mmpareto.core.integrate` do, and modalities that
+        meet only in what is made of z.
+
+    Every parameter outside the encoders gets the plain gradient of the sum of all losses.
+
+    What "features" keeps. Let J be the Jacobian of z in the parameters, a and b both losses'
+    gradients in z, so that j = J'a and g = J'b. The encoder gets J'h with h = w_1 a + w_2 b, that
+    is w_1 j + w_2 g: a combination of the method's two gradients, only with the weights that z
+    asks for. Where cos(a, b) > 0 and cos(j, g) > 0, MMPareto's is the same in both. At a Pareto
+    stationary z it stops, and if J has full row rank the parameters are stationary there, too, and
+    nowhere else (Sener and Koltun 2018, theorem 1, for the shortest h). If z moved along -h itself,
+    neither loss would rise, and ||h|| is what the rule says.
+    What it does not keep: parameters move z along -JJ'h, and <a, JJ'h> can be negative, for JJ' is
+    no multiple of the identity. So a loss can rise along the encoder's step, and the length of J'h
+    is no longer gamma ||j + g||.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        encoders: Mapping[str, nn.Module],
+        rule: Rule | Mapping[str, Rule],
+        *,
+        late: bool = True,
+        gramian: str = "parameters",
+    ):
+        checks.check_encoders(model, encoders)
+        if gramian not in GRAMIANS:
+            raise ValueError(f"gramian is {gramian!r}; it must be one of {GRAMIANS}")
+        if gramian == "features" and not late and len(encoders) > 1:
+            raise ValueError(
+                "gramian='features' needs modalities that meet only after the encoders "
+                "(late=True): use gramian='parameters'"
+            )
+        self.model, self.encoders, self.late = model, dict(encoders), late
+        self.gramian = gramian
+        self.rules = rule if isinstance(rule, Mapping) else dict.fromkeys(encoders, rule)
+        self._verified = self._verified_features = False
+        self._held: list[dict[nn.Parameter, Tensor]] | None = None
+        _keep_buffers_of_compiled_backwards()
+
+    def backward(
+        self,
+        joint_loss: Tensor,
+        unimodal_losses: Mapping[str, Tensor],
+        features: Mapping[str, Tensor] | None = None,
+        *,
+        accumulate: bool = False,
+    ) -> dict[str, Stats]:
+        """Add the integrated gradients to `.grad`; returns what was decided for each encoder.
+
+        Encoders without a gradient (frozen ones) are left out of what is returned.
+
+        joint_loss, unimodal_losses: scalars of one forward pass; unimodal_losses has one entry for
+            each encoder. Their graph is freed.
+        features: {name: z}, each encoder's output (B, ...), with gramian="features" only: the very
+            tensors that both losses were made of, whose first dimension is the batch.
+        accumulate: hold this micro-batch's two gradients back; the next call without it integrates
+            their sums, once. Returns {} then. Divide the losses by the number of micro-batches. Not
+            with gramian="features": weights of the whole batch are not known before its end.
+
+        Gradient scaling (fp16) and clipping keep their meaning: scale all losses by one factor
+        before, unscale and clip `.grad` after. Non-finite gradients stay non-finite.
+        """
+        self._check_losses(joint_loss, unimodal_losses)
+        encoders = self._trainable_encoders()
+        inside = {p for params in encoders.values() for p in params}
+        outside = [p for p in trainable(self.model) if p not in inside]
+        if self.gramian == "features":
+            self._check_features(joint_loss, unimodal_losses, features, accumulate)
+            return self._through_features(joint_loss, unimodal_losses, features, outside)
+        if features is not None:
+            raise ValueError("features are given, but gramian is 'parameters': drop one of them")
+
+        j, g = self._both(joint_loss, unimodal_losses, outside)
+        if self._held is not None:
+            for gradients, held in zip((j, g), self._held, strict=True):
+                _add(gradients, held)
+        self._held = [j, g] if accumulate else None
+        if accumulate:
+            return {}
+
+        distributed.average([*j.values(), *g.values()])
+        stats, written = {}, {}
+        for name, (params, *pair) in self._pairs(j, g).items():
+            h, stats[name] = self.rules[name](*pair)
+            written |= {p: x for p, x in zip(params, h, strict=True) if p in j or p in g}
+        parts = [{p: gradients[p] for p in outside if p in gradients} for gradients in (j, g)]
+        _write(written, *parts)
+        return stats
+
+    def observe(
+        self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]
+    ) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
+        """Each encoder's two gradients, j and g, in the order of its parameters.
+
+        `.grad` and the graph stay as they are, so that any backward pass may follow. Traversals,
+        processes and encoders without a gradient are as of `backward`.
+        """
+        self._check_losses(joint_loss, unimodal_losses)
+        j, g = self._both(joint_loss, unimodal_losses, [], retain_graph=True)
+        distributed.average([*j.values(), *g.values()])
+        return {name: pair for name, (_, *pair) in self._pairs(j, g).items()}
+
+    def _trainable_encoders(self) -> dict[str, list[nn.Parameter]]:
+        return {name: trainable(module) for name, module in self.encoders.items()}
+
+    def _both(
+        self,
+        joint_loss: Tensor,
+        unimodal_losses: Mapping[str, Tensor],
+        outside: list[nn.Parameter],
+        *,
+        retain_graph: bool = False,
+    ) -> tuple[dict[Tensor, Tensor], dict[Tensor, Tensor]]:
+        """Gradients of the joint and of the encoders' own losses; of both in parameters outside."""
+        encoders = self._trainable_encoders()
+        everything = [*(p for params in encoders.values() for p in params), *outside]
+        j = _gradients(joint_loss, everything, retain_graph=True)
+        if self.late:
+            own = list(unimodal_losses.values())
+            return j, _gradients(own, everything, retain_graph=retain_graph)
+        g: dict[Tensor, Tensor] = {}
+        for i, (name, params) in enumerate(encoders.items(), start=1):
+            # Of this loss only its own encoder takes part; what it does to others is dropped.
+            keep = retain_graph or i < len(encoders)
+            _add(g, _gradients(unimodal_losses[name], [*params, *outside], retain_graph=keep))
+        return j, g
+
+    def _pairs(self, j: dict[Tensor, Tensor], g: dict[Tensor, Tensor]) -> dict[str, tuple]:
+        """{name: (parameters, j, g)} of every encoder that a loss reaches; all it has to train.
+
+        Rules that remember something of each parameter find it at the same place at every step.
+        """
+        pairs, encoders = {}, self._trainable_encoders()
+        for name, params in encoders.items():
+            if any(p in j or p in g for p in params):
+                pairs[name] = (params, *(_zero_filled(part, params) for part in (j, g)))
+        if not pairs and any(encoders.values()):
+            raise ValueError(
+                "no loss reaches a parameter of any encoder: make the losses with this very model, "
+                "not a copy of it or other parameters, or freeze the encoders"
+            )
+        return pairs
+
+    def _through_features(
+        self,
+        joint_loss: Tensor,
+        unimodal_losses: Mapping[str, Tensor],
+        features: Mapping[str, Tensor],
+        outside: list[nn.Parameter],
+    ) -> dict[str, Stats]:
+        """Integrate at the encoders' outputs; one traversal takes what results to parameters."""
+        features = {name: z for name, z in features.items() if z.requires_grad}
+        targets = [*features.values(), *outside]
+        j = _gradients(joint_loss, targets, retain_graph=True)
+        g = _gradients(list(unimodal_losses.values()), targets, retain_graph=True)
+        stats, combined = {}, {}
+        for name, z in features.items():
+            a, b = (_zero_filled(gradients, [z]) for gradients in (j, g))
+            # Of the whole batch, of whose mean loss each process has 1 / size.
+            gram = distributed.total(integrate.gramian(a, b)) / distributed.size() ** 2
+            (combined[z],), stats[name] = self.rules[name](a, b, gram=gram)
+        inside = [p for name in features for p in trainable(self.encoders[name])]
+        parts = [{p: gradients[p] for p in outside if p in gradients} for gradients in (j, g)]
+        parts.append(_gradients(list(combined), inside, along=list(combined.values())))
+        distributed.average([gradient for part in parts for gradient in part.values()])
+        _write(*parts)
+        return stats
+
+    def reset(self) -> None:
+        """Forget micro-batches that are held back, as when their step is given up."""
+        self._held = None
+
+    def _check_losses(self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]) -> None:
+        checks.check_losses(self.encoders, joint_loss, unimodal_losses)
+        if not self._verified:
+            if self.late:
+                checks.verify_late(self.encoders, unimodal_losses)
+            every = [joint_loss, *unimodal_losses.values()]
+            self._verified = checks.reached(self.encoders, every)[1]
+
+    def _check_features(
+        self,
+        joint_loss: Tensor,
+        unimodal_losses: Mapping[str, Tensor],
+        features: Mapping[str, Tensor] | None,
+        accumulate: bool,
+    ) -> None:
+        if features is None or features.keys() != self.encoders.keys():
+            raise ValueError(
+                f"gramian='features' needs the output of every encoder, {sorted(self.encoders)}: "
+                f"features has {sorted(features or {})}"
+            )
+        if accumulate:
+            raise ValueError(
+                "accumulate does not go with gramian='features', whose weights need the whole "
+                "batch at once: use gramian='parameters'"
+            )
+        for name, module in self.encoders.items():
+            if trainable(module) and not has_gradient(features[name]):
+                raise ValueError(
+                    f"features[{name!r}] has no gradient, but its encoder is to be trained: give "
+                    "the encoder's output, not detached"
+                )
+        if not self._verified_features:
+            every = [joint_loss, *unimodal_losses.values()]
+            checks.verify_features(self.encoders, every, features)
+            self._verified_features = True
+
+
+class MMPareto(Integrator):
+    """MMPareto (Wei and Hu, ICML 2024) as an `Integrator`; see `integrate.mmpareto` for the rule.
+
+    gamma: factor (> 0) on the length of each encoder's gradient, 1.5 in the paper.
+    granularity: "encoder" rescales an encoder as a whole and never ascends either loss; "tensor"
+        rescales each parameter tensor, as the released script does, and may; "none" leaves the
+        length of the common direction as it is.
+    late, gramian: as of `Integrator`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        encoders: Mapping[str, nn.Module],
+        *,
+        gamma: float = 1.5,
+        granularity: str = "encoder",
+        late: bool = True,
+        gramian: str = "parameters",
+    ):
+        if not 0 < gamma < float("inf"):
+            raise ValueError(f"gamma is {gamma}; it must be a positive number (1.5 in the paper)")
+        if granularity not in integrate.GRANULARITIES:
+            raise ValueError(
+                f"granularity is {granularity!r}; it must be one of {integrate.GRANULARITIES}"
+            )
+        if gramian == "features" and granularity == "tensor":
+            raise ValueError(
+                "granularity='tensor' rescales parameter by parameter, and gramian='features' sees "
+                "no parameter's gradients: drop one of them"
+            )
+        rule = partial(integrate.mmpareto, gamma=gamma, granularity=granularity)
+        super().__init__(model, encoders, rule, late=late, gramian=gramian)
+
+
+def _keep_buffers_of_compiled_backwards() -> None:
+    """Let a compiled model be traversed twice: its backward otherwise overwrites what it has read.
+
+    The tag keeps torch's cache on disk from handing out code that was compiled without this.
+    """
+    torch._functorch.config.donated_buffer = False
+    tag = torch.compiler.config.cache_key_tag
+    if "undonated" not in tag:
+        torch.compiler.config.cache_key_tag = tag + "undonated"
+
+
+def _gradients(
+    of: Tensor | list[Tensor],
+    params: list[Tensor],
+    *,
+    along: list[Tensor] | None = None,
+    retain_graph: bool = False,
+) -> dict[Tensor, Tensor]:
+    """One backward traversal: the gradients of those params that a loss depends on.
+
+    Of several losses it is their sum's; with along, that of the tensors' inner products with it.
+    """
+    outputs = [x for x in ([of] if isinstance(of, Tensor) else of) if has_gradient(x)]
+    if not outputs:
+        return {}  # of an encoder that is frozen, with its head
+    found = torch.autograd.grad(
+        outputs, params, along, retain_graph=retain_graph, allow_unused=True
+    )
+    gradients, storages = {}, set()
+    for param, gradient in zip(params, found, strict=True):
+        if gradient is None:
+            continue
+        if gradient.layout != torch.strided:  # of an embedding with sparse=True
+            gradient = gradient.to_dense()
+        # Autograd may hand out one tensor, or an expanded one, for several parameters, or one that
+        # its graph still holds; ours are overwritten in place.
+        storage = gradient.untyped_storage()
+        size = gradient.numel() * gradient.element_size()
+        shared = storage.data_ptr() in storages or storage.nbytes() < size
+        shared |= getattr(gradient, "_use_count", lambda: 1)() > 1  # as a backward pass decides
+        storages.add(storage.data_ptr())
+        # Fused optimizers take for granted that a gradient lies in memory as its parameter does;
+        # a backward pass sees to it, autograd.grad (of a compiled model, say) does not.
+        if shared or gradient.stride() != param.stride():
+            gradient = torch.empty_like(param).copy_(gradient)
+        gradients[param] = gradient
+    return gradients
+
+
+def _add(total: dict[Tensor, Tensor], more: dict[Tensor, Tensor]) -> None:
+    for param, gradient in more.items():
+        total[param] = total[param].add_(gradient) if param in total else gradient
+
+
+def _zero_filled(gradients: dict[Tensor, Tensor], params: list[Tensor]) -> list[Tensor]:
+    return [gradients[p] if p in gradients else torch.zeros_like(p) for p in params]
+
+
+@torch.no_grad()
+def _write(*parts: dict[nn.Parameter, Tensor]) -> None:
+    """Add to `.grad`, as a backward pass does; then run the hooks that wait for that."""
+    for part in parts:
+        for param, gradient in part.items():
+            param.grad = gradient if param.grad is None else param.grad.add_(gradient)
+    for param in dict.fromkeys(param for part in parts for param in part):
+        for hook in (getattr(param, "_post_accumulate_grad_hooks", None) or {}).values():
+            hook(param)

@@ -1,0 +1,1 @@
+"""What a sample is: batches, the prepared layout, and its readers."""

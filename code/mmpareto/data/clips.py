@@ -1,0 +1,143 @@
+"""What there is to prepare: clips, their raw files, and a first look at whether those are media."""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ..system.errors import UserError
+from ..system.paths import expect_regular
+
+ARRAYS = ("array", "flow", "tokens")  # kinds of .npy files
+KINDS = ("frames", "image", "audio", *ARRAYS)
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+POINTER = b"version https://git-lfs"  # how Git LFS pointers begin
+
+
+class Source(NamedTuple):
+    """Where one modality of a clip comes from.
+
+    kind: "frames" (a video, or a folder of pictures), "image", "audio" (a sound file, or the sound
+    track of a video), or one of ARRAYS (.npy; row picks one of its rows, length is what its first
+    axis is padded with zeros or cut to): "array", "flow" (time, 2, height, width) or "tokens"
+    (integers below vocabulary, 0 for padding).
+    """
+
+    kind: str
+    path: Path
+    row: int | None = None
+    length: int | None = None
+    vocabulary: int | None = None
+
+
+class Clip(NamedTuple):
+    """A sample to be; group is what must not be split, as an actor, or empty."""
+
+    id: str
+    label: str
+    group: str
+    sources: dict[str, Source]
+
+
+class Problem(NamedTuple):
+    """Why a clip was left out, or what is doubtful about one that was kept."""
+
+    modality: str
+    reason: str
+    detail: str
+
+
+class Bad(Exception):
+    """A raw file that cannot be used: the reason as one word, and the detail."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+class Raw(NamedTuple):
+    """What a dataset found in the user's raw files."""
+
+    classes: list[str]
+    modalities: dict[str, str]  # name: kind
+    clips: list[Clip]
+    left_out: dict[str, Problem] = {}  # id: why it is not tried
+    lists: dict[str, dict[str, tuple[str, str]]] = {}  # split: {id: (part, label)}
+    archives: list[Path] = []  # tar files with more clips, read as streams
+    identify: Callable[[str], Clip | None] = lambda name: None  # member's name: its clip, no path
+    notes: list[str] = []
+    lengths: dict[str, int] = {}  # modality: what its arrays' first axis is padded or cut to
+    vocabularies: dict[str, int] = {}  # modality: what its tokens are below
+    is_whole: bool = False  # clips of an earlier call that are not in clips leave the set
+
+
+def expect_folders(raw: Path, names: Iterable[str], readme: str) -> None:
+    """UserError unless raw holds these folders; finds them one level up or down."""
+    names = list(names)
+    if not raw.is_dir():
+        raise UserError(f"--raw {raw}: no such folder: {readme} says what it has to hold")
+    if missing := [name for name in names if not (raw / name).is_dir()]:
+        near = [raw.absolute().parent, *sorted(p for p in raw.iterdir() if p.is_dir())]
+        meant = next((p for p in near if all((p / name).is_dir() for name in names)), None)
+        hint = f": did you mean {meant}?" if meant else f": {readme} says where to get it"
+        raise UserError(
+            f"--raw {raw}: {' and '.join(missing)} not found in it, expected the folders "
+            f"{' and '.join(names)}{hint}"
+        )
+
+
+def files_below(folder: Path, *endings: str) -> Iterator[Path]:
+    """Files with one of these endings at any depth, sorted; without AppleDouble's "._" twins.
+
+    Folders that are links are followed, each real folder once.
+    """
+    found, visited = [], set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        found += [Path(parent, name) for name in names if not name.startswith("._")]
+    yield from sorted(path for path in found if path.name.lower().endswith(endings))
+
+
+def check_media(paths: Iterable[Path], hint: str) -> None:
+    """UserError where files are no media but what downloads leave in their place.
+
+    Git LFS pointers decode silently to nothing; log-in and quota pages come as HTML.
+    """
+    paths = [path for path in dict.fromkeys(paths) if path.exists() and not path.is_dir()]
+    pointers = []
+    for path in paths:
+        try:
+            expect_regular(path)
+        except OSError as error:
+            raise UserError(f"{path}: is {error.strerror}: take it out") from None
+        with open(path, "rb") as file:
+            start = file.read(64)
+        if start.startswith(POINTER):
+            pointers.append(path)
+        elif re.match(rb"\s*<(!doctype html|html)", start, re.IGNORECASE):
+            raise UserError(
+                f"{path}: is a web page ({os.path.getsize(path)} bytes, begins with "
+                f"{start[:15].decode('ascii', 'replace')!r}), as a log-in or quota page: download "
+                f"it again by hand; {hint}"
+            )
+    if pointers:
+        raise UserError(
+            f"{pointers[0]} is a Git LFS pointer ({pointers[0].stat().st_size} bytes), not media; "
+            f"{len(pointers)} of {len(paths)} files are pointers: run git lfs install && "
+            f"git lfs pull in the clone; {hint}"
+        )
+
+
+def state_of(source: Source) -> list:
+    """What tells whether a source is still the one it was: name, row, bytes and time of change."""
+    path = source.path
+    if not path.exists():
+        return [path.name, source.row, -1, 0]
+    files = [p for p in path.iterdir() if p.is_file()] if path.is_dir() else [path]
+    changed = max((p.stat().st_mtime_ns for p in files), default=0)
+    return [path.name, source.row, sum(p.stat().st_size for p in files), changed]

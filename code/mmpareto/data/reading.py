@@ -1,0 +1,154 @@
+"""Reading prepared files, one reader for each way a modality is kept.
+
+A reader has the `shape` and `dtype` of a sample, and `read(path, row, random, out)` fills out with
+it; random is None where nothing may be random.
+"""
+
+import math
+import os
+from functools import lru_cache
+from random import Random
+
+import numpy as np
+
+from ..system.errors import UserError, reason
+from ..system.paths import expect_regular
+from . import pictures
+from .layout import stills_column
+from .pictures import cv2
+
+HEADER = 2**16  # bytes that a .npy file may have besides its numbers
+
+
+class Frames:
+    """Some stills of a clip as bytes (count, 3, size, size): cropped and flipped in training."""
+
+    dtype = np.uint8
+
+    def __init__(self, modality: str, count: int, size: int):
+        self.column, self.count, self.shape = stills_column(modality), count, (count, 3, size, size)
+
+    def read(self, path: str, row: dict[str, str], random: Random | None, out: np.ndarray) -> None:
+        chosen = choose_stills(int(row[self.column]), self.count, random)
+        for still, place in zip(chosen, out, strict=True):
+            _fit(_decode(f"{path}/{still:06d}.jpg"), random, place)
+
+
+class Picture:
+    """One picture as bytes (3, size, size): cropped and flipped in training."""
+
+    dtype = np.uint8
+
+    def __init__(self, size: int):
+        self.shape = (3, size, size)
+
+    def read(self, path: str, row: dict[str, str], random: Random | None, out: np.ndarray) -> None:
+        _fit(_decode(path), random, out)
+
+
+class Array:
+    """Numbers as float32, as they are or divided by scale; FILE.npy, or FILE.npy#ROW."""
+
+    dtype = np.float32
+
+    def __init__(self, shape: tuple[int, ...], scale: float = 1.0):
+        self.shape, self.scale = shape, scale
+
+    def read(self, path: str, row: dict[str, str], random: Random | None, out: np.ndarray) -> None:
+        file, _, number = path.partition("#")
+        try:
+            expect_regular(file)
+            if number:
+                values = _row(file, int(number))
+            elif os.path.getsize(file) > HEADER + 16 * out.size:  # before memory is taken for it
+                raise ValueError(f"{os.path.getsize(file)} bytes, too many for {self.shape}")
+            else:
+                values = np.load(file, allow_pickle=False)
+        except Exception as error:  # numpy parses the header as Python and fails in many ways
+            raise UserError(_advice(path, reason(error))) from None
+        if not isinstance(values, np.ndarray | np.generic) or values.dtype.kind not in "fiub":
+            raise UserError(_advice(path, "no array of numbers"))
+        if values.size != out.size:
+            raise UserError(_advice(path, f"shape {values.shape} found, {self.shape} expected"))
+        with np.errstate(all="ignore"):  # what is not finite shows in the loss, and is told there
+            np.divide(values.reshape(self.shape), self.scale, out=out, casting="unsafe")
+
+
+class Tokens(Array):
+    """Integers as int64."""
+
+    dtype = np.int64
+
+
+def choose_stills(stills: int, count: int, random: Random | None) -> list[int]:
+    """One still of each of count equal segments: any in training, else the middle one.
+
+    The rule of the authors' loader, counted from 0. Fewer stills than wanted are repeated in order.
+    """
+    if stills < count:
+        return [i * stills // count for i in range(count)]
+    length = stills // count
+    middle = max(length // 2, 1) - 1
+    return [i * length + (random.randrange(length) if random else middle) for i in range(count)]
+
+
+def crop(height: int, width: int, random: Random) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the usual random resized crop.
+
+    8 to 100 % of the area, aspect ratio 3/4 to 4/3; after ten misses the largest central part of
+    a permitted ratio (Szegedy et al. 2015, as torchvision has it).
+    """
+    low, high = 3 / 4, 4 / 3
+    for _ in range(10):
+        area = height * width * random.uniform(0.08, 1)
+        ratio = math.exp(random.uniform(math.log(low), math.log(high)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return random.randint(0, height - h), random.randint(0, width - w), h, w
+    w, h = min(width, round(height * high)), min(height, round(width / low))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _fit(picture: np.ndarray, random: Random | None, out: np.ndarray) -> None:
+    """Crop and flip if random, resize (H, W, 3) to out's size, and store it as (3, H, W)."""
+    flip = False
+    if random:
+        top, left, height, width = crop(*picture.shape[:2], random)
+        picture = picture[top : top + height, left : left + width]
+        flip = random.random() < 0.5
+    height, width = out.shape[1:]
+    # Bilinear is several times faster, but would skip pixels when it shrinks more than twofold.
+    shrinks = picture.shape[0] > 2 * height or picture.shape[1] > 2 * width
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    picture = cv2.resize(picture, (width, height), interpolation=how)
+    if flip:
+        picture = cv2.flip(picture, 1)
+    for plane, place in zip(cv2.split(picture), out, strict=True):
+        place[:] = plane
+
+
+def _decode(path: str) -> np.ndarray:
+    is_file = os.path.isfile(path) and not os.path.islink(path)
+    picture = pictures.read(path, cv2.IMREAD_COLOR_RGB) if is_file else None
+    if picture is None:
+        raise UserError(_advice(path, "missing, a link, no file, too large, or no picture"))
+    return picture
+
+
+def _row(file: str, number: int) -> np.ndarray:
+    packed, size = _packed(file)
+    if os.stat(file).st_size < size:  # the system kills who reads a page that is no longer there
+        raise ValueError(f"shorter than the {size} bytes it had")
+    return packed[number]
+
+
+@lru_cache(maxsize=16)
+def _packed(file: str) -> tuple[np.ndarray, int]:
+    size = os.stat(file).st_size
+    return np.load(file, mmap_mode="r", allow_pickle=False), size
+
+
+def _advice(path: str, found: str) -> str:
+    return (
+        f"{path}: cannot be read ({found}): check the set with code/verify.py, or prepare it anew"
+    )

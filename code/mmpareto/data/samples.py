@@ -1,0 +1,157 @@
+"""What a dataset is: splits of samples, their modalities, and what stands for them in logs."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+from typing import Any, NamedTuple
+
+from sklearn.utils import resample
+from torch import Tensor, nn
+from torch.utils.data import Dataset, get_worker_info
+
+from ..system.errors import UserError, reason
+
+_TAKEN = nn.ModuleDict()  # whose attributes cannot be names of its members
+
+
+class Modality(NamedTuple):
+    """kind: "image", "frames", "flow", "spectrogram", "array" or "tokens". shape: of one sample.
+
+    Images and spectrograms are (C, H, W), frames (T, C, H, W), optical flow (T, 2, H, W), arrays
+    anything; tokens are L integers below vocabulary, 0 where a text has ended.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    vocabulary: int | None = None
+
+
+class Split(Dataset):
+    """Samples read in whole batches: `read([3, 1, 4])` is ({modality: (3, ...)}, targets (3,))."""
+
+    targets: Tensor  # int64 (number of samples,), or (number of samples, number of tasks)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def ids(self) -> list[str]:
+        """What the samples are called; without names of their own, numbers from 0."""
+        return [str(index) for index in range(len(self))]
+
+    def read(self, indices: list[int], draw: int | None = None) -> tuple[dict[str, Tensor], Tensor]:
+        """draw: decides, with the sample, what is random about it; None, nothing is random."""
+        raise NotImplementedError
+
+    def subset(self, indices: Sequence[int]) -> "Split":
+        raise NotImplementedError
+
+    def __getitems__(self, batch: tuple[list[int], int | None]):
+        """What a DataLoader's process calls; it would wrap an error in its stack trace.
+
+        There the batch goes into shared memory at once. Left to the thread that sends it, an error
+        would be known to that thread only, and the main process would wait for ever.
+        """
+        try:
+            inputs, targets = self.read(*batch)
+            if get_worker_info():
+                for tensor in (*inputs.values(), targets):
+                    tensor.share_memory_()
+            return inputs, targets
+        except UserError as error:
+            return error
+        except RuntimeError as error:
+            if "shared memory" not in str(error):
+                raise
+            return UserError(
+                f"--workers: no room for a batch in shared memory ({reason(error)}): give fewer, a "
+                "smaller --batch_size, or more room in /dev/shm (docker run --shm-size 8g)"
+            )
+
+
+class TensorSplit(Split):
+    """Samples held in memory as {modality: (number of samples, ...)}."""
+
+    def __init__(self, inputs: dict[str, Tensor], targets: Tensor):
+        self.inputs, self.targets = inputs, targets
+
+    def read(self, indices: list[int], draw: int | None = None) -> tuple[dict[str, Tensor], Tensor]:
+        inputs = {name: values[indices] for name, values in self.inputs.items()}
+        return inputs, self.targets[indices]
+
+    def subset(self, indices: Sequence[int]) -> "TensorSplit":
+        indices = list(indices)
+        inputs = {name: values[indices] for name, values in self.inputs.items()}
+        return type(self)(inputs, self.targets[indices])
+
+
+class Data(NamedTuple):
+    """A dataset ready to train on."""
+
+    name: str
+    classes: list[str]
+    modalities: dict[str, Modality]
+    splits: dict[str, Split]  # "train" and "test", and "val" where there is one
+    recipe: dict[str, Any]  # how the samples were made, as JSON
+    tasks: tuple[str, ...] = ()  # of multi-task learning, one column of the targets each
+    notes: tuple[str, ...] = ()  # further lines for the header of a log
+    # From a dataset it stands for what the files hold; from setup.load_data, for all samples.
+    identity: str = ""
+
+
+def choosing_split(splits: Iterable[str], select: str) -> str:
+    """The split whose accuracies rows show and choose best.pt: validation, if there is one."""
+    return "test" if select == "best-test" or "val" not in splits else "val"
+
+
+def own_targets(targets: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+    """{name: targets (B,)} of targets that all share (B,), or with a column for each (B, N)."""
+    columns = targets.unbind(1) if targets.dim() == 2 else repeat(targets)
+    return dict(zip(names, columns, strict=False))
+
+
+def is_modality_name(name: str) -> bool:
+    """Whether a modality can be called so: a word as in Python that torch does not use itself."""
+    return name.isidentifier() and name[0] != "_" and name != "joint" and not hasattr(_TAKEN, name)
+
+
+def recipe_hash(recipe: dict[str, Any]) -> str:
+    """Twelve hex digits that stand for a recipe in logs."""
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def identity(data: Data) -> str:
+    """Twelve hex digits that stand for all samples: recipe, names, order, labels, files."""
+    known = [data.recipe, data.classes, data.identity, list(data.splits)]
+    found = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
+    for split in data.splits.values():
+        found.update("\n".join(split.ids).encode())
+        found.update(split.targets.numpy().tobytes())
+    return found.hexdigest()[:12]
+
+
+def digest_of(tensors: Iterable[Tensor]) -> str:
+    """Twelve hex digits that stand for the bytes of tensors on the CPU."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor.contiguous().numpy())
+    return found.hexdigest()[:12]
+
+
+def stratified(split: Split, size: int, seed: int) -> Split:
+    """A subset of size samples with the classes in their proportions, drawn by seed.
+
+    Of several tasks it is the first one's classes.
+    """
+    targets = split.targets if split.targets.dim() == 1 else split.targets[:, 0]
+    classes = len(targets.unique())
+    if not classes <= size <= len(split):
+        raise UserError(
+            f"--train_size {size}: the training split has {len(split)} samples of {classes} "
+            f"classes, give a number from {classes} to {len(split)}"
+        )
+    indices = resample(
+        range(len(split)), n_samples=size, replace=False, stratify=targets, random_state=seed
+    )
+    return split.subset(sorted(indices))

@@ -1,0 +1,228 @@
+"""What the datasets in the prepared layout share: reading, splits, flags, and preparing."""
+
+import os
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...data.layout import (
+    LARGEST,
+    PROBLEMS,
+    STILLS,
+    is_index,
+    is_inside,
+    is_linked,
+    manifest_columns,
+    read_metadata,
+)
+from ...data.lists import read_manifest, read_split, shared_groups
+from ...data.samples import Data, Modality, Split
+from ...system.errors import UserError, printable
+from ...system.flags import fraction, positive
+from ...system.paths import sha256
+from ...system.tables import read_table
+
+
+class Prepared:
+    """A dataset whose samples prepare.py has made from raw clips; see `layout`.
+
+    A subclass says how its raw files become clips (`collect`) and the names of its recipes.
+    """
+
+    name: str
+    recipes: dict[str, str]  # family of `data.recipes`: the default
+    stills: int | None = 2  # of each clip in a sample; None for a set without frames
+    seconds = 3.0  # a clip's typical length, to estimate space
+    hint: str  # where the raw files come from, for messages
+    defaults = {"workers": min(8, os.cpu_count() or 1)}
+
+    @classmethod
+    def add_flags(cls, parser) -> None:
+        add = parser.add_argument
+        # fmt: off
+        add("--split", metavar="NAME",
+            help="which of the set's splits to use (default: the first its metadata.json names)")
+        add("--image_size", type=positive(int), default=224, metavar="PIXELS",
+            help="height and width of pictures and frames, >= 1")
+        if cls.stills:
+            add("--num_frames", type=positive(int), default=cls.stills, metavar="N",
+                help="stills of each clip, one of each of N equal parts of it, >= 1")
+        # fmt: on
+
+    @classmethod
+    def add_prepare_flags(cls, parser) -> None:
+        """Flags of prepare.py besides --raw and --out."""
+        from ...data.recipes import RECIPES
+
+        add = parser.add_argument
+        for family, default in cls.recipes.items():
+            add(f"--{family}", choices=RECIPES[family], default=default,
+                help="recipe, see data/recipes.py (default: %(default)s)")  # fmt: skip
+        # fmt: off
+        add("--workers", type=positive(int), default=os.cpu_count() or 1, metavar="N",
+            help="processes, >= 1; any number makes the same files (default: %(default)s)")
+        add("--max_bad", type=fraction, default=0.01, metavar="SHARE",
+            help="give up if a larger share of clips, in [0, 1), cannot be used "
+                 "(default: %(default)s)")
+        # fmt: on
+
+    @staticmethod
+    def add_lists_flags(parser, what: str) -> None:
+        """For a dataset whose published split is a list apart from the clips."""
+        # fmt: off
+        parser.add_argument("--lists", nargs="+", type=Path, default=[], metavar="FILE", help=what)
+        parser.add_argument("--allow_missing", action="store_true",
+            help="go without listed clips that have no raw files; they are noted in problems.csv")
+        # fmt: on
+
+    @classmethod
+    def collect(cls, flags):
+        """The clips in flags.raw, as `data.clips.Raw`."""
+        raise NotImplementedError
+
+    @classmethod
+    def prepare(cls, flags) -> None:
+        from ...preparation.engine import Preparation
+
+        raw = cls.collect(flags)
+        for note in raw.notes:
+            print(printable(note), flush=True)
+        Preparation(cls, raw, flags).run()
+
+    @classmethod
+    def load(cls, options) -> Data:
+        root: Path = options.data_root
+        metadata = read_metadata(root)
+        if metadata["dataset"] != cls.name:
+            raise UserError(
+                f"--data_root {root}: it holds {metadata['dataset']}, not {cls.name}: give "
+                f"--dataset {metadata['dataset']}"
+            )
+        columns = manifest_columns(metadata["modalities"])
+        rows = read_manifest(root / "manifest.csv", columns)
+        split, listed = read_split(root, metadata, options.split)
+        parts = {part: [rows[id] for id in ids if id in rows] for part, ids in listed.items()}
+        _check_parts(root, split, listed, parts, metadata)
+        excluded = sum(map(len, listed.values())) - sum(map(len, parts.values()))
+        more = f"; {excluded} of its clips are excluded, see problems.csv" if excluded else ""
+        readers = _readers(metadata["modalities"], options)
+        classes = {label: i for i, label in enumerate(metadata["classes"])}
+        return Data(
+            name=cls.name,
+            classes=metadata["classes"],
+            modalities={
+                name: Modality(spec["kind"], readers[name].shape, spec.get("vocabulary"))
+                for name, spec in metadata["modalities"].items()
+            },
+            splits={
+                part: PreparedSplit(root, chosen, readers, classes)
+                for part, chosen in parts.items()
+            },
+            recipe=metadata["recipe"],
+            notes=(f"Split    {split}{more}", *_overlaps(parts)),
+            # metadata.json stands for the media files, which would take long to read
+            identity=f"{sha256(root / 'manifest.csv')} {metadata['sha256'].get('files.csv')}",
+        )
+
+
+class PreparedSplit(Split):
+    """Clips read from their files; rows are of the manifest."""
+
+    def __init__(self, root: Path, rows: list[dict], readers: dict, classes: dict[str, int]):
+        self.root, self.rows, self.readers, self.classes = root, rows, readers, classes
+        self.targets = torch.tensor([classes[row["label"]] for row in rows])
+
+    @property
+    def ids(self) -> list[str]:
+        return [row["id"] for row in self.rows]
+
+    def read(self, indices: list[int], draw: int | None = None) -> tuple[dict[str, Tensor], Tensor]:
+        inputs = {}
+        for name, reader in self.readers.items():
+            values = np.empty((len(indices), *reader.shape), reader.dtype)
+            for out, index in zip(values, indices, strict=True):
+                row = self.rows[index]
+                if is_linked(self.root, row[name].partition("#")[0]):
+                    raise UserError(
+                        f"{self.root}/{row[name]}: is a link, or below one, which could lead out "
+                        "of the set: put the files themselves there"
+                    )
+                random = None if draw is None else Random(f"{draw} {row['id']} {name}")
+                reader.read(f"{self.root}/{row[name]}", row, random, out)
+            inputs[name] = torch.from_numpy(values)
+        return inputs, self.targets[indices]
+
+    def subset(self, indices: Sequence[int]) -> "PreparedSplit":
+        rows = [self.rows[i] for i in indices]
+        return PreparedSplit(self.root, rows, self.readers, self.classes)
+
+
+def _check_parts(root: Path, split: str, listed: dict, parts: dict, metadata: dict) -> None:
+    """UserError for a part without clips, a class unknown, or a clip gone without a reason."""
+    classes, names = metadata["classes"], list(metadata["modalities"])
+    for part, rows in parts.items():
+        if not rows:
+            raise UserError(f"--split {split}: not one clip of {part} is in the set {root}")
+        for row in rows:
+            stills = [value for column, value in row.items() if column.endswith(STILLS)]
+            if not all(is_index(n) and int(n) > 0 for n in stills):
+                raise UserError(f"{root / 'manifest.csv'}: {row['id']} has no number of stills")
+            for name in names:
+                _, mark, number = row[name].partition("#")
+                if not is_inside(row[name]) or (mark and not is_index(number)):
+                    raise UserError(
+                        f"{root / 'manifest.csv'}: {row['id']} has {name} {row[name]!r}: a path "
+                        "inside the set expected, and after # a row's number: prepare the set anew"
+                    )
+            if row["label"] not in classes:
+                raise UserError(
+                    f"{root / 'manifest.csv'}: {row['id']} has label {row['label']!r}, none of the "
+                    f"classes in metadata.json ({', '.join(classes)}): prepare the set anew"
+                )
+    known = {row["id"] for row in read_table(root / "problems.csv", PROBLEMS)}
+    known |= {row["id"] for rows in parts.values() for row in rows}
+    if lost := [id for ids in listed.values() for id in ids if id not in known]:
+        raise UserError(
+            f"--split {split}: {len(lost)} of its clips are not in the set, first {lost[0]}: "
+            "prepare them, or take them out of the list"
+        )
+
+
+def _readers(modalities: dict[str, dict], options) -> dict:
+    try:
+        from ...data.reading import Array, Frames, Picture, Tokens
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"--dataset {options.dataset} needs a package: pip install opencv-python ({error})"
+        ) from None
+    readers = {}
+    for name, spec in modalities.items():
+        if spec["kind"] == "frames":
+            readers[name] = Frames(name, options.num_frames, options.image_size)
+        elif spec["kind"] == "image" and "shape" not in spec:
+            readers[name] = Picture(options.image_size)
+        elif spec["kind"] == "tokens":
+            readers[name] = Tokens(tuple(spec["shape"]))
+        else:
+            channel = (1,) if spec["kind"] == "spectrogram" else ()
+            readers[name] = Array((*channel, *spec["shape"]), spec.get("scale", 1.0))
+        if prod(readers[name].shape) > LARGEST:
+            raise UserError(
+                f"--image_size, --num_frames: a sample of {name} would have the shape "
+                f"{readers[name].shape}, of more than {LARGEST} numbers: lower them"
+            )
+    return readers
+
+
+def _overlaps(parts: dict[str, list[dict]]) -> list[str]:
+    lines = []
+    for part, rows in parts.items():
+        shared, total = shared_groups(parts["train"], rows)
+        if part != "train" and total:
+            lines.append(f"Groups   {shared} of {total} in {part} also in train")
+    return lines

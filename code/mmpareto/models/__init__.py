@@ -1,0 +1,1 @@
+"""Encoders, fusions, and what a model predicts."""

@@ -1,0 +1,31 @@
+"""A multilayer perceptron on a vector, or on anything flattened: for features made elsewhere."""
+
+from itertools import pairwise
+from math import prod
+
+from torch import Tensor, nn
+
+from ...data.samples import Modality
+
+
+class MLP(nn.Module):
+    """Two hidden layers with BatchNorm and ReLU, of 256 and 128 units."""
+
+    out_dim = 128
+    widths = (256, 128)
+
+    def __init__(self, modality: Modality):
+        super().__init__()
+        widths = [prod(modality.shape), *self.widths]
+        self.stages = nn.Sequential(
+            *(
+                nn.Sequential(nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU())
+                for before, after in pairwise(widths)
+            )
+        )
+
+    def fold(self, inputs: Tensor) -> Tensor:
+        return inputs.flatten(1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.stages(self.fold(inputs))

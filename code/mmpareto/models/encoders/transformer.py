@@ -1,0 +1,94 @@
+"""A small transformer for any modality: pictures in patches, sequences, or text as integers."""
+
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...data.samples import Modality
+
+LAYERS, WIDTH, HEADS = 4, 64, 4
+PICTURES = ("image", "spectrogram", "frames", "flow")
+
+
+class Transformer(nn.Module):
+    """Four pre-norm layers of width 64 on tokens with learned positions; a class token comes first.
+
+    Pictures, spectrograms, frames and flow are cut into patches of 16x16, of 4x4 if they are no
+    larger than 64 pixels; an array (L, ...) is L tokens, a vector one; text is one token for each
+    integer, and zeros are padding, which no token attends to.
+    """
+
+    out_dim = WIDTH
+
+    def __init__(self, modality: Modality):
+        super().__init__()
+        if modality.kind in PICTURES:
+            self.embedding = Patches(modality)
+            count = self.embedding.count
+        elif modality.kind == "tokens":
+            self.embedding = nn.Embedding(modality.vocabulary, WIDTH, padding_idx=0)
+            count = modality.shape[0]
+        else:
+            self.embedding = Sequence(modality)
+            count = self.embedding.count
+        self.start = nn.Parameter(torch.zeros(1, 1, WIDTH))
+        self.positions = nn.Parameter(torch.randn(1, 1 + count, WIDTH) * 0.02)
+        self.stages = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                WIDTH, HEADS, 4 * WIDTH, dropout=0.0, activation="gelu",
+                batch_first=True, norm_first=True,
+            )
+            for _ in range(LAYERS)
+        )  # fmt: skip
+        self.norm = nn.LayerNorm(WIDTH)
+
+    def embed(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tokens (B, 1 + L, D), and where they are padding (B, 1 + L), None if nowhere."""
+        tokens = self.embedding(inputs)
+        start = self.start.expand(len(tokens), -1, -1)
+        padding = None
+        if isinstance(self.embedding, nn.Embedding):
+            padding = F.pad(inputs == self.embedding.padding_idx, (1, 0), value=False)
+        return torch.cat([start, tokens], dim=1) + self.positions, padding
+
+    def summary(self, tokens: Tensor) -> Tensor:
+        """The features (B, D) of tokens after the last layer."""
+        return self.norm(tokens[:, 0])
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        tokens, padding = self.embed(inputs)
+        for layer in self.stages:
+            tokens = layer(tokens, src_key_padding_mask=padding)
+        return self.summary(tokens)
+
+
+class Patches(nn.Module):
+    """Tokens (B, T * patches, D) of pictures (B, [T,] C, H, W), padded with zeros at their ends."""
+
+    def __init__(self, modality: Modality):
+        super().__init__()
+        *frames, channels, height, width = modality.shape
+        self.side = 4 if max(height, width) <= 64 else 16
+        self.margin = (0, -width % self.side, 0, -height % self.side)
+        patches = -(-height // self.side) * -(-width // self.side)
+        self.count = prod(frames) * patches
+        self.project = nn.Linear(channels * self.side**2, WIDTH)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        pictures = F.pad(inputs if inputs.dim() == 4 else inputs.flatten(0, 1), self.margin)
+        patches = F.pixel_unshuffle(pictures, self.side).flatten(2).transpose(1, 2)
+        return self.project(patches).reshape(len(inputs), self.count, WIDTH)
+
+
+class Sequence(nn.Module):
+    """Tokens (B, L, D) of arrays (B, L, ...), or one of vectors."""
+
+    def __init__(self, modality: Modality):
+        super().__init__()
+        self.count = modality.shape[0] if len(modality.shape) > 1 else 1
+        self.project = nn.Linear(prod(modality.shape) // self.count, WIDTH)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.project(inputs.reshape(len(inputs), self.count, -1))

@@ -1,0 +1,19 @@
+"""Fusions: whole models, built from encoders and the number of classes."""
+
+from ...system.registry import Registry
+
+FUSIONS = Registry(
+    "fusion",
+    __name__,
+    {
+        "concat": "concat:Concat",
+        "sum": "sum:Sum",
+        "film": "film:FiLM",
+        "gated": "gated:Gated",
+        "mmtm": "mmtm:MMTM",
+        "centralnet": "centralnet:CentralNet",
+        "bottleneck": "bottleneck:Bottleneck",
+        "shared": "multitask:Shared",
+        "separate": "multitask:Separate",
+    },
+)

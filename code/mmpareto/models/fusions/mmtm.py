@@ -1,0 +1,130 @@
+"""Multimodal transfer modules between the encoders' last stages (Joze et al., CVPR 2020)."""
+
+from argparse import Namespace
+
+import torch
+from torch import Tensor, nn
+
+from ...data.samples import Data
+from ...system.errors import UserError
+from ...system.flags import positive
+from ..encoders.base import pooled
+from .base import NO_TAPS, Taps, check_stages
+from .sum import Mean
+
+EXCHANGES = 3  # after each of the last three stages: 2 to 4 of a ResNet
+
+
+class Exchange(nn.Module):
+    """Gates every modality's channels by what all modalities hold at that depth.
+
+    e = ReLU(W_s [s_1; ...; s_N] + b_s) of s_k, the channels' means (B, C_k), with
+    int(2 sum_k C_k / ratio) units; gate_k = gate_scale * sigmoid(W_k e + b_k).
+    """
+
+    def __init__(self, channels: dict[str, int], ratio: float, gate_scale: int):
+        super().__init__()
+        self.gate_scale, self.frozen = gate_scale, None
+        total = sum(channels.values())
+        units = int(2 * total / ratio)
+        if not units:
+            raise UserError(f"--ratio {ratio}: of {total} channels nothing is left, give less")
+        self.squeeze = nn.Linear(total, units)
+        self.excite = nn.ModuleDict({name: nn.Linear(units, c) for name, c in channels.items()})
+        for name, width in channels.items():
+            self.register_buffer(f"mean_gate_{name}", torch.zeros(width))
+            self.register_buffer(f"batches_{name}", torch.zeros(()))
+
+    def forward(self, maps: dict[str, Tensor], samples: int) -> dict[str, Tensor]:
+        """{modality: maps (samples * T, C, ...)} before and after; all frames share a gate."""
+        squeezed = [pooled(maps[name], samples) for name in self.excite]
+        shared = torch.relu(self.squeeze(torch.cat(squeezed, dim=1)))
+        gated = {}
+        for name, excite in self.excite.items():
+            if self.training and name == self.frozen:
+                gate = self.mean_gate(name).expand(samples, -1)
+            else:
+                gate = self.gate_scale * torch.sigmoid(excite(shared))
+                if self.training:
+                    self._remember(name, gate.detach().float().mean(0))
+            x = maps[name]
+            gate = gate.to(x.dtype).repeat_interleave(len(x) // samples, dim=0)
+            gated[name] = x * gate.view(*gate.shape, *[1] * (x.dim() - 2))
+        return gated
+
+    def mean_gate(self, name: str) -> Tensor:
+        """The mean (C,) of a modality's gates over all training batches so far."""
+        return self.get_buffer(f"mean_gate_{name}")
+
+    def _remember(self, name: str, gate: Tensor) -> None:
+        batches = self.get_buffer(f"batches_{name}").add_(1)
+        mean = self.mean_gate(name)
+        mean.add_((gate - mean) / batches)
+
+
+class MMTM(Mean):
+    """o = mean_k (W_k z_k + b_k), with z_k of branches that exchange after their last stages.
+
+    The encoder of a modality is its whole branch; the exchanging layers belong to none.
+    gate_scale 1 is the authors' released code, 2 makes an exchange of zero weights the identity.
+    """
+
+    late = False
+
+    @staticmethod
+    def add_flags(parser) -> None:
+        parser.add_argument(
+            "--ratio",
+            type=positive(float),
+            default=4.0,
+            help="channels of all modalities, times 2, per unit of an exchange; > 0",
+        )
+        parser.add_argument(
+            "--gate_scale",
+            type=int,
+            choices=(1, 2),
+            default=1,
+            help="the largest value of a gate",
+        )
+
+    @classmethod
+    def build(cls, encoders: dict[str, nn.Module], data: Data, options: Namespace) -> "MMTM":
+        settings = {"ratio": options.ratio, "gate_scale": options.gate_scale}
+        return cls(encoders, len(data.classes), **settings)
+
+    def __init__(
+        self,
+        encoders: dict[str, nn.Module],
+        classes: int,
+        *,
+        ratio: float = 4.0,
+        gate_scale: int = 1,
+    ):
+        super().__init__(encoders, classes)
+        check_stages(encoders, "mmtm")
+        depth = min(EXCHANGES, *(len(encoder.stages) for encoder in encoders.values()))
+        self.exchanges = nn.ModuleList(
+            Exchange({name: e.widths[-level] for name, e in encoders.items()}, ratio, gate_scale)
+            for level in range(depth, 0, -1)
+        )
+
+    def encode(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Taps]:
+        samples = len(next(iter(inputs.values())))
+        depth, maps = len(self.exchanges), {}
+        for name, encoder in self.encoders.items():
+            first = len(encoder.stages) - depth  # of the stages that an exchange follows
+            maps[name] = encoder.stages[:first](encoder.fold(inputs[name]))
+        for level, exchange in zip(range(-depth, 0), self.exchanges, strict=True):
+            maps = {name: e.stages[level](maps[name]) for name, e in self.encoders.items()}
+            maps = exchange(maps, samples)
+        return {name: pooled(x, samples) for name, x in maps.items()}, NO_TAPS
+
+    def gate_parameters(self, modality: str) -> list[nn.Parameter]:
+        """Of the layers that make a modality's gates, those shared with the others included."""
+        parts = ((exchange.squeeze, exchange.excite[modality]) for exchange in self.exchanges)
+        return [p for pair in parts for part in pair for p in part.parameters()]
+
+    def freeze(self, modality: str | None) -> None:
+        """In training, hold the gates of one modality at their running mean; None: of nobody."""
+        for exchange in self.exchanges:
+            exchange.frozen = modality

@@ -1,0 +1,84 @@
+"""Models of multi-task learning: two tasks on one input, with an encoder in common or without."""
+
+from argparse import Namespace
+from copy import deepcopy
+from typing import Self
+
+from torch import Tensor, nn
+
+from ...data.samples import Data
+from ...system.errors import UserError
+from .base import NO_TAPS, Fusion, Output, Taps
+
+SHARED = "shared"
+
+
+class MultiTask(Fusion):
+    """A head of two layers for each of two tasks, on an encoder of the one modality.
+
+    encoder: of the modality called modality. tasks: their names, in the order of the targets'
+    columns. There is no joint prediction, and what `Output` says of modalities is said of tasks.
+    """
+
+    multitask = True
+
+    @classmethod
+    def build(cls, encoders: dict[str, nn.Module], data: Data, options: Namespace) -> Self:
+        if len(encoders) != 1 or len(data.tasks) != 2:
+            raise UserError(
+                f"--fusion {options.fusion}: two tasks on one modality expected, {data.name} has "
+                f"the tasks {', '.join(data.tasks)} on {', '.join(encoders)}"
+            )
+        ((modality, encoder),) = encoders.items()
+        return cls(encoder, modality, data.tasks, len(data.classes))
+
+    def __init__(self, encoder: nn.Module, modality: str, tasks: tuple[str, ...], classes: int):
+        super().__init__(self.arrange(encoder, tasks), classes)
+        self.modality, self.tasks = modality, tasks
+        width = encoder.out_dim
+        self.unimodal_heads = nn.ModuleDict(
+            {
+                task: nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, classes))
+                for task in tasks
+            }
+        )
+
+    @staticmethod
+    def arrange(encoder: nn.Module, tasks: tuple[str, ...]) -> dict[str, nn.Module]:
+        """The encoders under their names."""
+        raise NotImplementedError
+
+    def joint(self, features: dict[str, Tensor]) -> None:
+        return None
+
+
+class Shared(MultiTask):
+    """One encoder with two objectives: the first task stands where the joint loss stands."""
+
+    late = False  # every task reaches the encoder that the other has
+
+    @staticmethod
+    def arrange(encoder: nn.Module, tasks: tuple[str, ...]) -> dict[str, nn.Module]:
+        return {SHARED: encoder}
+
+    def encode(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Taps]:
+        return dict.fromkeys(self.tasks, self.encoders[SHARED](inputs[self.modality])), NO_TAPS
+
+    def objectives(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        first, second = self.tasks
+        return losses[first], {SHARED: losses[second]}
+
+    def features_of(self, output: Output) -> dict[str, Tensor]:
+        return {SHARED: output.features[self.tasks[0]]}
+
+
+class Separate(MultiTask):
+    """An encoder for each task, from the same initial weights: every task learns alone."""
+
+    @staticmethod
+    def arrange(encoder: nn.Module, tasks: tuple[str, ...]) -> dict[str, nn.Module]:
+        return {task: deepcopy(encoder) for task in tasks}
+
+    def encode(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Taps]:
+        own = inputs[self.modality]
+        return {task: encoder(own) for task, encoder in self.encoders.items()}, NO_TAPS

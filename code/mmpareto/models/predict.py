@@ -1,0 +1,44 @@
+"""What a model says of each batch, and its losses."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from ..core import distributed
+from ..data.batches import to_device
+from .fusions.base import Output
+
+
+def mean_losses(model, forward, batches, device, limit=None) -> dict[str, float]:
+    """Cross-entropy of the joint prediction and of each modality's, means over samples."""
+    rows = []
+    for output, targets in outputs(model, forward, batches, device, limit):
+        logits, targets = {"joint": output.joint, **output.unimodal}, targets.to(device)
+        rows.append(
+            {name: F.cross_entropy(u, targets, reduction="none") for name, u in logits.items()}
+        )
+    return {name: sum(losses) / len(losses) for name, losses in joined(rows).items()}
+
+
+def joined(rows: list[dict[str, Tensor]]) -> dict[str, list]:
+    """Rows of vectors as one list for each name; of several processes, all of theirs."""
+    own = [{name: values.tolist() for name, values in row.items()} for row in rows]
+    rows = [row for part in distributed.gather(own) for row in part]
+    return {name: [x for row in rows for x in row[name]] for name in rows[0]}
+
+
+@torch.no_grad()
+def outputs(model, forward, batches, device, limit=None) -> Iterator[tuple[Output, Tensor]]:
+    """What the model, in evaluation mode, says of each batch, and the targets as they came."""
+    mine = len(distributed.own(range(limit))) if limit else len(batches)
+    total = min(len(batches), mine)
+    model.eval()
+    hidden = None if distributed.is_first() else True  # None: where nobody watches
+    for inputs, targets in islice(
+        tqdm(batches, "evaluate", total, leave=False, disable=hidden), total
+    ):
+        yield forward(to_device(inputs, device)), targets

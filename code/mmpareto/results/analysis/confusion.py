@@ -1,0 +1,34 @@
+"""Which classes a trained model takes for which others, by every one of its predictions."""
+
+from typing import NamedTuple
+
+from ...data.batches import loader
+from ...run.scores import confusion, predict
+from ...run.trained import Trained
+from ...system.errors import UserError
+
+
+class Confusion(NamedTuple):
+    """Of one prediction: counts[truth][prediction]."""
+
+    name: str
+    classes: list[str]
+    counts: list[list[int]]
+
+    def shade(self, truth: int, prediction: int) -> int:
+        """0 to 10: the share of a class's samples that went to this prediction."""
+        return round(10 * self.counts[truth][prediction] / max(1, sum(self.counts[truth])))
+
+
+def confusions(trained: Trained, split: str, workers: int, limit: int | None) -> list[Confusion]:
+    """The joint prediction's, and that of every modality or task."""
+    data = trained.data
+    if split not in data.splits:
+        raise UserError(f"--split {split}: {data.name} has {', '.join(data.splits)}")
+    batches = loader(data.splits[split], trained.options.batch_size, workers=workers)
+    found = predict(trained.model, trained.forward, batches, trained.device, limit)
+    counts = confusion(*found, len(data.classes))
+    return [
+        Confusion(suffix[1:] or "joint", data.classes, matrix.tolist())
+        for suffix, matrix in counts.items()
+    ]

@@ -1,0 +1,121 @@
+"""Gradients of a model that stands still (Figure 1d): their magnitudes, batch by batch.
+
+The encoders are frozen at a checkpoint, no step is taken, and one pass over the training set
+records the norm of both losses' gradients. What the figure calls covariance is the variance of
+these norms; the trace of the gradients' covariance, which the argument is about, stands beside it.
+"""
+
+import statistics
+from math import isfinite
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ...core import integrate
+from ...core.integrator import Integrator
+from ...data.batches import ShuffledBatches, loader, to_device
+from ...methods.base import all_losses
+from ...run.trained import Trained
+from ...system.errors import UserError
+
+
+class Unfit(UserError):
+    """A checkpoint whose gradients cannot be compared."""
+
+
+class Moments:
+    """Of one loss's gradients over batches; their mean vector is kept in float64."""
+
+    def __init__(self):
+        self.norms: list[float] = []
+        self._sum: list[Tensor] = []
+
+    def add(self, gradient: list[Tensor], norm: float) -> None:
+        if not self.norms:
+            self._sum = [torch.zeros_like(x, dtype=integrate.widest(x.device)) for x in gradient]
+        for total, x in zip(self._sum, gradient, strict=True):
+            total.add_(x)
+        self.norms.append(norm)
+
+    @property
+    def mean(self) -> float:
+        """Of the norms."""
+        return statistics.fmean(self.norms)
+
+    @property
+    def variance(self) -> float:
+        """Of the norms, with n - 1."""
+        return statistics.variance(self.norms)
+
+    @property
+    def trace(self) -> float:
+        """Of the gradients' covariance: E ||g||^2 - ||E g||^2 over these batches."""
+        square = statistics.fmean(norm**2 for norm in self.norms)
+        return square - sum((x / len(self.norms)).square().sum().item() for x in self._sum)
+
+
+class Fixed(NamedTuple):
+    """What one encoder's two gradients are like."""
+
+    joint: Moments
+    unimodal: Moments
+    cosines: list[float | None]  # None where a gradient is zero
+
+    @property
+    def conflict(self) -> float:
+        """The share of batches with cos <= 0."""
+        return statistics.fmean(c is not None and c <= 0 for c in self.cosines)
+
+
+def look(trained: Trained, checkpoint: Path, workers: int, limit: int | None) -> dict[str, Fixed]:
+    """{encoder: what its gradients are like} over the batches that the next epoch would train on.
+
+    Statistics of BatchNorm are those of training; the model is left as it was, to the bit.
+    checkpoint: where the model comes from, for messages. limit: only so many batches.
+    """
+    model, options = trained.model, trained.options
+    if model.multitask and model.late:
+        raise Unfit(
+            f"{checkpoint}: in --fusion {options.fusion} no encoder has two losses: its gradients "
+            "cannot be compared"
+        )
+    split = trained.data.splits["train"]
+    order = ShuffledBatches(len(split), options.batch_size, options.random_seed)
+    order.epoch = trained.epoch + 1
+    total = min(len(order), limit or len(order))
+    if total < 2:
+        raise Unfit(
+            f"{checkpoint}: a variance needs 2 batches, here is {total} of {options.batch_size} "
+            "samples: raise --limit_batches"
+        )
+    integrator = Integrator(model, model.encoders, integrate.uniform, late=model.late)
+    was_training, found = model.training, {}
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    model.train()
+    batches = iter(loader(split, order, workers=workers))
+    for _ in tqdm(range(total), "gradients", leave=False, disable=None):
+        inputs, targets = next(batches)
+        losses = all_losses(
+            trained.forward(to_device(inputs, trained.device)), targets.to(trained.device)
+        )
+        pairs = integrator.observe(*model.objectives(losses))
+        del losses
+        for name, (j, g) in pairs.items():
+            fixed = found.setdefault(name, Fixed(Moments(), Moments(), []))
+            jj, jg, gg = integrate.gramian(j, g).sum(1).tolist()  # sync
+            if not isfinite(jj + gg):
+                raise Unfit(
+                    f"{checkpoint}: the gradients of {name} are not finite: give one "
+                    "from before the training went astray"
+                )
+            fixed.joint.add(j, jj**0.5)
+            fixed.unimodal.add(g, gg**0.5)
+            fixed.cosines.append(jg / (jj * gg) ** 0.5 if jj and gg else None)
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+    model.train(was_training)
+    return found

@@ -1,0 +1,1 @@
+"""One run: its flags, parts, folder, checkpoint and scores."""

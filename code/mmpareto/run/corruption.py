@@ -1,0 +1,185 @@
+"""One modality missing or corrupted: what a model's accuracy is without it.
+
+zeros       the stand-in of a missing modality that is most used: zeros where the model reads it,
+            after normalisation; of tokens, padding. Where zeros are no usual input (a spectrogram
+            in decibels) the model is asked about what it has never seen.
+shuffled    the input of another sample of the split, drawn at random: usual values that say
+            nothing of the sample, as in permutation importance (Breiman 2001).
+noise S     Gaussian noise added where the model reads it, not clipped. Its standard deviation is S
+            times that of all the modality's values in the split.
+replaced P% of tokens in place of noise: each that is no padding is, with probability P, drawn anew,
+            uniformly from the vocabulary. P = S^2 / (1 + S^2) is the share that noise S has in the
+            variance of the sum.
+
+What is drawn follows from the seed, the modality and the sample's number in the split, not from
+batches or processes; stronger noise is the same noise, times more.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from math import fsum, hypot, sqrt
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..data.batches import Loader, to_device
+from ..data.samples import Modality, Split
+from .scores import evaluate
+
+CPU = torch.device("cpu")
+SEVERITIES = (0.5, 1.0, 2.0)
+# What a table says of its rows, by the first word of their inputs.
+EXPLAINED = {
+    "zeros": "the modality at zero after normalisation; of tokens, padding",
+    "shuffled": "the modality of another sample, drawn at random",
+    "noise S": "plus Gaussian noise, S standard deviations of its values in this split",
+    "replaced P%": "that share of tokens drawn anew, S^2 / (1 + S^2) of severity S",
+}
+
+Change = Callable[[Tensor, list[int]], Tensor]
+
+
+class Changed(Split):
+    """Another split, one modality of it changed.
+
+    change(values, indices): of a batch (B, ...) of it, as the model reads it; indices (B,) in the
+    split.
+    """
+
+    def __init__(self, split: Split, modality: str, change: Change):
+        self.split, self.modality, self.change = split, modality, change
+        self.targets = split.targets
+
+    def read(self, indices: list[int], draw: int | None = None) -> tuple[dict[str, Tensor], Tensor]:
+        inputs, targets = self.split.read(indices, draw)
+        values = _as_read(inputs, self.modality)
+        return {**inputs, self.modality: self.change(values, indices)}, targets
+
+
+class Corruption(NamedTuple):
+    """One row of the table."""
+
+    modality: str
+    input: str  # "zeros", "shuffled", "noise 0.5", "replaced 20%"
+    split: Split
+
+
+def robustness(
+    model,
+    forward,
+    split: Split,
+    modalities: dict[str, Modality],
+    device: torch.device,
+    load: Callable[[Split], Loader],
+    *,
+    severities: Sequence[float] = SEVERITIES,
+    seed: int = 0,
+) -> list[dict]:
+    """The scores of `evaluate` with each modality of split missing or corrupted.
+
+    Rows {"modality": name, "input": what stood in its place, "Acc": ..., ...}, the first one
+    ("", "as it is") with all as they are. load makes batches of a split, as `loader` does.
+    """
+    deviations = standard_deviations(load(split), modalities)
+    rows = [
+        Corruption("", "as it is", split),
+        *corruptions(split, modalities, deviations, severities, seed),
+    ]
+    return [
+        {
+            "modality": modality,
+            "input": input,
+            **evaluate(model, forward, load(changed), device),
+        }
+        for modality, input, changed in tqdm(rows, "robustness", leave=False, disable=None)
+    ]
+
+
+def corruptions(
+    split: Split,
+    modalities: dict[str, Modality],
+    deviations: dict[str, float],
+    severities: Sequence[float] = SEVERITIES,
+    seed: int = 0,
+) -> list[Corruption]:
+    """Every modality missing and corrupted; deviations of those that are no tokens."""
+    changes: list[tuple[str, str, Change]] = []
+    donors = other_samples(len(split), seed)
+    for number, (name, spec) in enumerate(modalities.items()):
+        draw = partial(_random, seed, number)
+        changes.append((name, "zeros", zeros))
+        changes.append((name, "shuffled", partial(shuffled, split, name, donors)))
+        for severity in severities:
+            if spec.kind == "tokens":
+                share = (severity / hypot(1, severity)) ** 2
+                change = partial(replaced, draw, share, spec.vocabulary)
+                changes.append((name, f"replaced {share:.0%}", change))
+            else:
+                change = partial(noisy, draw, severity * deviations[name])
+                changes.append((name, f"noise {severity:g}", change))
+    return [Corruption(name, input, Changed(split, name, f)) for name, input, f in changes]
+
+
+def other_samples(size: int, seed: int) -> list[int]:
+    """For every sample another one, each taken once: neighbours on a random ring."""
+    ring = np.random.RandomState(seed).permutation(size)
+    donors = np.empty(size, int)
+    donors[ring] = np.roll(ring, -1)
+    return donors.tolist()
+
+
+def zeros(values: Tensor, indices: list[int]) -> Tensor:
+    return torch.zeros_like(values)
+
+
+def shuffled(
+    split: Split, modality: str, donors: list[int], values: Tensor, indices: list[int]
+) -> Tensor:
+    inputs, _ = split.read([donors[index] for index in indices])
+    return _as_read(inputs, modality)
+
+
+def noisy(draw: Callable, deviation: float, values: Tensor, indices: list[int]) -> Tensor:
+    noise = np.stack([draw(index).standard_normal(values.shape[1:]) for index in indices])
+    return values + torch.from_numpy(deviation * noise).to(values.dtype)
+
+
+def replaced(
+    draw: Callable, share: float, vocabulary: int, values: Tensor, indices: list[int]
+) -> Tensor:
+    """Two numbers in [0, 1) decide of each token, padding or not: whether, and which instead."""
+    drawn = [draw(index).random_sample((2, *values.shape[1:])) for index in indices]
+    whether, which = torch.from_numpy(np.stack(drawn, axis=1))
+    others = 1 + (which * (vocabulary - 1)).to(values.dtype)
+    return torch.where((whether < share) & (values != 0), others, values)
+
+
+def standard_deviations(batches: Iterable, modalities: dict[str, Modality]) -> dict[str, float]:
+    """Of all values of each modality as the model reads them, tokens left out.
+
+    Sums are made sample by sample, so that batches of another size give the same to the bit.
+    """
+    names = [name for name, spec in modalities.items() if spec.kind != "tokens"]
+    sums: dict[str, list[tuple[float, ...]]] = {name: [] for name in names}
+    for inputs, _ in tqdm(batches, "standard deviations", leave=False, disable=None):
+        for name in names:
+            values = _as_read(inputs, name).double()
+            sums[name] += [(x.numel(), x.sum().item(), x.square().sum().item()) for x in values]
+    deviations = {}
+    for name, samples in sums.items():
+        count, total, squares = (fsum(part) for part in zip(*samples, strict=True))
+        deviations[name] = sqrt(max(squares / count - (total / count) ** 2, 0.0))
+    return deviations
+
+
+def _random(seed: int, modality: int, index: int) -> np.random.RandomState:
+    # RandomState's streams are frozen, so the noise is the same with any numpy.
+    return np.random.RandomState([seed, modality, index])
+
+
+def _as_read(inputs: dict[str, Tensor], modality: str) -> Tensor:
+    """A modality's batch as the model reads it, but on the CPU: pictures are floats by then."""
+    return to_device({modality: inputs[modality]}, CPU)[modality]

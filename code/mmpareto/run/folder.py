@@ -1,0 +1,276 @@
+"""A run's folder: what is written where, and where a resumed run goes on."""
+
+import json
+import math
+import os
+import shutil
+import sys
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..core import distributed
+from ..system import tensors
+from ..system.errors import UserError
+from ..system.lock import NAME as LOCK
+from ..system.lock import Lock
+from ..system.paths import blocker_of, clear_errors
+from ..system.writing import write_json
+from . import checkpoint, options, report
+from .environment import environment
+from .records import CONFIG, EPOCH, read_json, read_lines, read_result
+
+LOGS = ("train.log", "epochs.jsonl", "steps.jsonl")
+UNFINISHED = {f"{name}.tmp" for name in ("config.json", "last.pt", "best.pt", "result.json")}
+NOTHING = UNFINISHED | {LOCK}  # what a folder without a run may hold
+
+
+class Run:
+    """The folder of one run.
+
+    config.json     flags, environment and command        last.pt     the state after the last epoch
+    train.log       what the console shows                best.pt     the model of the best epoch
+    epochs.jsonl    one line per epoch                    result.json the test scores, at the end
+    steps.jsonl     one line per optimizer step
+
+    From its check on, or from its creation, the folder is this process's until `close`.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any], resume: bool):
+        """Check the folder against config; nothing is written before `start`."""
+        self.folder, self.config = folder, config
+        self.state: dict[str, Any] | None = None
+        self.board = self.lock = None
+        if config.get("use_tensorboard") and not find_spec("tensorboard"):
+            raise UserError("--use_tensorboard needs a package: run pip install tensorboard")
+        with clear_errors(f"--out {folder}"):
+            blocker = blocker_of(folder)
+            self.is_new = blocker != folder
+            if self.is_new:
+                return
+            is_used = any(path.name not in NOTHING for path in folder.iterdir())
+            if is_used:
+                self._check_used(resume)
+            self._take()
+            try:
+                if is_used:
+                    self._read_state()
+            except UserError:
+                self.close()
+                raise
+
+    def _take(self) -> None:
+        if distributed.is_first():
+            self.lock = Lock(self.folder)
+
+    def close(self) -> None:
+        """Leave the folder to others."""
+        if self.lock:
+            self.lock.release()
+
+    def _check_used(self, resume: bool) -> None:
+        if not resume:
+            raise UserError(
+                f"--out {self.folder}: the folder is not empty: give another one, or --resume to "
+                "go on"
+            )
+        path = self.folder / "config.json"
+        if not path.exists():
+            raise UserError(f"--out {self.folder}: it holds no run to resume: give another one")
+        check_flags(self.folder, read_json(path, CONFIG)["flags"], self.config)
+        for name in LOGS:  # what goes on in them would be written wherever they lead
+            if (self.folder / name).is_symlink():
+                raise UserError(f"--resume: {self.folder / name} is a link: put the file there")
+
+    def _read_state(self) -> None:
+        if not (self.folder / "last.pt").exists():
+            return  # stopped before its first checkpoint
+        self.state = checkpoint.read_state(self.folder / "last.pt", for_resuming=True)
+        check_epochs(self.folder, self.state["epoch"], self.config)
+        for name in LOGS:
+            path, size = self.folder / name, self.state["logs"].get(name, math.inf)
+            if not path.exists() or path.stat().st_size < size:
+                raise UserError(
+                    f"--resume: {path} is missing or shorter than last.pt says: restore it, or "
+                    "give another --out"
+                )
+        read_lines(self.folder / "epochs.jsonl", EPOCH, self.state["logs"]["epochs.jsonl"])
+
+    def start(self, header: list[str], data: dict[str, Any]) -> None:
+        """Create the folder, or cut its logs back to the last whole epoch; then log the header.
+
+        data: what config.json says of the data.
+        """
+        distributed.barrier()  # everyone has checked the folder
+        if not distributed.is_first():
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=not self.is_new)
+        except FileExistsError:
+            raise UserError(f"--out {self.folder}: another run has just taken it") from None
+        except OSError as error:
+            raise UserError(f"--out {self.folder}: cannot be created ({error.strerror})") from None
+        try:
+            if self.is_new:
+                with clear_errors(f"--out {self.folder}"):
+                    self._take()
+            self._open_board()
+            self._open_logs(data)
+        except UserError:
+            self.close()
+            if self.is_new:
+                with suppress(OSError):
+                    self.folder.rmdir()  # it is empty
+            raise
+        if self.state:
+            header = [*header, f"Resumed after epoch {self.state['epoch']}"]
+        for line in header:
+            self.log(line)
+
+    def _open_board(self) -> None:
+        if not self.config["use_tensorboard"]:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        first = self.state["epoch"] + 1 if self.state else None
+        with self._board_errors():
+            self.board = SummaryWriter(self._board_path(), purge_step=first)
+
+    def _board_path(self) -> Path | str:
+        return self.config["tensorboard_path"] or self.folder / "tensorboard"
+
+    def _board_errors(self):
+        """Of its thread, too, which the next call tells of."""
+        return clear_errors(f"--tensorboard_path {self._board_path()}")
+
+    def _open_logs(self, data: dict[str, Any]) -> None:
+        path, earlier = self.folder / "config.json", []
+        if path.exists():
+            before = read_json(path, CONFIG)
+            earlier = [*before.pop("earlier", []), before]
+        config = {"flags": self.config, "data": data, **environment(), "earlier": earlier}
+        self._write_json("config.json", config)
+        with clear_errors(f"--out {self.folder}"):
+            for name in (*UNFINISHED, "result.json"):
+                (self.folder / name).unlink(missing_ok=True)
+            sizes = self.state["logs"] if self.state else {}
+            for name in LOGS:
+                with open(self.folder / name, "ab") as file:
+                    file.truncate(sizes.get(name, 0))
+
+    def log(self, line: str) -> None:
+        """Show a line on the console, on a terminal at its width, and keep it in train.log."""
+        if not distributed.is_first():
+            return
+        watched = sys.stdout.isatty()
+        tqdm.write(report.fitted(line, shutil.get_terminal_size().columns) if watched else line)
+        sys.stdout.flush()
+        self._append("train.log", line + "\n")
+
+    def record(self, steps: list[dict], epoch: dict, row: str) -> None:
+        """Keep an epoch's numbers and show its row."""
+        if not distributed.is_first():
+            return
+        self._append("steps.jsonl", "".join(_json_line(step) for step in steps))
+        self._append("epochs.jsonl", _json_line(epoch))
+        self.log(row)
+        if self.board:
+            with self._board_errors():
+                for name, value in _flat(epoch):
+                    self.board.add_scalar(name, value, epoch["epoch"])
+                self.board.flush()
+
+    def save(self, name: str, state: dict[str, Any]) -> None:
+        if distributed.is_first():
+            with clear_errors(self.folder):
+                logs = {log: (self.folder / log).stat().st_size for log in LOGS}
+            tensors.write(self.folder / name, {**state, "config": self.config, "logs": logs})
+        distributed.barrier()  # the others may read it
+
+    def finish(self, selected: str, results: dict[str, dict]) -> None:
+        """Show and keep the test scores; selected names the rule whose scores are the result."""
+        if not distributed.is_first():
+            return
+        if self.board:
+            with self._board_errors():
+                for rule, scores in results.items():
+                    for name, value in scores.items():
+                        self.board.add_scalar(f"result ({rule})/{name}", value, scores["epoch"])
+                self.board.close()
+        for line in report.result_lines(results):
+            self.log(line)
+        epochs = read_lines(self.folder / "epochs.jsonl", EPOCH)
+        self._write_json(
+            "result.json",
+            {
+                "selected": selected,
+                "results": results,
+                "conflict": report.mean(epoch["conflict"] for epoch in epochs),
+                "seconds_per_epoch": report.mean(epoch["seconds"] for epoch in epochs),
+            },
+        )
+
+    def _append(self, name: str, text: str) -> None:
+        # a path in it need not be text
+        content = text.encode(errors="backslashreplace")
+        with clear_errors(self.folder / name), open(self.folder / name, "ab") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _write_json(self, name: str, content: dict) -> None:
+        write_json(self.folder / name, _plain(content))
+
+
+def finished(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+    """The result of the finished run in folder, None without one; UserError if its flags differ."""
+    if not (folder / "result.json").exists():
+        return None
+    check_flags(folder, read_json(folder / "config.json", CONFIG)["flags"], config)
+    result = read_result(folder)
+    done = result["results"]["last"]["epoch"]
+    check_epochs(folder, done, config)
+    return result if done == config["epochs"] else None
+
+
+def check_epochs(folder: Path, done: int, config: dict[str, Any]) -> None:
+    if done > config["epochs"]:
+        raise UserError(
+            f"{folder} holds {done} epochs, --epochs says {config['epochs']}: give another --out"
+        )
+
+
+def check_flags(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    if changes := options.changes(old, new):
+        raise UserError(
+            f"--resume: {folder} was trained with other flags ({'; '.join(changes)}): repeat its "
+            "flags (config.json has its command), or give another --out"
+        )
+
+
+def _flat(epoch: dict) -> list[tuple[str, float]]:
+    """TensorBoard's names: val/Acc, train/loss, train/gray/cos..."""
+    part = {name: epoch["split"] for name in epoch if name.startswith(("Acc", "F1"))}
+    named = [(f"{part.get(name, 'train')}/{name}", value) for name, value in epoch.items()]
+    named += [
+        (f"train/{encoder}/{field}", value)
+        for encoder, stats in epoch["encoders"].items()
+        for field, value in stats.items()
+    ]
+    return [(name, value) for name, value in named if isinstance(value, int | float)]
+
+
+def _json_line(content: dict) -> str:
+    return json.dumps(_plain(content), allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null stands for both."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

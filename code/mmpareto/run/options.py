@@ -1,0 +1,356 @@
+"""The command line of training: general flags here, a part's own flags with the part."""
+
+import os
+from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
+from datetime import datetime
+from difflib import get_close_matches
+from pathlib import Path
+
+from ..data.layout import read_metadata
+from ..datasets import DATASETS
+from ..methods import METHODS
+from ..models.encoders import ENCODERS
+from ..models.fusions import FUSIONS
+from ..system.errors import UserError
+from ..system.flags import Parser, fraction, non_negative, positive, seed
+from ..system.paths import REPOSITORY
+
+WITH_FLAGS = (METHODS, FUSIONS, DATASETS)  # whose parts may have flags of their own
+REGISTRIES = (*WITH_FLAGS, ENCODERS)
+
+# A flag given on the command line comes first, then the optimizer's default, the dataset's
+# `defaults`, and last these, which are the released scripts'.
+DEFAULTS = {
+    "epochs": 50,
+    "batch_size": 64,
+    "learning_rate": 0.002,
+    "weight_decay": 1e-4,
+    "lr_decay_ratio": 0.1,
+    "workers": 0,
+}
+OPTIMIZER_DEFAULTS = {
+    "sgd": {"momentum": 0.9},
+    "adam": {"learning_rate": 1e-3, "weight_decay": 0.0},
+    "adamw": {"learning_rate": 1e-3, "weight_decay": 0.01},
+}
+
+# Flags of the original scripts that have no meaning here.
+REPLACED = {
+    "--train": "training is what train.py does; code/evaluate.py evaluates a checkpoint",
+    "--model": "choose --method, --fusion and --encoder",
+    "--n_classes": "the number of classes comes from the dataset",
+}
+
+# Flags that may differ when a run is resumed: they do not change what it computes.
+FREE_ON_RESUME = {
+    "resume", "epochs", "device", "gpu_ids", "workers", "max_skipped", "data_root", "out",
+    "use_tensorboard", "tensorboard_path", "observe",
+}  # fmt: skip
+
+
+class TrainParser(Parser):
+    """Whose help also shows the flags of every part."""
+
+    def format_help(self) -> str:
+        sections = [super().format_help(), *(_part_help(*part) for part in _parts())]
+        return "\n".join(section for section in sections if section)
+
+
+class PartHelp(ArgumentDefaultsHelpFormatter):
+    """With every flag's default, unless its help says that in words."""
+
+    def _get_help_string(self, action: Action) -> str:
+        is_said = "(default: " in (action.help or "")
+        return action.help if is_said else super()._get_help_string(action)
+
+
+def parse(arguments: list[str]) -> Namespace:
+    """All flags with their values; UserError for anything that cannot be trained."""
+    for flag in arguments:
+        if (name := flag.split("=")[0]) in REPLACED:
+            raise UserError(f"{name} is a flag of the original scripts: {REPLACED[name]}")
+    options, rest = _parser().parse_known_args(arguments)
+    _find_dataset(options)
+    options.method = METHODS.find(options.method)
+    options.fusion = _find_fusion(options)
+
+    own = Parser(add_help=False, allow_abbrev=False)
+    for registry, name in _chosen(options):
+        _add_flags(registry[name], own)
+    options, unknown = own.parse_known_args(rest, options)
+    if unknown:
+        raise UserError(_explain_unknown(unknown[0].split("=")[0]))
+
+    _check_pairs(options)
+    if options.resume and options.out is None:
+        raise UserError("--resume goes on in a run's folder: give it, too, with --out DIR")
+    _fill_defaults(options)
+    check_data_root(options.dataset, options.data_root)
+    options.data_root = (options.data_root or REPOSITORY / "data" / options.dataset).absolute()
+    if options.out is None:
+        name = f"{data_name(options)}-{options.method}-s{options.random_seed}"
+        options.out = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S-%f}"
+    if options.limit_batches and options.limit_batches < options.accumulate:
+        raise UserError(
+            f"--limit_batches {options.limit_batches}: one step needs --accumulate "
+            f"{options.accumulate} batches"
+        )
+    if options.tensorboard_path and not options.use_tensorboard:
+        raise UserError("--tensorboard_path acts only with --use_tensorboard: give both")
+    return options
+
+
+def _find_dataset(options: Namespace) -> None:
+    """--dataset is a registered name, or the folder of a prepared set."""
+    folder = Path(options.dataset)
+    if options.dataset not in DATASETS and folder.is_dir():
+        if options.data_root:
+            raise UserError(f"--data_root: --dataset {folder} is a folder already: drop one")
+        options.dataset, options.data_root = read_metadata(folder)["dataset"], folder
+    elif options.dataset not in DATASETS and len(folder.parts) > 1:
+        raise UserError(f"--dataset {folder}: no such folder: give a prepared set, or a name")
+    options.dataset = DATASETS.find(options.dataset)
+
+
+def check_data_root(dataset: str, data_root: Path | None) -> None:
+    if data_root and getattr(DATASETS[dataset], "built_in", False):
+        raise UserError(f"--data_root: {dataset} is built in and reads no files: choose --dataset")
+
+
+def data_name(options: Namespace) -> str:
+    """What runs are called after: the dataset, or the folder where one name stands for many."""
+    return options.data_root.name if _is_one_of_many(options.dataset) else options.dataset
+
+
+def data_flags(options: Namespace) -> dict:
+    """The dataset's own flags, which may make other data of the same files."""
+    parser = Parser(add_help=False)
+    _add_flags(DATASETS[options.dataset], parser)
+    own = vars(parser.parse_args([]))
+    return {name: value for name, value in as_config(options).items() if name in own}
+
+
+def _is_one_of_many(dataset: str) -> bool:
+    return getattr(DATASETS[dataset], "one_of_many", False)
+
+
+def as_config(options: Namespace) -> dict:
+    """The options as plain values, for files."""
+    return {k: str(v) if isinstance(v, os.PathLike) else v for k, v in vars(options).items()}
+
+
+def from_config(config: dict, source: Path) -> Namespace:
+    """The options of `as_config`, as far as model and data need them; UserError if they are none.
+
+    They are read as a command line is, so that every value is one that could have been given.
+    """
+    words = []
+    try:
+        for name, value in config.items():
+            if isinstance(value, list):
+                words += [f"--{name}", *map(str, value)] if value else []
+            elif value is not None and value is not False:
+                words.append(f"--{name}" if value is True else f"--{name}={value}")
+        parser = _parser(add_help=False)  # --help would end the process
+        for registry in (FUSIONS, DATASETS):
+            _add_flags(registry[str(config.get(registry.kind))], parser)
+        options, _ = parser.parse_known_args(words)
+        METHODS.find(options.method)
+        found = as_config(options)
+        wrong = [name for name in found if found[name] != config.get(name, found[name])]
+    except UserError as error:
+        wrong = [str(error)]
+    except RecursionError:
+        wrong = ["nested too deeply"]
+    if wrong or options.data_root is None:
+        raise UserError(
+            f"checkpoint {source}: its config is damaged ({', '.join(wrong) or 'no data_root'}): "
+            "restore it from a copy or train again"
+        )
+    _fill_defaults(options)
+    return options
+
+
+def changes(old: dict, new: dict) -> list[str]:
+    """Flags in which two configs would compute different runs, as "name was this, is that"."""
+    rows = []
+    free = FREE_ON_RESUME - METHODS[new["method"]].fixed_on_resume
+    free -= {"data_root"} if _is_one_of_many(new["dataset"]) else set()
+    for name in sorted((old.keys() | new.keys()) - free):
+        pair = old.get(name), new.get(name)
+        either = ("best-val", "last")  # every run holds both results
+        if pair[0] != pair[1] and not (name == "select" and all(v in either for v in pair)):
+            rows.append(f"{name} was {pair[0]}, is {pair[1]}")
+    return rows
+
+
+def _parser(*, add_help: bool = True) -> Parser:
+    parser = TrainParser(
+        prog="train.py",
+        description="Train a multimodal classifier and print its accuracies.",
+        allow_abbrev=False,
+        add_help=add_help,
+    )
+    # fmt: off
+    add = parser.add_argument_group("what to train").add_argument
+    add("--dataset", default="cgdigits", metavar="NAME or DIR",
+        help=f"{', '.join(DATASETS)}, or the folder of a prepared set (default: %(default)s)")
+    add("--data_root", type=Path, metavar="DIR",
+        help="the prepared data; for cgmnist torchvision's root (default: data/DATASET)")
+    add("--train_size", type=positive(int), metavar="N",
+        help="train on a stratified subset of N samples, at least one per class, drawn by the seed "
+             "(default: all)")
+    add("--method", default="mmpareto", metavar="NAME",
+        help=f"{', '.join(METHODS)} (default: %(default)s)")
+    add("--fusion", metavar="NAME",
+        help=f"{', '.join(FUSIONS)} (default: the method's, mostly concat)")
+    add("--encoder", nargs="+", action="extend", default=[], metavar="[MODALITY=]NAME",
+        help=f"{', '.join(ENCODERS)}, for one modality or for all (default: resnet18; "
+             "of arrays mlp, of tokens transformer, or the dataset's or the fusion's)")
+    add("--pretrained", nargs="?", const="imagenet", metavar="FILE",
+        help="start resnet18 from a state dict; without FILE from ImageNet's, downloaded")
+
+    add = parser.add_argument_group("how to train").add_argument
+    add("--epochs", type=positive(int),
+        help=f"passes over the data, >= 1 (default: {DEFAULTS['epochs']}, or the dataset's)")
+    add("--batch_size", type=positive(int),
+        help="samples per batch, of all processes together, >= 1; the last incomplete one is "
+             "dropped (default: 64)")
+    add("--accumulate", type=positive(int), default=1, metavar="N",
+        help="batches per optimizer step, >= 1 (default: %(default)s)")
+    add("--optimizer", choices=OPTIMIZER_DEFAULTS, default="sgd", help="(default: %(default)s)")
+    add("--learning_rate", type=positive(float),
+        help=f"> 0 (default: {DEFAULTS['learning_rate']}, or the dataset's; adam and adamw 0.001)")
+    add("--momentum", type=fraction, help="of sgd, in [0, 1) (default: 0.9)")
+    add("--weight_decay", type=non_negative(float),
+        help=">= 0 (default: sgd 1e-4, adam 0, adamw 0.01)")
+    add("--lr_decay_step", type=positive(int), metavar="EPOCHS",
+        help="multiply the learning rate by --lr_decay_ratio every so many epochs, >= 1 "
+             "(default: never)")
+    add("--lr_decay_ratio", type=positive(float), metavar="RATIO",
+        help="> 0 (default: 0.1, with --lr_decay_step)")
+    add("--clip_grad", nargs="?", type=positive(float), const=1.0, metavar="NORM",
+        help="clip the gradient's L2 norm to NORM, > 0; without NORM to 1.0 (default: no clipping)")
+    add("--random_seed", type=seed, default=0, metavar="SEED",
+        help="of initialisation, order and subset, 0 to 4294967295 (default: %(default)s)")
+
+    group = parser.add_argument_group("where to run")
+    add_device_flags(group)
+    add = group.add_argument
+    add("--precision", choices=("fp32", "bf16"), default="fp32",
+        help="bf16: forward passes under autocast (default: %(default)s)")
+    add("--compile", action="store_true", help="compile the model with torch.compile")
+    add("--workers", type=non_negative(int), metavar="N",
+        help="processes that load data, >= 0, for each that trains; any number gives the same "
+             "samples (default: 0, or the dataset's)")
+    add("--sync_bn", action="store_true",
+        help="in several processes: BatchNorm's statistics over the whole batch; CUDA only")
+    add("--deterministic", action="store_true",
+        help="only deterministic algorithms; slower on a GPU")
+
+    add = parser.add_argument_group("what a run writes").add_argument
+    add("--out", "--ckpt_path", type=Path, metavar="DIR",
+        help="the run's folder (default: runs/DATASET-METHOD-sSEED-TIME)")
+    add("--resume", action="store_true", help="go on after the last whole epoch in --out")
+    add("--select", choices=("best-val", "last", "best-test"), default="best-val",
+        help="epoch whose test accuracy is the run's result; best-test picks it on the test split, "
+             "as the original did (default: %(default)s)")
+    add("--limit_batches", type=positive(int), metavar="N",
+        help="use only the first N batches, >= 1, in training and in evaluation (default: all)")
+    add("--max_skipped", type=non_negative(int), default=10, metavar="N",
+        help="stop after more than N non-finite steps in a row, >= 0 (default: %(default)s)")
+    add("--use_tensorboard", action="store_true", help="write TensorBoard's event files")
+    add("--tensorboard_path", type=Path, metavar="DIR",
+        help="(default: tensorboard in the run's folder)")
+    # fmt: on
+    return parser
+
+
+def add_device_flags(parser) -> None:
+    # fmt: off
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto",
+        help="(default: %(default)s, a GPU if there is a usable one)")
+    parser.add_argument("--gpu_ids", metavar="ID",
+        help="which GPU, from 0 (default: the current one)")
+    # fmt: on
+
+
+def _check_pairs(options: Namespace) -> None:
+    """UserError for a flag that acts only with another."""
+    if options.momentum is not None and "momentum" not in OPTIMIZER_DEFAULTS[options.optimizer]:
+        raise UserError(f"--momentum acts only with --optimizer sgd, not {options.optimizer}")
+    if options.lr_decay_ratio and not options.lr_decay_step:
+        raise UserError("--lr_decay_ratio acts only with --lr_decay_step: give both")
+
+
+def _fill_defaults(options: Namespace) -> None:
+    chosen = OPTIMIZER_DEFAULTS[options.optimizer]
+    for defaults in (chosen, DATASETS[options.dataset].defaults, DEFAULTS):
+        for name, value in defaults.items():
+            if getattr(options, name) is None:
+                setattr(options, name, value)
+
+
+def _find_fusion(options: Namespace) -> str:
+    """--fusion, else the method's default if it goes with the dataset, else the first that does."""
+    is_multitask = getattr(DATASETS[options.dataset], "is_multitask", False)
+    fitting = [name for name in FUSIONS if FUSIONS[name].multitask == is_multitask]
+
+    def valid(method: str) -> list[str]:
+        return [name for name in fitting if METHODS[method].runs_with(FUSIONS[name])]
+
+    choices = valid(options.method)
+    if not choices:
+        others = [name for name in METHODS if valid(name)]
+        raise UserError(
+            f"--method {options.method} does not run on {options.dataset}: choose "
+            f"{', '.join(others)}"
+        )
+    default = METHODS[options.method].default_fusion
+    if options.fusion is None:
+        return default if default in choices else choices[0]
+    fusion = FUSIONS.find(options.fusion)
+    if fusion not in choices:
+        raise UserError(
+            f"--method {options.method} does not run with --fusion {fusion} on "
+            f"{options.dataset}: choose {', '.join(choices)}"
+        )
+    return fusion
+
+
+def _parts():
+    return [(registry, name) for registry in WITH_FLAGS for name in registry]
+
+
+def _chosen(options: Namespace):
+    return [(METHODS, options.method), (FUSIONS, options.fusion), (DATASETS, options.dataset)]
+
+
+def _add_flags(part: type, parser: ArgumentParser) -> None:
+    getattr(part, "add_flags", lambda parser: None)(parser)
+
+
+def _part_help(registry, name: str) -> str:
+    parser = ArgumentParser(usage=SUPPRESS, add_help=False, formatter_class=PartHelp)
+    part, title = registry[name], f"with --{registry.kind} {name}"
+    defaults = [f"--{flag} {value}" for flag, value in getattr(part, "defaults", {}).items()]
+    _add_flags(part, parser.add_argument_group(title, " ".join(defaults) or None))
+    return parser.format_help()
+
+
+def _explain_unknown(flag: str) -> str:
+    owners = [
+        f"--{part[0].kind} {part[1]}" for part in _parts() if flag in _part_help(*part).split()
+    ]
+    if owners:
+        return f"{flag} acts only with {' or '.join(owners)}"
+    if not flag.startswith("-"):
+        return (
+            f"{flag!r} belongs to no flag: give --FLAG before it, or, in a list of names, a comma "
+            "instead of the space (--help lists all flags)"
+        )
+    known = {word for part in _parts() for word in _part_help(*part).split()}
+    known |= set(_parser().format_help().split())
+    close = get_close_matches(flag, sorted(w for w in known if w.startswith("--")), n=1)
+    hint = f": did you mean {close[0]}?" if close else ""
+    return f"unknown flag {flag}{hint} (--help lists all flags)"

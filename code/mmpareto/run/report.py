@@ -1,0 +1,146 @@
+"""From tensors to numbers, and from numbers to the words that the console shows."""
+
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from ..core import distributed
+from ..core.integrate import widest
+from ..methods.base import Decision
+from ..system.errors import printable
+
+TIED = "\x00"  # stands for a space that no line ends at
+
+
+def measured(records: list[Decision], grad_norm: Tensor, statistics: list[Tensor]) -> dict:
+    """The numbers of one optimizer step, its losses averaged over micro-batches and processes.
+
+    A step is skipped where its loss, its gradient or one of statistics, BatchNorm's running ones,
+    is not finite. One host sync, and the same numbers in every process.
+    """
+    tensors: dict[tuple, Tensor] = {("grad_norm",): grad_norm}
+    if statistics:
+        largest = torch.nn.utils.get_total_norm(statistics, torch.inf)
+        tensors["largest_statistic",] = largest
+    tensors["loss",] = torch.stack([r.loss.detach() for r in records]).mean()
+    for name in records[0].losses:
+        tensors["losses", name] = torch.stack([r.losses[name].detach() for r in records]).mean()
+    for name, stats in records[-1].encoders.items():
+        tensors |= {("encoders", name, field): value for field, value in stats._asdict().items()}
+    tensors |= {("measures", name): value for name, value in records[-1].measures.items()}
+    values = torch.stack([tensor.to(widest(tensor.device)) for tensor in tensors.values()])
+    values = distributed.mean(values).tolist()  # sync
+
+    step: dict = {"losses": {}}
+    for path, value in zip(tensors, values, strict=True):
+        place = step
+        for key in path[:-1]:
+            place = place.setdefault(key, {})
+        place[path[-1]] = bool(value) if path[-1] in ("conflict", "stationary") else value
+    decisive = (step["loss"], step["grad_norm"], step.pop("largest_statistic", 0.0))
+    step["skipped"] = not all(map(isfinite, decisive))
+    return step
+
+
+def summary(steps: list[dict]) -> dict:
+    """One epoch's steps in a few numbers; conflict is a share of all (step, encoder) pairs."""
+    good = [step for step in steps if not step["skipped"]]
+    encoders = [stats for step in good for stats in step.get("encoders", {}).values()]
+    names = dict.fromkeys(name for step in good for name in step.get("encoders", {}))
+    measures = dict.fromkeys(name for step in good for name in step.get("measures", {}))
+    return {
+        "loss": mean(step["loss"] for step in good),
+        "conflict": mean(stats["conflict"] for stats in encoders),
+        "stationary": sum(stats["stationary"] for stats in encoders),
+        "skipped": len(steps) - len(good),
+        **{name: mean(step["measures"].get(name) for step in good) for name in measures},
+        "encoders": {name: _means(step["encoders"].get(name) for step in good) for name in names},
+    }
+
+
+def _means(stats: Iterable[dict | None]) -> dict[str, float | None]:
+    """Of every field over the steps in which it has a value."""
+    known = [one for one in stats if one]
+    return {field: mean(v for v in (s[field] for s in known) if isfinite(v)) for field in known[0]}
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of the values that are known; None without any."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def row(epoch: dict, epochs: int, best: dict) -> str:
+    """The console's row of an epoch."""
+    loss = "none" if epoch["loss"] is None else f"{epoch['loss']:.4f}"
+    words = [
+        f"Epoch {epoch['epoch']}/{epochs}",
+        f"Loss {loss}",
+        f"{epoch['split']} {accuracies(epoch)}",
+        f"Best Acc {best['Acc']:.4f} ({best['epoch']})",
+    ]
+    if epoch["conflict"] is not None:
+        words.append(f"conflict {epoch['conflict']:.0%}")
+    words += [f"{name} {epoch[name]}" for name in ("stationary", "skipped") if epoch[name]]
+    return "  ".join([*words, f"data {epoch['waiting']:.0%}", f"{epoch['seconds']:.1f}s"])
+
+
+def fitted(line: str, width: int) -> str:
+    """A log's line as lines of a terminal: broken between its parts, which two spaces separate.
+
+    A part that is too long for that breaks at any space. A command stays whole, to be copied.
+    """
+    if len(line) <= width or line.startswith("Command"):
+        return line
+    indent = " " * 9
+    whole = re.sub(r"(?<=\S) (?=\S)", TIED, line)
+    fits = all(len(indent + part) <= width for part in whole.split())
+    lines = textwrap.wrap(
+        whole if fits else line, width, subsequent_indent=indent, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+    return "\n".join(lines).replace(TIED, " ")
+
+
+def accuracies(scores: dict) -> str:
+    return "  ".join(f"{k} {v:.4f}" for k, v in scores.items() if k.split("_")[0] == "Acc")
+
+
+def result_lines(results: dict[str, dict]) -> list[str]:
+    """One line per selection rule: {rule: {"epoch": ..., scores}}."""
+    lines = []
+    for rule, scores in results.items():
+        epoch = "" if rule == "last" else f", epoch {scores['epoch']}"
+        lines.append(f"Result ({rule}{epoch}): test {accuracies(scores)}")
+    return lines
+
+
+def table(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, texts: int = 1
+) -> str:
+    """A table for the console: texts columns of text, numbers to their right.
+
+    Nothing is cut: cells of the first column that width leaves no room for take several lines,
+    of no fewer than 16 letters, and headings of numbers lines of 9. Without tabulate, which pads
+    headings, so that long names would have half the room.
+    """
+    headings, *rows = ([printable(cell) for cell in row] for row in (headings, *rows))
+    sizes = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    sizes[texts:] = [min(size, 9) for size in sizes[texts:]]
+    sizes[0] = min(sizes[0], max(16, width - sum(size + 2 for size in sizes[1:])))
+    sides = "<" * texts + ">" * (len(sizes) - texts)
+    columns = list(zip(sizes, sides, strict=True))
+
+    def lines(row: Sequence[str]) -> Iterable[str]:
+        cells = [textwrap.wrap(cell, size) for cell, size in zip(row, sizes, strict=True)]
+        for parts in zip_longest(*cells, fillvalue=""):
+            shown = [f"{t:{side}{size}}" for t, (size, side) in zip(parts, columns, strict=True)]
+            yield "  ".join(shown).rstrip()
+
+    rule = "  ".join("-" * size for size in sizes)
+    return "\n".join([*lines(headings), rule, *(line for row in rows for line in lines(row))])

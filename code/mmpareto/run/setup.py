@@ -1,0 +1,321 @@
+"""From flags to the things a run is made of: device, data, model, forward pass, optimizer."""
+
+import os
+import warnings
+from argparse import Namespace
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..core import distributed
+from ..data.batches import to_device
+from ..data.samples import Data, Split, identity, is_modality_name, recipe_hash, stratified
+from ..datasets import DATASETS
+from ..models.encoders import ENCODERS
+from ..models.fusions import FUSIONS
+from ..models.fusions.base import Fusion, Output
+from ..system.errors import UserError
+from ..system.tensors import is_plain
+from .checkpoint import fitting
+from .environment import environment
+from .options import OPTIMIZER_DEFAULTS
+
+# By kind of modality; resnet18 for the others.
+DEFAULT_ENCODERS = {"array": "mlp", "tokens": "transformer"}
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
+def pick_device(name: str, gpu_ids: str | None) -> torch.device:
+    """The device to train on; warns aloud about a GPU that cannot be used."""
+    ids = [] if gpu_ids is None else [part.strip() for part in gpu_ids.split(",")]
+    if len(ids) > 1:
+        raise UserError(
+            f"--gpu_ids {gpu_ids}: one process trains on one GPU; for a run on several say "
+            f"CUDA_VISIBLE_DEVICES={gpu_ids} sh script/distributed.sh ..., for several methods or "
+            "seeds start one run per GPU"
+        )
+    if ids and distributed.is_launched():
+        raise UserError(
+            f"--gpu_ids {gpu_ids}: torchrun gives every process its GPU: drop it, and choose with "
+            f"CUDA_VISIBLE_DEVICES={gpu_ids}"
+        )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        usable = torch.cuda.is_available()
+    reason = "".join(f" ({str(w.message).splitlines()[0]})" for w in caught)
+    if ids or name == "cuda" or (name == "auto" and usable):
+        if not usable:
+            raise UserError(
+                f"--{'gpu_ids' if ids else 'device cuda'}: torch {torch.__version__} finds no "
+                f"usable GPU{reason}: use --device cpu, or mend the driver"
+            )
+        if name not in ("auto", "cuda"):
+            raise UserError(
+                f"--gpu_ids chooses a CUDA GPU, but --device is {name}: drop one of them"
+            )
+        if ids and not (ids[0].isdecimal() and int(ids[0]) < torch.cuda.device_count()):
+            raise UserError(
+                f"--gpu_ids {gpu_ids}: expected a number below {torch.cuda.device_count()}, "
+                "the number of GPUs here"
+            )
+        if distributed.is_launched():
+            ids = [os.environ["LOCAL_RANK"]]
+            if int(ids[0]) >= torch.cuda.device_count():
+                raise UserError(
+                    f"process {ids[0]} of this machine finds {torch.cuda.device_count()} GPUs: "
+                    "start no more processes than GPUs, or give --device cpu"
+                )
+        device = torch.device("cuda", int(ids[0]) if ids else torch.cuda.current_device())
+        torch.cuda.set_device(device)
+        return device
+    mps = torch.backends.mps.is_available()
+    if name == "mps" and not mps:
+        raise UserError("--device mps: no Apple GPU is usable here: use --device cpu")
+    if name == "auto" and _nvidia_devices():
+        print(
+            f"WARNING: this machine has an NVIDIA GPU that torch {torch.__version__} cannot "
+            f"use{reason}. TRAINING ON THE CPU.",
+            flush=True,
+        )
+    return torch.device("mps" if name == "mps" or (name == "auto" and mps) else "cpu")
+
+
+def _nvidia_devices() -> list[Path]:
+    return list(Path("/dev").glob("nvidia[0-9]*"))
+
+
+def seed_everything(seed: int, deterministic: bool) -> None:
+    torch.manual_seed(seed)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+
+
+def load_data(options: Namespace) -> Data:
+    data = DATASETS[options.dataset].load(options)
+    data = data._replace(identity=identity(data))
+    if options.train_size:
+        train = stratified(data.splits["train"], options.train_size, options.random_seed)
+        data = data._replace(splits={**data.splits, "train": train})
+    if options.batch_size % (processes := distributed.size()):
+        raise UserError(
+            f"--batch_size {options.batch_size}: it is the whole batch, and {processes} processes "
+            f"cannot share it equally: give a multiple of {processes}"
+        )
+    size, batch = len(data.splits["train"]), options.batch_size * options.accumulate
+    if size < batch:
+        flags = f"--batch_size {options.batch_size}"
+        flags += f" --accumulate {options.accumulate}" if options.accumulate > 1 else ""
+        raise UserError(
+            f"{flags}: one step needs {batch} samples, the training split has {size}: lower it"
+        )
+    return data
+
+
+def known_by(data: Data) -> dict[str, str | list[str]]:
+    """What a run notes of its data, as plain values."""
+    return {
+        "recipe": recipe_hash(data.recipe), "classes": data.classes, "identity": data.identity
+    }  # fmt: skip
+
+
+def check_data(data: Data, trained_on: dict, checkpoint: Path) -> None:
+    """UserError where a checkpoint was trained on other classes, or by another recipe."""
+    found = known_by(data)
+    if found["recipe"] != trained_on["recipe"]:
+        raise UserError(
+            f"--data_root: {data.name} of recipe {found['recipe']} found, {checkpoint} was trained "
+            f"on recipe {trained_on['recipe']}: numbers would not be comparable, give data of that "
+            "recipe"
+        )
+    if found["classes"] != trained_on["classes"]:
+        raise UserError(
+            f"--data_root: {data.name} with classes {', '.join(found['classes'])} found, "
+            f"{checkpoint} was trained on {', '.join(trained_on['classes'])}: give data with those"
+        )
+
+
+def build_model(options: Namespace, data: Data) -> Fusion:
+    """The fusion of one encoder per modality, newly initialised, on the CPU."""
+    encoders = {}
+    for modality, encoder in chosen_encoders(options, data).items():
+        weights = {"pretrained": options.pretrained} if _pretrainable(encoder) else {}
+        encoders[modality] = encoder(data.modalities[modality], **weights)
+    return FUSIONS[options.fusion].build(encoders, data, options)
+
+
+def check_sizes(options: Namespace, data: Data, state: dict, source: Path) -> None:
+    """UserError unless a state dict fits the model, before there is memory for any of its sizes."""
+    chosen_encoders(options, data)  # imported outside, so that nothing else of them is without
+    with fitting(source), torch.device("meta"):
+        check_weights(build_model(options, data), state, source)
+
+
+def chosen_encoders(options: Namespace, data: Data) -> dict[str, type]:
+    """{modality: the class of its encoder}."""
+    fusion = FUSIONS[options.fusion]
+    names = {
+        modality: fusion.default_encoder
+        or getattr(DATASETS[options.dataset], "encoder", None)
+        or DEFAULT_ENCODERS.get(spec.kind, "resnet18")
+        for modality, spec in data.modalities.items()
+    }
+    for choice in options.encoder:
+        modality, given, name = choice.rpartition("=")
+        if given and modality not in names:
+            raise UserError(
+                f"--encoder {choice}: {data.name} has no modality {modality!r}, "
+                f"only {', '.join(names)}"
+            )
+        names.update(dict.fromkeys([modality] if given else names, ENCODERS.find(name)))
+    encoders = {modality: ENCODERS[name] for modality, name in names.items()}
+    if options.pretrained and not any(map(_pretrainable, encoders.values())):
+        raise UserError(
+            f"--pretrained: encoder {' and '.join(sorted(set(names.values())))} has no pretrained "
+            "weights: use resnet18"
+        )
+    for modality in encoders:
+        if not is_modality_name(modality):
+            raise UserError(f"{data.name}: a modality cannot be called {modality!r}: rename it")
+    return encoders
+
+
+def place(model: Fusion, device: torch.device, precision: str) -> Fusion:
+    """The model on device, convolutions in the memory format that is fast there.
+
+    channels_last makes evaluation on a CPU 1.5 times as fast, and is what a GPU's bfloat16
+    convolutions want.
+    """
+    is_channels_last = device.type == "cpu" or precision == "bf16"
+    layout = torch.channels_last if is_channels_last else torch.contiguous_format
+    return model.to(device, memory_format=layout)
+
+
+def synchronised(model: Fusion, device: torch.device) -> Fusion:
+    """The model with BatchNorm's statistics taken over all processes' shares of a batch."""
+    if device.type != "cuda":
+        raise UserError(f"--sync_bn: torch has it on CUDA GPUs only, not on {device}: drop it")
+    if not distributed.is_launched():
+        raise UserError("--sync_bn acts only in several processes: use script/distributed.sh")
+    return torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+def _pretrainable(encoder: type) -> bool:
+    return getattr(encoder, "pretrainable", False)
+
+
+def check_single_samples(model: Fusion, split: Split, device: torch.device) -> None:
+    """UserError where a batch of one leaves BatchNorm a single number per channel."""
+    inputs, _ = split.read([0])
+    try:
+        with torch.no_grad():
+            deepcopy(model).train()(to_device(inputs, device))
+    except ValueError as error:
+        raise UserError(f"--batch_size 1: {error}: give a larger --batch_size") from None
+
+
+def build_forward(
+    model: Fusion, device: torch.device, *, precision: str = "fp32", compiled: bool = False
+) -> Callable[[dict], Output]:
+    """Calls the model; its output comes back in float32 whatever the precision.
+
+    Features are what the predictions were made of, so that gradients can be taken there.
+    """
+    encode, read = model.encode, model.read
+    if compiled:
+        encode, read = torch.compile(encode), torch.compile(read) if model.tapped else read
+
+    def forward(inputs: dict) -> Output:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            features, taps = encode(inputs)
+            output = read({name: _widened(z) for name, z in features.items()}, taps)
+        return output.map(_widened)
+
+    return forward
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x.float() if x.dtype == torch.bfloat16 else x
+
+
+def build_optimizer(flags: Namespace, model: Fusion, device: torch.device):
+    """The optimizer, fused where the device has it, and its scheduler (constant by default)."""
+    settings = {"lr": flags.learning_rate, "weight_decay": flags.weight_decay}
+    if "momentum" in OPTIMIZER_DEFAULTS[flags.optimizer]:
+        settings["momentum"] = flags.momentum
+    optimizer = OPTIMIZERS[flags.optimizer](
+        model.parameters(), **settings, fused=device.type in ("cpu", "cuda")
+    )
+    ratio = flags.lr_decay_ratio if flags.lr_decay_step else 1.0
+    return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, flags.lr_decay_step or 1, ratio)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Load its state dict; buffers come to lie in memory as parameters do, as if made here.
+
+    Fused optimizers take that for granted, and another device may have had another memory format.
+    """
+    settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for before, group in zip(settings, optimizer.param_groups, strict=True):
+        if {k: type(v) for k, v in before.items()} != {
+            k: type(v) for k, v in group.items() if k != "params"
+        }:
+            raise ValueError("settings of another form")
+    for param, buffers in optimizer.state.items():
+        for name, value in buffers.items():
+            if not isinstance(value, Tensor) or value.shape not in (param.shape, ()):
+                raise ValueError(f"{name} does not fit its parameter")
+            if value.shape == param.shape:
+                buffers[name] = torch.empty_like(param).copy_(value)
+
+
+def load_weights(model: Fusion, state: dict, source: Path) -> None:
+    """Load a state dict; UserError where it belongs to another architecture."""
+    check_weights(model, state, source)
+    model.load_state_dict(state)
+
+
+def check_weights(model: Fusion, state: dict, source: Path) -> None:
+    """UserError unless state is of model's architecture; the model may be without memory."""
+    expected = {name: (value.shape, value.dtype) for name, value in model.state_dict().items()}
+    found = {
+        name: (value.shape, value.dtype) if is_plain(value) else "no numbers"
+        for name, value in state.items()
+    }
+    if expected != found:
+        differing = sorted(
+            k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k)
+        )
+        raise UserError(
+            f"checkpoint {source}: it holds another architecture ({len(differing)} tensors differ, "
+            f"first {differing[0]}): build the model with the flags it was trained with"
+        )
+
+
+def header(
+    flags: Namespace, data: Data, model: Fusion, device: torch.device, steps: int
+) -> list[str]:
+    """What a log says of its run before the first epoch."""
+    known = environment()
+    cuda = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if cuda else f"{known['threads']} threads"
+    sizes = ", ".join(f"{split} {len(part)}" for split, part in data.splits.items())
+    shapes = ", ".join(f"{name} {spec.shape}" for name, spec in data.modalities.items())
+    parameters = sum(p.numel() for p in model.parameters())
+    processes = f", {distributed.size()} processes" if distributed.size() > 1 else ""
+    used, size = steps * flags.batch_size * flags.accumulate, len(data.splits["train"])
+    return [
+        "Versions " + ", ".join(f"{k} {v}" for k, v in known["versions"].items()),
+        f"Commit   {known['commit']}",
+        f"Device   {device} ({name}){processes}, seed {flags.random_seed}",
+        f"Data     {data.name}, recipe {recipe_hash(data.recipe)}: {sizes}; {shapes}",
+        *data.notes,
+        f"Model    {flags.fusion}, {parameters:,} parameters, {len(data.classes)} classes",
+        f"Method   {flags.method}: {steps} steps an epoch, on {used} of {size} samples",
+        f"Command  {known['command']}",
+    ]

@@ -1,0 +1,1 @@
+"""How a process behaves: errors, files, flags, locks; nothing of machine learning."""

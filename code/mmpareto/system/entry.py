@@ -1,0 +1,96 @@
+"""How a command starts and ends: 0 good, 1 our bug (stack trace), 2 bad input, 130 interrupted.
+
+To be imported before anything else: importing torch takes seconds, in which Ctrl-C would print a
+trace out of its depths. Until run takes over, Ctrl-C just ends the process.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+
+def _is_command() -> bool:
+    """Whether the main program lies in code/ or studies/: not for a test that imports a command."""
+    main = getattr(sys.modules["__main__"], "__file__", None)
+    code = Path(__file__).resolve().parents[2]
+    folders = Path(main).resolve().parents if main else ()
+    return folders[:1] == (code,) or code.with_name("studies") in folders
+
+
+if _is_command():
+    # Not where it is ignored, as after nohup.
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if find_spec("torch") is None:
+        print(
+            f"error: {sys.executable} has no torch: sh script/setup.sh makes .venv, and "
+            ". .venv/bin/activate lets python be its Python",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Run a command's main with the arguments of the process, and exit with its code."""
+    from mmpareto.system.allocation import keep_memory
+    from mmpareto.system.console import usable
+    from mmpareto.system.errors import UserError, reason
+    from mmpareto.system.orphans import end_with_parent
+
+    keep_memory()
+    end_with_parent()
+    try:
+        with _interruptible(), usable():
+            main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(_fail(2, f"error: {error}"))
+    except (MemoryError, RuntimeError) as error:
+        if not _is_of_memory(error):
+            raise
+        advice = "give a smaller --batch_size"
+        sys.exit(_fail(2, f"error: not enough memory ({reason(error)}): {advice}"))
+    except KeyboardInterrupt as interrupt:
+        sys.exit(_fail(130, str(interrupt) or "interrupted"))
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Within, Ctrl-C is a KeyboardInterrupt; before and after, it is what it was."""
+    before = signal.getsignal(signal.SIGINT)
+    if before == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    hook, sys.unraisablehook = sys.unraisablehook, _again
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        sys.unraisablehook = hook
+
+
+def _again(lost) -> None:
+    """Python drops an exception in a __del__, after a trace; let Ctrl-C come once more."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        threading.Timer(0.01, os.kill, [os.getpid(), signal.SIGINT]).start()
+    else:
+        sys.__unraisablehook__(lost)
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Python's own, a GPU's, or that of torch on a CPU, which has no name."""
+    words = ("out of memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
+def _fail(code: int, message: str) -> int:
+    from mmpareto.system.errors import printable
+
+    rank = os.environ.get("RANK", "0")  # of several processes that torchrun has started
+    message = printable(message)  # it may quote a name from a file
+    with suppress(OSError):  # nobody is there to read it
+        print(message if rank == "0" else f"rank {rank}: {message}", file=sys.stderr)
+    return code

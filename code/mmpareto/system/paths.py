@@ -1,0 +1,45 @@
+"""Files and folders that others may have put there, and errors of the system that name them."""
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def expect_regular(path: Path | str) -> None:
+    """OSError for what is no regular file: a pipe waits for ever, and /dev/zero has no end."""
+    mode = os.stat(path).st_mode  # of what a link leads to
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "a pipe, a socket or a device, no regular file", str(path))
+
+
+def blocker_of(folder: Path) -> Path | None:
+    """What is there of folder and the folders it is in; UserError where that is no folder."""
+    found = next((p for p in (folder, *folder.parents) if os.path.lexists(p)), None)
+    if found is not None and not found.is_dir():
+        what = "a link that leads nowhere" if not found.exists() else "a file"
+        raise UserError(f"--out {folder}: {found} is {what}: give a folder")
+    return found
+
+
+@contextmanager
+def clear_errors(what: object) -> Iterator[None]:
+    """Turn the system's errors into one line about what was being read or written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{what}: cannot be used ({error.strerror or error})") from None
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,68 @@
+"""CSV files: read with their line numbers, written so that no cell is computed."""
+
+import csv
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+from .errors import CONTROL, UserError
+from .paths import expect_regular
+from .writing import write_text
+
+FORMULA = re.compile("'*[-=+@\t\r\n\uff0d\uff1d\uff0b\uff20]")
+
+
+def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file with exactly these columns; UserError with the line otherwise."""
+    rows, expected = [], ",".join(columns)
+    for line, values in read_csv(path):
+        if line == 1:
+            if values != list(columns):
+                raise UserError(f"{path}: columns {','.join(values)} found, {expected} expected")
+        elif len(values) != len(columns):
+            raise UserError(f"{path}, line {line}: {','.join(values)!r} found, {expected} expected")
+        else:
+            rows.append(dict(zip(columns, values, strict=True)))
+    return rows
+
+
+def read_csv(path: Path) -> list[tuple[int, list[str]]]:
+    """(line, values) of every row that is not blank; a byte order mark and CRLF are accepted."""
+    try:
+        expect_regular(path)
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is no CSV in UTF-8 ({error}): save it as one") from None
+    for line, row in rows:
+        if found := next(filter(CONTROL.search, row), None):
+            raise UserError(f"{path}, line {line}: control characters in {found!r}: take them out")
+    return rows
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
+    lines: list[str] = []
+    # CRLF while it writes: with another line end, Python 3.11 does not quote cells that hold a CR.
+    file = SimpleNamespace(write=lambda line: lines.append(line.removesuffix("\r\n") + "\n"))
+    writer = csv.DictWriter(file, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, "".join(lines))
+
+
+def quote_formula(text: str) -> str:
+    """A cell for tables that people open: a spreadsheet computes no text that comes from others.
+
+    One apostrophe is put before text that begins with = + - @, a tab, CR or LF, or their
+    full-width forms, and before such text that begins with apostrophes already, so that
+    `unquote_formula` finds exactly what there was.
+    """
+    return f"'{text}" if FORMULA.match(text) else text
+
+
+def unquote_formula(cell: str) -> str:
+    return cell[1:] if cell[:1] == "'" and FORMULA.match(cell) else cell

@@ -1,0 +1,53 @@
+"""Files of tensors: written atomically, read without pickle."""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import UserError, reason
+from .writing import write_atomically
+
+
+def write(path: Path, state: dict[str, Any]) -> None:
+    """Save state so that path holds either the old or the whole new file, whatever happens."""
+    write_atomically(path, lambda file: torch.save(state, file))
+
+
+def read(path: Path, what: str = "checkpoint") -> Any:
+    """Load tensors and plain containers from path; nothing that needs pickle."""
+    if path.is_dir():
+        raise UserError(f"{what} {path}: it is a folder: give a file in it, as best.pt of a run")
+    if not path.is_file():
+        raise UserError(f"{what} {path}: no such file")
+    try:
+        _check_sizes(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{what} {path}: holds objects that only pickle can load, which can run any code, or "
+            "is no checkpoint: save tensors, numbers, strings, lists and dicts only"
+        ) from None
+    except Exception as error:  # random bytes make torch.load fail in many ways
+        raise UserError(
+            f"{what} {path}: damaged, cut off or no checkpoint ({path.stat().st_size} bytes; "
+            f"{reason(error)}): restore it from a copy or train again"
+        ) from None
+
+
+def _check_sizes(path: Path) -> None:
+    """ValueError where a few bytes would be unpacked into many; torch itself packs nothing."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > path.stat().st_size:
+            raise ValueError(f"its parts claim {size} bytes")
+
+
+def is_plain(value: Any) -> bool:
+    """Whether it is a tensor whose numbers lie in memory; not a sparse one, say."""
+    is_dense = isinstance(value, Tensor) and value.layout == torch.strided
+    return is_dense and not (value.is_meta or value.is_nested or value.is_quantized)

@@ -1,0 +1,98 @@
+"""How far weights from features agree with those from parameters, over a whole training.
+
+python studies/agreement.py -- --dataset cgmnist --data_root DIR
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
+
+from mmpareto.system import entry
+
+from argparse import Namespace
+from math import acos, degrees
+
+import numpy as np
+import torch
+
+from mmpareto.core.integrate import Stats
+from mmpareto.methods.base import Decision
+from mmpareto.methods.mmpareto import MMPareto
+from mmpareto.run import options
+from mmpareto.system.flags import Parser
+
+
+def main(arguments: list[str]) -> None:
+    parser = Parser(prog="agreement.py", description=measure.__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "train_flags",
+        nargs="*",
+        metavar="TRAIN_FLAG",
+        help="flags of train.py, after --: -- --dataset cgmnist --data_root DIR",
+    )
+    measure(parser.parse_args(arguments))
+
+
+class Observed(MMPareto):
+    """Trains by parameters, and at every step asks what features would have done."""
+
+    def __init__(self, model, forward, flags: Namespace):
+        super().__init__(model, forward, flags)
+        self.other = MMPareto(model, forward, Namespace(**{**vars(flags), "gramian": "features"}))
+        self.rows: list[tuple] = []  # encoder, both decisions, cosine and ratio of both gradients
+
+    def decide(self, inputs, targets) -> Decision:
+        kept = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        features = self.other.backward(inputs, targets).encoders
+        vectors = {name: self.gradient(name) for name in features}
+        self.model.zero_grad()
+        for buffer, before in kept:
+            buffer.copy_(before)
+        self.asked = features, vectors
+        return super().decide(inputs, targets)
+
+    def differentiate(self, decision: Decision, share: float, last: bool) -> dict[str, Stats]:
+        found = super().differentiate(decision, share, last)
+        features, vectors = self.asked
+        for name, stats in found.items():
+            x, y = self.gradient(name), vectors[name]
+            cos = torch.dot(x, y) / (x.norm() * y.norm())
+            self.rows.append((name, stats, features[name], float(cos), float(y.norm() / x.norm())))
+        return found
+
+    def gradient(self, encoder: str) -> torch.Tensor:
+        params = self.model.encoders[encoder].parameters()
+        return torch.cat([p.grad.flatten().double() for p in params])
+
+
+def measure(flags: Namespace) -> None:
+    """Train MMPareto by parameters; at every step compare what features would have decided."""
+    from train import Trainer  # not before a process has read its flags: it is a command itself
+
+    trainer = Trainer(
+        options.parse(["--method", "mmpareto", *flags.train_flags]), Namespace(state=None)
+    )
+    trainer.method = observed = Observed(trainer.model, trainer.forward, trainer.flags)
+    while trainer.epoch < trainer.flags.epochs:
+        trainer.train_epoch()
+        trainer.scheduler.step()
+        trainer.epoch += 1
+    for name in trainer.model.encoders:
+        rows = [row for row in observed.rows if row[0] == name]
+        cosines = np.array([[float(row[i].cos) for row in rows] for i in (1, 2)])
+        conflicts = np.array([[bool(row[i].conflict) for row in rows] for i in (1, 2)])
+        angles = [degrees(acos(min(1.0, max(-1.0, row[3])))) for row in rows]
+        ratios = [row[4] for row in rows]
+        print(
+            f"{name}: {len(rows)} steps; correlation of cosines {np.corrcoef(cosines)[0, 1]:.2f}; "
+            f"same branch {(conflicts[0] == conflicts[1]).mean():.1%}; "
+            f"conflict {conflicts[0].mean():.1%} (parameters), {conflicts[1].mean():.1%} "
+            f"(features); angle between gradients median {np.median(angles):.2f}, "
+            f"95th percentile {np.quantile(angles, 0.95):.1f}, largest {max(angles):.1f} degrees; "
+            f"length ratio {min(ratios):.2f} to {max(ratios):.2f}"
+        )
+
+
+if __name__ == "__main__":
+    entry.run(main)

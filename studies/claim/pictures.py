@@ -1,0 +1,105 @@
+"""The figures of docs/claim.md."""
+
+import statistics
+from collections import defaultdict
+from itertools import cycle
+from pathlib import Path
+
+from mmpareto.results import figures
+from mmpareto.results.figures import COLORS
+from mmpareto.run.report import mean
+
+from .contrasts import contrast
+from .design import FIXED, MAIN, PARTS
+from .rows import Epoch, Run
+from .tables import rate, scored
+
+DASHES = ("-", "--", ":")
+
+
+def write(folder: Path, runs: list[Run], epochs: list[Epoch]) -> None:
+    """rates.png, conflict.png and gain.png."""
+    figures.write([folder / "rates.png"], rates, runs)
+    figures.write([folder / "conflict.png"], conflict, runs, epochs)
+    figures.write([folder / "gain.png"], gain, runs)
+
+
+def blank(columns: int, width: float, sharey: bool = False):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, 3.4), layout="constrained")
+    return figure, figure.subplots(1, columns, squeeze=False, sharey=sharey)[0]
+
+
+def rates(runs: list[Run]):
+    """Validation accuracy of every arm by learning rate."""
+    figure, (panel,) = blank(1, 6.0)
+    tried = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        if run.is_choosing and run.part == MAIN:
+            tried[run.arm][run.learning_rate].append(100 * run.val_Acc)
+    for place, (arm, by_rate) in enumerate(sorted(tried.items())):
+        xs = sorted(by_rate)
+        color, dash = COLORS[place % len(COLORS)], DASHES[place // len(COLORS)]
+        ys = [statistics.mean(by_rate[x]) for x in xs]
+        panel.plot(xs, ys, dash, color=color, marker="o", markersize=3, label=arm)
+    panel.set_xscale("log", base=2)
+    panel.set_xticks(xs, [f"{x:g}" for x in xs])
+    panel.set_xlabel("learning rate")
+    panel.set_ylabel("validation accuracy (%)")
+    panel.set_title(f"{MAIN}, mean of the seeds that choose", fontsize="medium")
+    panel.legend(title="arm", frameon=False, ncols=2)
+    return figure
+
+
+def conflict(runs: list[Run], epochs: list[Epoch]):
+    """Where it is: by epoch and encoder in the main part, by learning rate in all."""
+    figure, (left, right) = blank(2, 9.0)
+    encoders = defaultdict(dict)
+    for row in epochs:
+        if (row.part, row.arm) == (MAIN, "E"):
+            encoders[row.encoder][row.epoch] = 100 * rate([row])
+    for (encoder, by_epoch), color in zip(encoders.items(), cycle(COLORS), strict=False):
+        left.plot(list(by_epoch), list(by_epoch.values()), "o-", color=color, label=encoder)
+    left.set_xlabel("epoch")
+    left.set_ylabel("steps with conflict (%)")
+    left.set_ylim(bottom=0)
+    left.set_title(f"{MAIN}, arm E, by encoder", fontsize="medium")
+    left.legend(frameon=False)
+    tried = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        if run.is_choosing and run.arm == "E":
+            tried[run.part][run.learning_rate].append(100 * run.conflict)
+    for place, (part, by_rate) in enumerate(tried.items()):
+        color, dash = COLORS[place % len(COLORS)], DASHES[place // len(COLORS)]
+        xs = sorted(by_rate)
+        ys = [statistics.mean(by_rate[x]) for x in xs]
+        right.plot(xs, ys, dash, color=color, marker="o", markersize=3, label=part)
+    right.set_xscale("log")
+    right.set_xticks([0.01, 0.1, 1], ["0.01", "0.1", "1"])
+    right.set_xlabel("learning rate")
+    right.set_ylim(bottom=0)
+    right.set_title("all settings, arm E, by learning rate", fontsize="medium")
+    right.legend(frameon=False, fontsize="small")
+    return figure
+
+
+def gain(runs: list[Run]):
+    """What E gains over B and over A against how often it meets conflict."""
+    figure, panels = blank(2, 9.0, sharey=True)
+    for panel, arms in zip(panels, ("E-B", "E-A"), strict=True):
+        panel.axhline(0, color="gray", linewidth=0.8)
+        for part, color in zip(PARTS, cycle(COLORS), strict=False):
+            if part == FIXED or not (found := contrast(runs, part, arms)):
+                continue
+            x = 100 * mean(run.conflict for run in scored(runs, part, "E"))
+            low, high = (100 * abs(found.mean - end) for end in (found.low, found.high))
+            panel.errorbar(x, 100 * found.mean, [[low], [high]], fmt="o", color=color, capsize=3)
+            panel.annotate(
+                part, (x, 100 * found.mean), xytext=(4, 4), textcoords="offset points",
+                fontsize="small",
+            )  # fmt: skip
+        panel.set_xlim(left=0)
+        panel.set_xlabel("steps with conflict, arm E (%)")
+        panel.set_title(f"{arms}: test accuracy, points, 95 % interval", fontsize="medium")
+    return figure

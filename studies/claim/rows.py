@@ -1,0 +1,111 @@
+"""Runs and epochs as rows of plain numbers, and their CSV files."""
+
+import csv
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+from mmpareto.results import table
+from mmpareto.results.table import Comparison, Plan
+from mmpareto.run.records import STEP, read_lines
+from mmpareto.system.tables import unquote_formula
+
+from .design import ARMS
+
+
+class Run(NamedTuple):
+    """One training; accuracies and conflict are shares, of the epoch that validation chose."""
+
+    part: str
+    arm: str
+    learning_rate: float
+    seed: int
+    is_choosing: bool  # whether it helped to choose the rate; the others are scored
+    epoch: int
+    val_Acc: float
+    Acc: float  # on the test split
+    conflict: float | None  # of all (step, encoder) pairs; None where it is not measured
+    commit: str
+
+
+class Epoch(NamedTuple):
+    """The steps of one encoder in one epoch, over all scored seeds of an arm."""
+
+    part: str
+    arm: str
+    encoder: str
+    epoch: int
+    steps: int
+    conflicts: int
+    turn: float  # mean angle between d and s on conflicting steps, degrees; 0 without any
+
+
+def read_runs(part: str, compared: Comparison, plans: list[Plan]) -> list[Run]:
+    """The finished ones."""
+    arms = {method: arm for arm, method in ARMS.items()}
+    runs = []
+    for plan in plans:
+        for row in table.of_rule(table.read(plan), "best-val"):
+            rate, chooses = float(plan.setting["learning_rate"]), is_choosing(compared, plan)
+            kept = [row[column] for column in Run._fields[5:]]
+            runs.append(Run(part, arms[plan.name], rate, plan.seed, chooses, *kept))
+    return runs
+
+
+def read_epochs(part: str, compared: Comparison, plans: list[Plan]) -> list[Epoch]:
+    """Of the scored runs in which both gradients were seen apart."""
+    arms = {method: arm for arm, method in ARMS.items()}
+    angles = defaultdict(list)  # one for each step, None without conflict
+    for plan in plans:
+        if is_choosing(compared, plan) or plan.result() is None:
+            continue
+        for step in read_lines(plan.folder / "steps.jsonl", STEP):
+            for encoder, stats in step.get("encoders", {}).items():
+                place = arms[plan.name], encoder, step["epoch"]
+                angles[place].append(turn(stats) if stats["conflict"] else None)
+    rows = []
+    for (arm, encoder, epoch), steps in sorted(angles.items()):
+        met = [angle for angle in steps if angle is not None]
+        mean = sum(met) / len(met) if met else 0.0
+        rows.append(Epoch(part, arm, encoder, epoch, len(steps), len(met), mean))
+    return rows
+
+
+def is_choosing(compared: Comparison, plan: Plan) -> bool:
+    return compared.tune_seeds != compared.seeds and plan.seed in compared.tune_seeds
+
+
+def turn(stats: dict) -> float:
+    """The angle between d and s of one step with conflict, in degrees.
+
+    d is twice the shortest mean of j and g, and orthogonal to j - g: <d, s> = ||d||^2. Its length
+    follows from the same triangle, as the distance of its long side from the origin.
+    """
+    j, g, cos = stats["joint_norm"], stats["unimodal_norm"], stats["cos"]
+    s = math.sqrt(max(j * j + g * g + 2 * j * g * cos, 0))
+    side = math.sqrt(j * j + g * g - 2 * j * g * cos)
+    d = 2 * j * g * math.sqrt(max(1 - cos * cos, 0)) / side
+    return math.degrees(math.acos(min(d / s, 1))) if s else 0.0
+
+
+def kept(path: Path, rows: list[NamedTuple]) -> list[NamedTuple]:
+    """The rows with the digits that the file has, which is written: tables are made of it."""
+    table.write_numbers(path, [row._asdict() for row in rows])
+    return read_rows(path, type(rows[0]))
+
+
+def read_rows(path: Path, kind: type[NamedTuple]) -> list[NamedTuple]:
+    """What `kept` has written."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return [kind(*map(_value, kind._fields, row)) for row in list(csv.reader(file))[1:]]
+
+
+def _value(column: str, text: str):
+    if column in ("part", "arm", "encoder", "commit"):
+        return unquote_formula(text)
+    if column == "is_choosing":
+        return text == "True"
+    if not text:
+        return None
+    return int(text) if column in ("seed", "epoch", "steps", "conflicts") else float(text)

@@ -1,0 +1,100 @@
+"""Which part of MMPareto does the work: train its parts alone, and compare them seed by seed.
+
+    python studies/claim/run.py --jobs 2
+    python studies/claim/run.py --parts base,sum --collect
+
+Flags of compare.py that say how to run may follow (--jobs, --gpu_ids, --print_commands, --collect,
+--device). A second call goes on where the first stopped. docs/claim.md is its report.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "code"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmpareto.system import entry
+
+from argparse import Namespace
+
+import compare
+from claim import pictures, rows
+from claim.design import ARMS, FIXED, MAIN, PARTS
+from claim.tables import tables
+from mmpareto.results import table as comparison
+from mmpareto.system.errors import UserError
+from mmpareto.system.flags import Parser
+from mmpareto.system.writing import write_text
+
+
+def main(arguments: list[str]) -> None:
+    flags, rest = parser().parse_known_args(arguments)
+    commands = {name: command(name, flags, rest) for name in find_parts(flags)}
+    for words in commands.values():
+        compare.main(words)
+    if "--print_commands" not in rest:
+        report(flags.out, commands)
+
+
+def parser() -> Parser:
+    about = f"{__doc__.splitlines()[0]} Flags of compare.py that say how to run may follow."
+    parser = Parser(prog="run.py", description=about, allow_abbrev=False)
+    # fmt: off
+    parser.add_argument("--parts", metavar="NAMES",
+        help=f"comma-separated, of {', '.join(PARTS)} (default: all; cgmnist with --data_root)")
+    parser.add_argument("--data_root", type=Path, metavar="DIR",
+        help="torchvision's root of MNIST, for cgmnist")
+    parser.add_argument("--out", type=Path, default=Path("runs/claim"), metavar="DIR",
+        help="the folder of all runs, of runs.csv, epochs.csv, tables.md and figures "
+             "(default: %(default)s)")
+    # fmt: on
+    return parser
+
+
+def find_parts(flags: Namespace) -> list[str]:
+    if flags.parts is None:
+        return [name for name, part in PARTS.items() if flags.data_root or not part.has_files]
+    names = [name.strip() for name in flags.parts.split(",")]
+    if unknown := [name for name in names if name not in PARTS]:
+        raise UserError(f"--parts: there is no {unknown[0]!r}: choose {', '.join(PARTS)}")
+    return names
+
+
+def command(name: str, flags: Namespace, rest: list[str]) -> list[str]:
+    """The flags of compare.py for one part."""
+    part = PARTS[name]
+    root = ["--data_root", str(flags.data_root)] if part.has_files and flags.data_root else []
+    folder = MAIN if name == FIXED else name  # what both need is trained once
+    choosing = ",".join(str(100 + seed) for seed in range(part.tune_seeds))
+    return [
+        *part.flags.split(), *root,
+        "--methods", ",".join(ARMS[arm] for arm in part.arms),
+        "--tune", f"learning_rate={part.rates}",
+        *(["--tune_seeds", choosing] if choosing else []),
+        "--seeds", ",".join(str(seed) for seed in range(part.seeds)),
+        "--out", str(flags.out / folder), *rest,
+    ]  # fmt: skip
+
+
+def report(out: Path, commands: dict[str, list[str]]) -> None:
+    """Write and print what the finished runs say."""
+    trained, epochs = [], []
+    for name, words in commands.items():
+        compared = compare.plan_comparison(*compare.parser().parse_known_args(words))
+        plans = comparison.asked_plans(compared)
+        trained += rows.read_runs(name, compared, plans)
+        epochs += rows.read_epochs(name, compared, plans)
+    if not trained:
+        return
+    with comparison.table_lock(out):
+        trained = rows.kept(out / "runs.csv", trained)
+        epochs = rows.kept(out / "epochs.csv", epochs)
+        found = tables(trained, epochs).items()
+        text = "\n\n".join(f"## {name}\n\n{table}" for name, table in found)
+        write_text(out / "tables.md", f"{text}\n")
+        pictures.write(out, trained, epochs)
+    print(text, f"\nRuns, epochs, tables and figures: {out}", sep="\n")
+
+
+if __name__ == "__main__":
+    entry.run(main)
