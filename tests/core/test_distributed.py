@@ -1,0 +1,201 @@
+"""Several processes do what one does: torchrun with gloo on the CPU, in float64."""
+
+from mmpareto.system import tensors
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import ranks
+import torch
+
+from mmpareto.core import distributed
+from mmpareto.data.batches import ConsecutiveBatches, ShuffledBatches
+from mmpareto.run.setup import synchronised
+from mmpareto.system.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+CODE, SUPPORT = ROOT / "code", ROOT / "tests/support"
+BALANCED = {  # method: its own flags, so that what is its own happens in 24 steps
+    "joint": "", "unimodal": "", "uniform": "", "pareto": "", "mmpareto": "",
+    "mmpareto --gramian features": "", "pcgrad --gramian features": "",
+    "uniform --gamma 1.5 --accumulate 2 --clip_grad 0.5": "", "mmpareto --accumulate 2": "",
+    "ogm_ge": "", "pmr": "", "agm": "", "greedy": "--threshold 0 --balancing_steps 2",
+    "gblend": "--super_epoch 2", "pcgrad": "", "cagrad": "", "upgrad": "", "imtl_g": "",
+    "aligned_mtl": "", "gradnorm": "", "metabalance": "",
+    "half": "--accumulate 2",  # the README's recipe of a method
+}  # fmt: skip
+LOOSE = {"greedy": 1e-3}  # held gates have the mean of a process's own share until the epoch ends
+
+
+def launched(processes, *program, **more):
+    """A torchrun with its output."""
+    path = os.pathsep.join([str(CODE), str(SUPPORT)])
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone",
+         "--nproc_per_node", str(processes), *map(str, program)],
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more,
+    )  # fmt: skip
+
+
+def together(processes, *program, code=0):
+    process = launched(processes, *program)
+    out, _ = process.communicate(timeout=300)
+    assert (process.returncode == 0) == (code == 0), out
+    return out
+
+
+def lines_of(methods, folder, *flags):
+    file = folder.parent / f"{folder.name}.flags"
+    file.write_text("".join(
+        f"--method {method} {BALANCED[method]} --epochs 4 --batch_size 16 --device cpu "
+        f"{' '.join(flags)} --out '{folder / method}'\n"
+        for method in methods
+    ))  # fmt: skip
+    return file
+
+
+def assert_same_runs(one, other, tolerance=1e-9):
+    a, b = (tensors.read(folder / "last.pt") for folder in (one, other))
+    assert a["model"].keys() == b["model"].keys()
+    for name, value in a["model"].items():
+        torch.testing.assert_close(value, b["model"][name], rtol=tolerance, atol=tolerance)
+    for name, value in a["method"].items():
+        torch.testing.assert_close(
+            value, b["method"][name], rtol=tolerance, atol=tolerance, equal_nan=True
+        )
+    found = [
+        [json.loads(line) for line in (folder / "epochs.jsonl").read_text().splitlines()]
+        for folder in (one, other)
+    ]
+    assert len(found[0]) == len(found[1]) == a["epoch"]
+    for x, y in zip(*found, strict=True):
+        assert x["loss"] == pytest.approx(y["loss"], rel=max(tolerance, 1e-6))
+        if tolerance < 1e-6:
+            assert {k: v for k, v in x.items() if k.startswith(("Acc", "F1", "conflict"))} == {
+                k: v for k, v in y.items() if k.startswith(("Acc", "F1", "conflict"))
+            }
+
+
+def compare(tmp_path, methods, processes, *flags):
+    alone = lines_of(methods, tmp_path / "alone", *flags)
+    ranks.main([alone])
+    shared = lines_of(methods, tmp_path / "shared", *flags)
+    out = together(processes, SUPPORT / "ranks.py", shared)
+    assert len(re.findall("^Result", out, re.MULTILINE)) == 2 * len(methods)  # one log
+    for method in methods:
+        assert_same_runs(
+            tmp_path / "alone" / method, tmp_path / "shared" / method, LOOSE.get(method, 1e-9)
+        )
+
+
+def test_two_processes_are_one(tmp_path):
+    compare(
+        tmp_path,
+        ["mmpareto", "mmpareto --gramian features", "pmr", "ogm_ge", "gradnorm", "half"],
+        2,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+def test_every_method(tmp_path, processes):
+    compare(tmp_path, list(BALANCED), processes)
+
+
+@pytest.mark.slow
+def test_limited_batches(tmp_path):
+    """Fewer batches than processes in evaluation, too."""
+    compare(tmp_path, ["mmpareto", "gblend"], 4, "--limit_batches 2")
+
+
+class TestTrainInProcesses:
+    FLAGS = ("--encoder", "cnn", "--device", "cpu", "--train_size", "128", "--batch_size", "32")
+
+    @pytest.mark.slow
+    def test_resumed_with_other_numbers_of_processes(self, tmp_path):
+        flags = lines_of(["gradnorm"], tmp_path / "alone")
+        ranks.main([flags])
+        text = lines_of(["gradnorm"], tmp_path / "changing").read_text()
+        for epochs, processes in ((1, 2), (2, 1), (3, 4), (4, 2)):
+            part = tmp_path / "part.flags"
+            part.write_text(text.replace("--epochs 4", f"--resume --epochs {epochs}"))
+            together(processes, SUPPORT / "ranks.py", part)
+        assert_same_runs(tmp_path / "alone/gradnorm", tmp_path / "changing/gradnorm")
+
+    @pytest.mark.slow
+    def test_a_rank_that_dies_ends_the_job(self, tmp_path):
+        """With a message; --resume goes on after the last whole epoch."""
+        out = tmp_path / "run"
+        words = [*self.FLAGS, "--epochs", "400", "--out", str(out)]
+        process = launched(2, CODE / "train.py", *words, start_new_session=True)
+        try:
+            for _ in range(600):
+                if (out / "last.pt").exists():
+                    break
+                time.sleep(0.2)
+            children = subprocess.run(
+                ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
+            ).stdout.split()
+            os.kill(int(children[-1]), signal.SIGKILL)
+            text, _ = process.communicate(timeout=60)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        assert process.returncode != 0
+        assert "SIGKILL" in text or "has lost the others of its run" in text
+        done = len((out / "epochs.jsonl").read_text().splitlines())
+        words[words.index("400")] = str(done + 2)
+        text = together(2, CODE / "train.py", *words, "--resume")
+        assert "Resumed after epoch" in text and "Result (last)" in text
+
+    @pytest.mark.slow
+    def test_bad_input(self, tmp_path):
+        text = together(2, CODE / "train.py", *self.FLAGS[:-1], "33", "--out", tmp_path / "run",
+                        code=2)  # fmt: skip
+        assert "2 processes cannot share it equally: give a multiple of 2" in text
+        assert f'File "{CODE}' not in text  # no stack trace of ours
+        assert not (tmp_path / "run").exists()
+
+    def test_sync_bn_on_a_cpu(self, tmp_path):
+        with pytest.raises(UserError, match="on CUDA GPUs only, not on cpu"):
+            synchronised(torch.nn.Module(), torch.device("cpu"))
+
+    def test_sync_bn_alone(self):
+        with pytest.raises(UserError, match="acts only in several processes"):
+            synchronised(torch.nn.Module(), torch.device("cuda"))
+
+
+class TestShares:
+    @pytest.fixture(params=[1, 2, 3, 4])
+    def size(self, request, monkeypatch):
+        monkeypatch.setattr(distributed, "size", lambda: request.param)
+        return request.param
+
+    def of_ranks(self, size, monkeypatch, batches):
+        for rank in range(size):
+            monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+            yield [indices for indices, _ in batches()]
+
+    def test_evaluation_is_complete_and_without_duplicates(self, size, monkeypatch):
+        parts = self.of_ranks(size, monkeypatch, lambda: ConsecutiveBatches(23, 5))
+        indices = [i for part in parts for batch in part for i in batch]
+        assert sorted(indices) == list(range(23))
+
+    def test_training_is_shared_equally(self, size, monkeypatch):
+        batches = ShuffledBatches(50, 12, seed=3)
+        parts = list(self.of_ranks(size, monkeypatch, lambda: batches))
+        monkeypatch.setattr(distributed, "size", lambda: 1)
+        monkeypatch.setattr(distributed, "rank", lambda: 0)
+        whole = [indices for indices, _ in batches]
+        for step, indices in enumerate(whole):
+            shares = [part[step] for part in parts]
+            assert {len(share) for share in shares} == {12 // size}
+            assert sorted(i for share in shares for i in share) == sorted(indices)

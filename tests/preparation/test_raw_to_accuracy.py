@@ -1,0 +1,90 @@
+"""Raw files to accuracy through the shipped commands, as a stranger types them.
+
+The class decides picture and sound of the synthetic clips, so that a path which loses either, or
+mixes up labels, falls to chance.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sets import SMALL, write_folder
+
+from mmpareto.benchmarks import synthetic
+from mmpareto.datasets.kinetics_sounds import CLASSES as SOUNDS
+from mmpareto.datasets.modelnet40 import CLASSES as OBJECTS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.slow
+
+
+def run(*words, cwd):
+    done = subprocess.run(
+        list(map(str, words)), cwd=cwd, capture_output=True, text=True,
+        env={**os.environ, "PYTHON": sys.executable},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def check(dataset, classes, cwd, *flags, prepare=(), modalities=("audio", "visual")):
+    """Prepare, verify, train with MMPareto and evaluate; accuracies against chance."""
+    out = run("sh", ROOT / f"script/prepare_{dataset}.sh", "--raw", "raw", "--out", "set",
+              *prepare, cwd=cwd)  # fmt: skip
+    assert "OK       tables" in out
+    run(sys.executable, ROOT / "code/verify.py", "set", "--full", cwd=cwd)
+    settings = ["--encoder", "cnn", "--batch_size", "16", "--learning_rate", "0.02",
+                "--image_size", "64", "--workers", "1", *flags]  # fmt: skip
+    run("sh", ROOT / "script/mmpareto.sh", "--dataset", dataset, "--data_root", "set",
+        "--out", "run", *settings, cwd=cwd)  # fmt: skip
+    recipe = json.loads((cwd / "set/metadata.json").read_text())["recipe_hash"]
+    assert f"recipe {recipe}" in (cwd / "run/train.log").read_text()
+    out = run(sys.executable, ROOT / "code/evaluate.py", "run/last.pt", cwd=cwd)
+    scores = {
+        name: float(accuracy) for name, accuracy in re.findall(r"^(\w+) +(0\.\d+|1\.0+)", out, re.M)
+    }
+    assert scores.keys() == {"joint", *modalities}
+    assert scores["joint"] >= 3 / classes, scores
+    assert all(scores[name] >= 2 / classes for name in modalities), scores
+    return out
+
+
+def test_cremad(tmp_path):
+    synthetic.write_cremad(tmp_path / "raw", 180, size=SMALL)
+    check("cremad", 6, tmp_path, "--epochs", "10", "--split", "random")
+
+
+def test_kinetics_sounds(tmp_path):
+    """Out of the mirror's archive, by lists in the published form."""
+    classes = (0, 4, 8, 12, 16, 20, 24, 28)
+    ids = {id: SOUNDS[classes[i % 8]] for i, id in enumerate(synthetic.kinetics_ids(96))}
+    synthetic.write_kinetics_archive(tmp_path / "raw/train/part_0.tar.gz", ids, seconds=2.0)
+    lines = [f"{id},10,{SOUNDS.index(label)}\r\n" for id, label in ids.items()]
+    (tmp_path / "train.txt").write_text("".join(lines[:72]))
+    (tmp_path / "test.txt").write_text("".join(lines[72:]))
+    out = check("kinetics_sounds", 8, tmp_path, "--epochs", "10",
+                prepare=("--lists", "train.txt", "test.txt"))  # fmt: skip
+    assert "kinetics_sounds test, 24 of 24 samples" in out
+
+
+def test_modelnet40(tmp_path):
+    synthetic.write_modelnet(tmp_path / "raw", OBJECTS[::8], {"train": 24, "test": 6})
+    check("modelnet40", 5, tmp_path, "--epochs", "10", modalities=("front", "rear"))
+
+
+def test_three_modalities_of_ones_own(tmp_path):
+    """Video, sound and array: from a CSV file to accuracy without a line of code."""
+    write_folder(tmp_path / "raw", 180, classes=("ant", "bee", "cat", "dog", "emu", "fox"))
+    run("sh", ROOT / "script/prepare_folder.sh", "--raw", "raw", "--out", "own", cwd=tmp_path)
+    out = run("sh", ROOT / "script/mmpareto.sh", "--dataset", "own", "--epochs", "10",
+              "--batch_size", "16", "--learning_rate", "0.02", "--image_size", "64",
+              "--encoder", "film=cnn", "voice=cnn", "--out", "run", cwd=tmp_path)  # fmt: skip
+    scores = dict(re.findall(r"(Acc\w*) ([\d.]+)", out.splitlines()[-1]))
+    assert scores.keys() == {"Acc", "Acc_film", "Acc_voice", "Acc_pose"}
+    assert float(scores["Acc"]) >= 3 / 6
+    assert all(float(accuracy) >= 2 / 6 for accuracy in scores.values()), scores

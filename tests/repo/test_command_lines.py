@@ -1,0 +1,87 @@
+"""What a stranger types wrong: one line, which says what to do next."""
+
+import pytest
+
+import benchmark
+import compare
+import evaluate
+import prepare
+import train
+import verify
+from mmpareto.system.errors import UserError
+
+WRONG = [
+    (train, "--methd mmpareto", "did you mean --method?"),
+    (train, "--method mmparetto", "did you mean mmpareto?"),
+    (train, "mmpareto", "'mmpareto' belongs to no flag: give --FLAG before it"),
+    (train, "--method", "--method: expected one argument"),
+    (train, "--dataset {here}/nowhere", "no such folder: give a prepared set"),
+    (train, "--dataset {here}", "make one with code/prepare.py"),
+    (train, "--dataset cremad --data_root {here}", "make one with code/prepare.py"),
+    (train, "--data_root {here}", "cgdigits is built in"),
+    (train, "--epochs 0", "'0' is not a positive whole number"),
+    (train, "--learning_rate fast", "'fast' is not a positive number"),
+    (train, "--batch_size 100000", "the training split has 1077: lower it"),
+    (train, "--encoder video=resnet18", "only gray, color"),
+    (train, "--encoder resnet50", "did you mean resnet18?"),
+    (
+        train,
+        "--method joint --gamma 2",
+        "--gamma acts only with --method uniform or --method mmpareto",
+    ),
+    (train, "--pretrained {here}/no.pt", "no such file"),
+    (train, "--resume", "give it, too, with --out DIR"),
+    (train, "--random_seed -1", "a whole number from 0 to"),
+    (train, "--n_classes 6", "comes from the dataset"),
+    (train, "--split a", "--split acts only with --dataset"),
+    (train, "--fusion mmtm --gramian features", "use --gramian parameters"),
+    (evaluate, "", "checkpoint"),
+    (evaluate, "{here}/best.pt", "no such file"),
+    (evaluate, "{file}", "damaged, cut off or no checkpoint"),
+    (evaluate, "{here}", "it is a folder: give a file in it, as best.pt"),
+    (compare, "--methods uniform,nonsense", "choose one of joint, unimodal"),
+    (compare, "--methods uniform joint", "a comma instead of the space"),
+    (compare, "--seeds a", "a whole number from 0 to"),
+    (compare, "--tune lr=1", "unknown flag --lr"),
+    (compare, "--method uniform", "give --methods"),
+    (prepare, "", "give the dataset first"),
+    (prepare, "crema --raw {here}", "did you mean cremad?"),
+    (prepare, "imagenet --raw {here}", "choose one of cgmnist, cremad,"),
+    (prepare, "cremad", "--raw"),
+    (prepare, "cremad --raw {here}/nowhere", "no such folder"),
+    (prepare, "cremad --raw {here}", "AudioWAV and VideoFlash not found"),
+    (prepare, "folder --raw {here}", "data/folder/README.md describes"),
+    (prepare, "cremad --raw {here} --max_bad 5", "a number in [0, 1)"),
+    (prepare, "cgdigits --raw {here}", "needs no preparation"),
+    (verify, "", "folder"),
+    (verify, "{here}/nowhere", "make one with code/prepare.py"),
+    (verify, "{file}", "make one with code/prepare.py"),
+]
+
+
+@pytest.mark.parametrize(("command", "words", "told"), WRONG)
+def test_one_line(command, words, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("some text")
+    arguments = [w.format(here=tmp_path, file=tmp_path / "file") for w in words.split()]
+    with pytest.raises(UserError) as caught:
+        command.main(arguments)
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_help_says_each_default_once_and_as_it_is_typed():
+    """A default in words is not followed by None, nor a range by a list."""
+    text = " ".join(train.options._parser().format_help().split())
+    assert "one estimate) " in text and "(default: 1-51, the release's)" in text
+    assert "default: None" not in text and "default: [" not in text
+    assert "with --method mmpareto:" in text and "(default: 1.5)" in text
+
+
+def test_help_of_benchmark_lists_what_it_measures(capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    for name, (measure, _) in benchmark.COMMANDS.items():
+        line = next(i for i, line in enumerate(lines) if line.strip().split(" ")[0] == name)
+        assert measure.__doc__.split()[0] in " ".join(lines[line : line + 2])

@@ -1,0 +1,67 @@
+"""The tables of results, in README.md and docs/results/README.md, are those of the CSV files."""
+
+import csv
+import re
+from pathlib import Path
+from statistics import mean, stdev
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ROOT / "README.md", ROOT / "docs/results/README.md"
+
+
+def tables():
+    """Each table of methods as (columns, rows), with the runs of the CSV files of its section."""
+    for page in PAGES:
+        for section in re.split(r"^##+ ", page.read_text(encoding="utf-8"), flags=re.MULTILINE):
+            files = sorted(set(re.findall(r"\(([\w/]+\.csv)\)", section)))
+            runs = [run for file in files for run in read(page.parent / file)]
+            rule = "last" if "**last**" in section else "best-val"
+            for table in re.findall(r"^\| method \|.*\n(?:\|.*\n)+", section, re.MULTILINE):
+                columns, _, *rows = [cells(line) for line in table.splitlines()]
+                if "data" not in columns:  # of several sets, whose runs are in several tables
+                    yield pytest.param(
+                        columns, rows, [run for run in runs if run["rule"] == rule],
+                        id=section.splitlines()[0],
+                    )  # fmt: skip
+
+
+def read(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def as_name(method):
+    """A row's method as CSV files call it: "pareto --scale 2" is pareto:scale=2."""
+    return re.sub(r" --(\w+) (\w+)", r":\1=\2", method)
+
+
+@pytest.mark.parametrize(("columns", "rows", "runs"), list(tables()))
+def test_numbers_are_those_of_the_runs(columns, rows, runs):
+    assert len(rows) > 3
+    for row in rows:
+        method, row = as_name(row[0]), dict(zip(columns, row, strict=True))
+        own = [run for run in runs if run["method"] == method]
+        assert row.get("seeds", "3") == str(len(own)), method
+        for column in columns:
+            if column.startswith(("Acc", "F1")) and " vs " not in column:
+                values = [100 * float(run[column]) for run in own]
+                shown = [float(number) for number in row[column].split(" ± ")]
+                assert tuple(shown) == rounded(mean(values), stdev(values)), (method, column)
+        if row["conflict"] != "-":
+            share = 100 * mean(float(run["conflict"]) for run in own)
+            assert (float(row["conflict"].rstrip("%")),) == rounded(share)
+
+
+def rounded(*values):
+    """Equal to them with one decimal; a half may have gone either way."""
+    return pytest.approx(values, abs=0.0501)
+
+
+def test_every_table_is_looked_at():
+    assert len(list(tables())) == 7

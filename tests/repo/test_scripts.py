@@ -1,0 +1,295 @@
+"""The shipped scripts, run as a person runs them."""
+
+from mmpareto.system import tensors
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = ["--encoder", "cnn", "--epochs", "1", "--limit_batches", "2"]
+
+pytestmark = pytest.mark.slow
+
+
+def sh(*words, cwd, **environment):
+    """Runs sh with this test's Python; fails with what the script printed."""
+    return subprocess.run(
+        ["sh", *map(str, words)], cwd=cwd, capture_output=True, text=True,
+        env={**os.environ, "PYTHON": sys.executable, **environment},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("script", "method"),
+    [("mmpareto", "mmpareto"), ("uniform_baseline", "uniform"), ("one_joint_loss", "joint")],
+)
+def test_training_scripts(tmp_path, script, method):
+    """From another folder; a relative path in a flag is the caller's."""
+    done = sh(ROOT / "script" / f"{script}.sh", *QUICK, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run/config.json").read_text())["flags"]["method"] == method
+    assert "Result (last): test Acc" in done.stdout
+
+
+def test_word_for_word_as_in_the_original(tmp_path):
+    done = sh("script/mmpareto.sh", *QUICK, "--ckpt_path", tmp_path / "run", cwd=ROOT / "code")
+    assert done.returncode == 0, done.stderr
+
+
+def test_default_folder(tmp_path):
+    done = sh(ROOT / "script/uniform_baseline.sh", *QUICK, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [
+        re.sub(r"\d{8}-\d{6}-\d{6}", "TIME", p.name) for p in (tmp_path / "runs").iterdir()
+    ] == ["cgdigits-uniform-s0-TIME"]
+
+
+def test_claim_script(tmp_path):
+    """What it would train in one of its settings: three arms with five rates and two seeds."""
+    words = ["--parts", "tasks", "--print_commands"]
+    done = sh(ROOT / "script/claim.sh", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("--dataset multidigits") == 30
+
+
+def test_figure1(tmp_path):
+    """Twice, the second call trains nothing; --out is refused, as the folders have names."""
+    script = [ROOT / "script/figure1.sh", *QUICK, "--epochs", "2", "--seeds", "0"]
+    for _ in range(2):
+        done = sh(*script, cwd=tmp_path, OUT="a folder")
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished already") == 1 + 5
+    assert "uniform, seed 0, epoch 1: " in done.stdout and "epoch 2: " in done.stdout
+    written = {path.name for path in (tmp_path / "a folder/analysis").iterdir()}
+    assert {"report.html", "plane.svg", "gradients.png", "cosines-uniform-observe-s0.png"} < written
+    refused = sh(*script, "--out", "x", cwd=tmp_path)
+    assert refused.returncode == 2 and "say OUT=DIR" in refused.stderr
+
+
+COMPARE = [ROOT / "script/compare.sh", "--encoder", "cnn", "--epochs", "2", "--limit_batches", "8",
+           "--seeds", "0,1", "--methods", "joint,uniform", "--jobs", "2"]  # fmt: skip
+
+
+def start_compare(folder, cwd):
+    """In a process group of its own, so that a signal can reach its runs and nobody else."""
+    return subprocess.Popen(
+        ["sh", *map(str, COMPARE), "--out", folder], cwd=cwd, start_new_session=True, text=True,
+        env={**os.environ, "PYTHON": sys.executable},
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def numbers(path):
+    """The rows of a table, without what depends on the clock."""
+    with open(path, newline="") as file:
+        return [
+            {name: value for name, value in row.items() if "seconds_per" not in name}
+            for row in csv.DictReader(file)
+        ]
+
+
+def test_compare_killed_half_way(tmp_path):
+    """A second call computes only what is missing; the table is that of an undisturbed one."""
+    whole = sh(*COMPARE, "--out", "whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    first = start_compare("broken", tmp_path)
+    results = [tmp_path / f"broken/{name}-s0/result.json" for name in ("joint", "uniform")]
+    wait_for(lambda: any(path.exists() for path in results))
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    done_before = {p: p.stat().st_mtime_ns for p in results if p.exists()}
+    second = sh(*COMPARE, "--out", "broken", cwd=tmp_path)
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.count("finished already") == len(done_before) < 4
+    assert {path: path.stat().st_mtime_ns for path in done_before} == done_before
+    for name in ("table.csv", "runs.csv"):
+        assert numbers(tmp_path / "broken" / name) == numbers(tmp_path / "whole" / name)
+
+
+def test_compare_interrupted(tmp_path):
+    """Ctrl-C with two runs at work: one line, exit 130, no process left; it goes on."""
+    process = start_compare("out", tmp_path)
+    folders = [tmp_path / "out/joint-s0", tmp_path / "out/uniform-s0"]
+    wait_for(lambda: all(epochs(folder) for folder in folders))
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate()
+    assert process.returncode == 130
+    assert stderr == "interrupted; the same command goes on from here\n"
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    again = sh(*COMPARE, "--out", "out", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert [row["seeds"] for row in numbers(tmp_path / "out/table.csv")] == ["2", "2"]
+    share = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert {row["threads"] for row in numbers(tmp_path / "out/runs.csv")} == {str(share)}
+
+
+@pytest.mark.parametrize("method", ["uniform", "mmpareto"])
+def test_kill_in_epoch_three_then_resume(tmp_path, method):
+    """SIGKILL in the middle of epoch 3; the resumed run ends bit for bit as the undisturbed one."""
+    command = [sys.executable, str(ROOT / "code/train.py"), "--encoder", "cnn", "--epochs", "4",
+               "--method", method]  # fmt: skip
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run([*command, "--out", whole], check=True, capture_output=True)
+    process = subprocess.Popen([*command, "--out", broken], stdout=subprocess.DEVNULL)
+    wait_for(lambda: (broken / "last.pt").exists() and epochs(broken) >= 2)
+    time.sleep(0.2)
+    process.kill()
+    process.wait()
+    assert 2 <= epochs(broken) < 4
+    subprocess.run([*command, "--out", broken, "--resume"], check=True, capture_output=True)
+    for file, part in (("last.pt", "model"), ("best.pt", "model"), ("last.pt", "optimizer")):
+        one, other = (flat(tensors.read(folder / file)[part]) for folder in (whole, broken))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert rows(whole) == rows(broken)
+
+
+def test_interrupt(tmp_path):
+    """Ctrl-C: exit 130, one line that says how to go on, and going on works."""
+    command = [sys.executable, str(ROOT / "code/train.py"), "--encoder", "cnn", "--epochs", "3",
+               "--out", str(tmp_path / "run")]  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: (tmp_path / "run/last.pt").exists())
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate()
+    assert process.returncode == 130
+    assert re.search(
+        r"interrupted after epoch \d; go on with the same flags and --out .* --resume", stderr
+    )
+    assert "Traceback" not in stderr
+    subprocess.run([*command, "--resume"], check=True, capture_output=True)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on the CPU")
+@pytest.mark.parametrize("method", ["uniform", "mmpareto"])
+def test_compile(tmp_path, method):
+    """With torch's default compiler: the losses of the first steps are those without it."""
+    losses = []
+    for flags in ([], ["--compile"]):
+        subprocess.run(
+            [sys.executable, str(ROOT / "code/train.py"), "--method", method, *QUICK, *flags,
+             "--out", f"run{len(flags)}"],
+            cwd=tmp_path, check=True, capture_output=True,
+        )  # fmt: skip
+        steps = (tmp_path / f"run{len(flags)}/steps.jsonl").read_text().splitlines()
+        losses.append([json.loads(step)["loss"] for step in steps])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def flat(state, name=""):
+    """{path: tensor} of nested dicts, without what is no tensor."""
+    if isinstance(state, torch.Tensor):
+        return {name: state}
+    items = state.items() if isinstance(state, dict) else ()
+    return {path: t for key, value in items for path, t in flat(value, f"{name}/{key}").items()}
+
+
+def epochs(folder):
+    path = folder / "epochs.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def rows(folder):
+    lines = (folder / "train.log").read_text().splitlines()
+    kept = [line for line in lines if line.startswith(("Epoch", "Result"))]
+    return [re.sub(r"  data \d+%  [\d.]+s$", "", line) for line in kept]
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+class TestSetup:
+    """setup.sh with requirements of its own, in a copy of the scripts whose path has a space."""
+
+    @pytest.fixture
+    def copy(self, tmp_path):
+        folder = tmp_path / "a copy"
+        shutil.copytree(ROOT / "script", folder / "script")
+        (folder / "requirements.txt").write_text("")
+        return folder
+
+    def run(self, copy, **environment):
+        """As on a machine without an active environment."""
+        kept = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
+        return subprocess.run(
+            ["sh", str(copy / "script/setup.sh")], capture_output=True, text=True, cwd="/",
+            env={**kept, "PYTHON": "", **environment},
+        )  # fmt: skip
+
+    def test_second_time_is_nothing(self, copy):
+        first = self.run(copy)
+        assert first.returncode == 0 and "setting up" in first.stderr
+        began = time.perf_counter()
+        second = self.run(copy)
+        assert second.returncode == 0 and second.stderr == ""
+        assert time.perf_counter() - began < 2
+        assert not (copy / ".venv.lock").is_symlink()
+
+    def test_two_at_once(self, copy):
+        command = ["sh", str(copy / "script/setup.sh")]
+        alone = {**os.environ, "PYTHON": "", "VIRTUAL_ENV": "", "CONDA_PREFIX": ""}
+        quiet = {"stderr": subprocess.PIPE, "text": True, "env": alone}
+        both = [subprocess.Popen(command, **quiet) for _ in range(2)]
+        messages = [process.communicate()[1] for process in both]
+        assert [process.returncode for process in both] == [0, 0]
+        assert sum("setting up" in message for message in messages) == 1
+
+    def test_lock_of_a_killed_process(self, copy):
+        (copy / ".venv.lock").symlink_to("999999999")
+        assert self.run(copy).returncode == 0
+
+    def test_lock_with_its_own_number(self, copy):
+        """As after a container was killed: in the next one, numbers repeat."""
+        command = "ln -s $$ .venv.lock && exec sh script/setup.sh"
+        alone = {**os.environ, "PYTHON": "", "VIRTUAL_ENV": "", "CONDA_PREFIX": ""}
+        done = subprocess.run(["sh", "-c", command], cwd=copy, env=alone, timeout=60)
+        assert done.returncode == 0
+
+    def test_cdpath(self, copy):
+        done = self.run(copy, CDPATH=".", PYTHON="sh")
+        assert done.returncode == 0 and done.stdout == ""
+
+    def test_failing_pip_is_one_line_and_is_tried_again(self, copy):
+        (copy / "requirements.txt").write_text("no-such-package-of-this-name==9\n")
+        environment = {"PIP_NO_INDEX": "1"}
+        for _ in range(2):
+            done = self.run(copy, **environment)
+            assert done.returncode == 2
+            assert "error: pip could not install requirements.txt" in done.stderr
+            assert not (copy / ".venv.lock").is_symlink()
+
+    def test_active_environment_that_lacks_something(self, copy, tmp_path):
+        (copy / "requirements.txt").write_text("pytest<1\n")
+        environment = {
+            "VIRTUAL_ENV": str(Path(sys.executable).parents[1]),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PIP_NO_INDEX": "1",
+        }
+        done = self.run(copy, **environment)
+        assert "the active environment lacks pytest<1 (found " in done.stderr
+        (copy / "requirements.txt").write_text("pytest>1\n")
+        done = self.run(copy, **environment)
+        assert done.returncode == 0 and done.stderr == ""
+
+    def test_python_that_is_not_there(self, copy):
+        done = self.run(copy, PYTHON="python-of-nobody")
+        assert done.returncode == 2
+        assert done.stderr == "error: PYTHON=python-of-nobody: no such program\n"

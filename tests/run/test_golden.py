@@ -1,0 +1,91 @@
+"""Numbers that may move on purpose only.
+
+tests/golden.json holds the first steps of every method, fusion and encoder on data that need no
+download, in float64, where other threads, processors and versions of torch differ by rounding
+alone: by 1e-12 of a loss at most with two threads in place of one, and by 9e-11 of a gradient.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from mmpareto.data import batches
+from mmpareto.methods import METHODS
+from mmpareto.models import predict
+from mmpareto.models.encoders import ENCODERS
+from mmpareto.models.fusions import FUSIONS
+from mmpareto.run import setup
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden.json"
+TOLERANCE = 1e-7
+SLOW = ["--learning_rate", "0.01", "--limit_batches", "2"]  # large encoders, which 0.1 throws off
+
+CASES = {
+    **{f"method {name}": ["--encoder", "cnn", "--method", name] for name in METHODS},
+    **{f"fusion {name}": ["--encoder", "cnn", "--fusion", name] for name in FUSIONS},
+    **{f"encoder {name}": ["--encoder", name, *SLOW] for name in ENCODERS},
+    "fusion shared": ["--dataset", "multidigits"],
+    "fusion separate": ["--dataset", "multidigits", "--fusion", "separate", "--method", "uniform"],
+    "fusion bottleneck": ["--fusion", "bottleneck", *SLOW],
+    "optimizer adamw": ["--encoder", "cnn", "--optimizer", "adamw"],
+}
+
+
+def first_steps(folder: Path, flags: list[str]) -> dict[str, list[float]]:
+    """Of two epochs of four steps: losses, gradient norms, and all accuracies."""
+    train.main(["--learning_rate", "0.1", "--batch_size", "32", "--epochs", "2",
+                "--limit_batches", "4", "--out", str(folder), *flags])  # fmt: skip
+    steps = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
+    results = json.loads((folder / "result.json").read_text())["results"]
+    return {
+        "loss": [step["loss"] for step in steps],
+        "grad_norm": [step["grad_norm"] for step in steps],
+        "test": [scores[name] for scores in results.values() for name in sorted(scores)],
+    }
+
+
+@pytest.fixture
+def float64(monkeypatch):
+    in_float64(monkeypatch)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def in_float64(monkeypatch):
+    def to_device(inputs, device):
+        return {name: x.double() for name, x in batches.to_device(inputs, device).items()}
+
+    for module in (setup, predict, train):
+        monkeypatch.setattr(module, "to_device", to_device)
+    torch.set_default_dtype(torch.float64)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.slow] * (not case.startswith("method")))
+        for case in CASES
+    ],
+)
+def test_numbers_have_not_moved(case, tmp_path, float64):
+    golden = json.loads(GOLDEN.read_text())
+    found = first_steps(tmp_path / "run", CASES[case])
+    assert found == {
+        name: pytest.approx(numbers, rel=TOLERANCE) for name, numbers in golden[case].items()
+    }, (
+        f"{case}: trains otherwise than when golden.json was written with torch "
+        f"{golden['torch']} (here is {torch.__version__}). If that is meant, run `PYTHONPATH="
+        "code python tests/run/test_golden.py`, which writes it anew, and say in the commit why"
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    in_float64(pytest.MonkeyPatch())
+    with tempfile.TemporaryDirectory() as folder:
+        written = {case: first_steps(Path(folder, case), flags) for case, flags in CASES.items()}
+    GOLDEN.write_text(json.dumps({"torch": torch.__version__, **written}, indent=1) + "\n")

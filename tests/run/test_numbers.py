@@ -1,0 +1,196 @@
+"""Numbers at their limits: training ends in one clear line, or with parameters that are finite."""
+
+import pytest
+import torch
+from toys import Toy
+
+from mmpareto.core import integrate
+from mmpareto.data.samples import Data, Modality, TensorSplit
+from mmpareto.datasets import DATASETS
+from mmpareto.methods import METHODS
+from mmpareto.run import options
+from mmpareto.run.folder import Run
+from mmpareto.system.errors import UserError
+from train import Trainer
+
+MAIN = ("mmpareto", "uniform", "pareto")
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """Train one epoch on made data; returns the trainer and the records of its steps."""
+
+    def train(
+        method, *flags, classes=4, modalities=2, change=None, labels=None, sizes=(24, 8, 8),
+        encoder="mlp",
+    ):  # fmt: skip
+        names = [f"m{i}" for i in range(modalities)]
+        shape = {"mlp": (6,), "cnn": (1, 4, 4), "lenet": (1, 28, 28)}[encoder]
+
+        class Made(Toy):
+            @classmethod
+            def load(cls, options) -> Data:
+                splits = {}
+                for part, size in zip(("train", "val", "test"), sizes, strict=True):
+                    generator = torch.Generator().manual_seed(size)
+                    targets = torch.arange(size) % classes if labels is None else labels(size)
+                    inputs = {n: torch.randn(size, *shape, generator=generator) for n in names}
+                    splits[part] = TensorSplit((change or (lambda x: x))(inputs), targets)
+                kind = "array" if encoder == "mlp" else "image"
+                specs = dict.fromkeys(names, Modality(kind, shape))
+                return Data("made", [str(i) for i in range(classes)], specs, splits, {})
+
+        monkeypatch.setattr(DATASETS, "parts", DATASETS.parts | {"made": Made})
+        words = ["--dataset", "made", "--method", method, "--batch_size", "8", "--epochs", "1",
+                 "--out", str(tmp_path / "run"), *flags]  # fmt: skip
+        if METHODS[method].default_fusion == "concat":
+            words += ["--encoder", encoder]
+        flags = options.parse(words)
+        trainer = Trainer(flags, Run(flags.out, options.as_config(flags), resume=False))
+        steps = trainer.train_epoch()
+        scores = trainer.scores("test")
+        assert all(0 <= score <= 1 for score in scores.values())
+        assert all(p.isfinite().all() for p in trainer.model.parameters())
+        return trainer, steps
+
+    return train
+
+
+def constant(value):
+    def change(inputs):
+        first = next(iter(inputs))
+        return inputs | {first: torch.full_like(inputs[first], value)}
+
+    return change
+
+
+@pytest.mark.slow
+class TestEveryMethod:
+    """greedy brings its own fusion, mmtm, and with it convolutions; so all have them here."""
+
+    @pytest.mark.parametrize("method", list(METHODS))
+    @pytest.mark.parametrize("value", [0.0, 5.0])
+    def test_a_constant_modality(self, trained, method, value):
+        """BatchNorm's gradient at a constant can be huge: then the next steps are skipped."""
+        try:
+            _, steps = trained(method, change=constant(value), encoder="cnn")
+            assert not steps[0]["skipped"]
+        except UserError as error:  # after such a gradient
+            assert "predictions are not finite" in str(error)
+
+    @pytest.mark.parametrize("method", list(METHODS))
+    def test_one_class(self, trained, method):
+        """The losses are zero, and so are the gradients: nothing is divided by them."""
+        trainer, steps = trained(method, classes=1, encoder="cnn")
+        assert not any(step["skipped"] for step in steps)
+        assert trainer.scores("test")["Acc"] == 1
+
+
+@pytest.mark.parametrize("method", MAIN)
+class TestMainMethods:
+    @pytest.mark.parametrize("classes", [2, 100])
+    def test_classes(self, trained, method, classes):
+        _, steps = trained(method, classes=classes, sizes=(3 * classes + 8, classes, classes))
+        assert not any(step["skipped"] for step in steps)
+
+    def test_twenty_modalities(self, trained, method):
+        trainer, steps = trained(method, modalities=20)
+        assert len(trainer.model.encoders) == 20 and not any(step["skipped"] for step in steps)
+        assert method == "uniform" or len(steps[0]["encoders"]) == 20
+
+    def test_equal_labels(self, trained, method):
+        _, steps = trained(method, labels=lambda size: torch.full((size,), 2))
+        assert not any(step["skipped"] for step in steps)
+
+    def test_splits_of_one_sample(self, trained, method):
+        _, steps = trained(method, "--batch_size", "1", sizes=(1, 1, 1), encoder="lenet")
+        assert len(steps) == 1 and not steps[0]["skipped"]
+
+    def test_a_batch_of_one_with_batchnorm(self, trained, method):
+        with pytest.raises(UserError, match=r"--batch_size 1: .*give a larger --batch_size"):
+            trained(method, "--batch_size", "1")
+
+    @pytest.mark.parametrize("scale", [1e-38, 1e30])
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    def test_inputs_of_any_size(self, trained, method, scale, precision):
+        """Losses of 1e30, and steps that overflow and are skipped: parameters stay finite."""
+
+        def change(inputs):
+            return {name: values * scale for name, values in inputs.items()}
+
+        trained(method, "--precision", precision, change=change)
+
+    @pytest.mark.parametrize("value", [float("nan"), 3e38])
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    def test_inputs_not_finite_skip_every_step(self, trained, method, value, precision):
+        """3e38 is finite, but not what the first layer makes of it."""
+
+        def change(inputs):
+            if len(inputs["m0"]) == 8:  # what is evaluated
+                return inputs
+            return {name: torch.full_like(values, value) for name, values in inputs.items()}
+
+        _, steps = trained(method, "--precision", precision, change=change)
+        assert all(step["skipped"] for step in steps)
+        with pytest.raises(UserError, match="3 steps in a row had a loss, gradient or"):
+            trained(method, "--precision", precision, "--max_skipped", "2", change=change)
+
+    def test_learning_rates(self, trained, method):
+        trained(method, "--learning_rate", "1e-30", "--momentum", "0")
+        with pytest.raises(UserError, match=r"predictions are not finite .* lower --learning_rate"):
+            trained(method, "--learning_rate", "1e30", "--momentum", "0", "--max_skipped", "99")
+
+
+@pytest.mark.parametrize("encoder", ["mlp", "cnn"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
+def test_predictions_not_finite(trained, encoder, value):
+    """In the test split alone, so that no step is skipped: no accuracy is made of them."""
+
+    def change(inputs):
+        if len(inputs["m0"]) == 9:
+            inputs["m1"][4] = value
+        return inputs
+
+    with pytest.raises(UserError, match=r"predictions are not finite \(joint, m1; up to 1 of 9"):
+        trained("mmpareto", change=change, sizes=(24, 8, 9), encoder=encoder)
+
+
+RULES = [
+    integrate.mmpareto,
+    integrate.pareto,
+    integrate.uniform,
+    lambda j, g: integrate.mmpareto(j, g, granularity="tensor"),
+]
+
+
+class TestIntegration:
+    """j and g are float32; norms that float32 cannot square are taken in float64."""
+
+    @pytest.mark.parametrize("rule", RULES)
+    @pytest.mark.parametrize("size", [1e-40, 1e-20, 1.0, 1e15, 1e32])
+    def test_any_two_sizes(self, rule, size):
+        for other in (1e-30, 1e-5, 1.0, 1e5, -1e-30, -1e-5, -1.0, -1e5):
+            j = [torch.tensor([3.0, -1.0]) * size, torch.tensor([0.5]) * size]
+            g = [other * size * torch.tensor([1.0, 2.0]), other * size * torch.ones(1)]
+            flat = [torch.cat(x).double() for x in (j, g)]
+            h, _ = rule(j, g)
+            h = torch.cat(h).double()
+            assert h.isfinite().all()
+            if rule in RULES[:3]:  # each tensor for itself may be longer than their sum
+                longest = max(x.norm() for x in (*flat, sum(flat)))
+                assert h.norm() <= 1.5001 * longest
+
+    @pytest.mark.parametrize("rule", RULES)
+    @pytest.mark.parametrize(
+        ("a", "b"), [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, -1.0), (1.0, -3.0), (1e30, -1e30)]
+    )
+    def test_zero_and_opposite(self, rule, a, b):
+        x = torch.tensor([1.0, -2.0, 0.5])
+        h, stats = rule([a * x], [b * x])
+        assert h[0].isfinite().all()
+        if a * b < 0:
+            no_step = rule is not integrate.uniform or a == -b
+            assert not no_step or (h[0] == 0).all()
+            assert bool(stats.stationary) == no_step
+        elif a == b == 0:
+            assert (h[0] == 0).all()

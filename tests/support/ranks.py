@@ -1,0 +1,85 @@
+"""A program for torchrun: trains on the toy data in float64, once for each line of a file of flags.
+
+python -m torch.distributed.run --standalone --nproc_per_node 2 tests/support/ranks.py FLAGS_FILE
+"""
+
+from mmpareto.system import entry
+
+import re
+import shlex
+from pathlib import Path
+
+import torch
+import toys
+from torch import nn
+
+import train
+from mmpareto.core import distributed
+from mmpareto.data.samples import Data, TensorSplit
+from mmpareto.datasets import DATASETS
+from mmpareto.methods import METHODS, base
+from mmpareto.models.encoders import ENCODERS
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+class Plain(nn.Module):
+    """Stages of convolutions without BatchNorm, whose statistics would be a share's own."""
+
+    out_dim, widths = 6, (4, 6)
+
+    def __init__(self, modality):
+        super().__init__()
+        self.stages = nn.Sequential(
+            nn.Sequential(nn.Conv2d(1, 4, 3, stride=2), nn.Tanh()),
+            nn.Sequential(nn.Conv2d(4, 6, 3), nn.Tanh()),
+        )
+
+    def fold(self, inputs):
+        return inputs
+
+    def forward(self, inputs):
+        return self.stages(inputs).mean((2, 3))
+
+
+class Wide(toys.Toy):
+    """The toy data in float64."""
+
+    @classmethod
+    def load(cls, options) -> Data:
+        data = super().load(options)
+        splits = {
+            name: TensorSplit({k: x.double() for k, x in split.inputs.items()}, split.targets)
+            for name, split in data.splits.items()
+        }
+        return data._replace(splits=splits)
+
+
+def recipe():
+    """The method that the README adds, from its own words."""
+    text = README.read_text(encoding="utf-8")
+    (block,) = re.findall(r"^# code/mmpareto/methods/half.py\n(.*?)^```$", text, re.M | re.S)
+    module = {"__package__": base.__package__, "__name__": f"{base.__package__}.half"}
+    exec(block, module)
+    return module["Half"]
+
+
+def main(arguments):
+    """Run in this process what the lines of a file say, whatever the number of processes."""
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    before = DATASETS.parts, ENCODERS.parts, METHODS.parts
+    DATASETS.parts = DATASETS.parts | {"wide": Wide}
+    ENCODERS.parts = ENCODERS.parts | {"plain": Plain}
+    METHODS.parts = METHODS.parts | {"half": recipe()}
+    try:
+        with distributed.joined():
+            for line in Path(arguments[0]).read_text().splitlines():
+                train.main(["--dataset", "wide", "--encoder", "plain", *shlex.split(line)])
+    finally:
+        torch.set_default_dtype(torch.float32)
+        DATASETS.parts, ENCODERS.parts, METHODS.parts = before
+
+
+if __name__ == "__main__":
+    entry.run(main)

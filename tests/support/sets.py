@@ -1,0 +1,110 @@
+"""Raw sets for tests, and prepare.py called on them."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import soundfile
+
+import prepare
+from mmpareto.benchmarks import synthetic
+from mmpareto.data.layout import FILES, PARTS, SPLIT, split_path
+from mmpareto.preparation.tables import write_set
+from mmpareto.system.errors import UserError
+from mmpareto.system.paths import sha256
+from mmpareto.system.tables import write_table
+
+SMALL = (160, 120)  # pixels of a video that need not be looked at
+
+
+def prepare_set(dataset, raw, out, *flags):
+    """Prepare in this process; returns the set's metadata."""
+    prepare.main([dataset, "--raw", str(raw), "--out", str(out), *map(str, flags)])
+    return json.loads((out / "metadata.json").read_text())
+
+
+def error_of(dataset, raw, out, *flags):
+    """The one line that a call ends with."""
+    try:
+        prepare.main([dataset, "--raw", str(raw), "--out", str(out), *map(str, flags)])
+    except UserError as error:
+        assert "\n" not in str(error)
+        return str(error)
+    raise AssertionError("no error")
+
+
+def contents(root):
+    """{relative path: bytes} of everything below root."""
+    files = (path for path in sorted(root.rglob("*")) if path.is_file())
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+
+
+def rows(path):
+    """The rows of a CSV file as lists, without its header."""
+    return [line.split(",") for line in path.read_text().splitlines()[1:]]
+
+
+def write_folder(root: Path, count: int, classes=("cat", "dog", "owl"), *, seconds=1.5) -> Path:
+    """A user's data: video, sound file, array; clips.csv without kinds in its header."""
+    root.mkdir(parents=True)
+    lines = ["id,label,group,film,voice,pose"]
+    for i in range(count):
+        label = i % len(classes)
+        random = synthetic.Random(i)
+        frames = synthetic.pictures(label, len(classes), round(seconds * 12), SMALL, random)
+        synthetic.write_video(
+            root / f"{i}.mp4", frames, "libx264", None, rate=synthetic.Fraction(12)
+        )
+        sound = synthetic.tone(2 * label, seconds, 16000, random)
+        soundfile.write(root / f"{i}.wav", sound, 16000)
+        noise = np.random.default_rng(i).normal(0, 1, 10)
+        np.save(root / f"{i}.npy", noise + 3 * (np.arange(10) % len(classes) == label))
+        lines.append(f"clip-{i},{classes[label]},{i // 3},{i}.mp4,{i}.wav,{i}.npy")
+    (root / "clips.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def write_mixed(root: Path, count: int) -> Path:
+    """As write_folder, with a picture and tokens besides: clips of every kind but optical flow."""
+    write_folder(root, count, ("cat", "dog"), seconds=0.5)
+    header, *lines = (root / "clips.csv").read_text().splitlines()
+    for i in range(count):
+        random = np.random.default_rng(i)
+        picture = random.integers(0, 255, (20, 20, 3), np.uint8)
+        cv2.imwrite(str(root / f"{i}.png"), picture)
+        np.save(root / f"{i}-text.npy", random.integers(1, 9, 5))
+        lines[i] += f",{i}.png,{i}-text.npy"
+    (root / "clips.csv").write_text("\n".join([f"{header},photo,text:tokens", *lines]) + "\n")
+    return root
+
+
+def write_arrays(root: Path, labels=(0, 1) * 18, values=None, classes=("one", "two"), recipe=()):
+    """A prepared set of an array x for each label, without prepare.py, which takes seconds.
+
+    values: what each array is full of, or all of ones.
+    """
+    ids = [f"clip-{i}" for i in range(len(labels))]
+    (root / "x").mkdir(parents=True, exist_ok=True)
+    (root / "splits").mkdir(exist_ok=True)
+    for id, value in zip(ids, values or [1] * len(ids), strict=True):
+        np.save(root / f"x/{id}.npy", np.full((8, 8), value, np.float32))
+    parts = [{"id": id, "split": PARTS[i % 3]} for i, id in enumerate(ids)]
+    write_table(split_path(root, "given"), SPLIT, parts)
+    metadata = {
+        "dataset": "folder",
+        "classes": list(classes),
+        "modalities": {"x": {"kind": "array", "shape": [8, 8]}},
+        "recipe": dict(recipe),
+        "splits": ["given"],
+        "counts": {"clips": len(ids)},
+    }
+    paths = [f"x/{id}.npy" for id in ids]
+    manifest = [
+        {"id": id, "label": classes[label], "group": "", "x": path}
+        for id, label, path in zip(ids, labels, paths, strict=True)
+    ]
+    files = [(path, (root / path).stat().st_size, sha256(root / path)) for path in paths]
+    files = [dict(zip(FILES, file, strict=True)) for file in files]
+    write_set(root, metadata, manifest, files, [])
+    return root

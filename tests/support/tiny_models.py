@@ -1,0 +1,83 @@
+"""Small models for tests of the core, in float64 so that parity is a matter of 1e-10."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmpareto.models.fusions.base import Fusion, Output
+from mmpareto.models.fusions.concat import Concat
+from mmpareto.models.fusions.mmtm import MMTM
+
+CLASSES, SIZE = 3, 6
+
+
+class Encoder(nn.Sequential):
+    out_dim = 5
+
+    def __init__(self):
+        super().__init__(nn.Linear(SIZE, 7), nn.BatchNorm1d(7), nn.Tanh(), nn.Linear(7, 5))
+
+
+class Mixing(Concat):
+    """Every feature also sees the mean of all: modalities meet before their heads."""
+
+    late = False
+
+    def __init__(self, encoders: dict[str, nn.Module], classes: int):
+        super().__init__(encoders, classes)
+        self.exchange = nn.Linear(5, 5)
+
+    def encode(self, inputs):
+        features, taps = super().encode(inputs)
+        shared = self.exchange(sum(features.values()) / len(features))
+        return {name: torch.tanh(z + shared) for name, z in features.items()}, taps
+
+
+class Staged(nn.Module):
+    """Three stages on vectors."""
+
+    widths, out_dim = (7, 6, 5), 5
+
+    def __init__(self):
+        super().__init__()
+        sizes = [SIZE, *self.widths]
+        self.stages = nn.Sequential(
+            *(nn.Sequential(nn.Linear(a, b), nn.Tanh()) for a, b in pairwise(sizes))
+        )
+
+    def fold(self, inputs):
+        return inputs
+
+    def forward(self, inputs):
+        return self.stages(inputs)
+
+
+def mmtm(modalities: int = 2) -> MMTM:
+    return MMTM({name: Staged() for name in "abcde"[:modalities]}, CLASSES).double()
+
+
+def build(fusion: type[Fusion] = Concat, modalities: int = 2) -> Fusion:
+    return fusion({name: Encoder() for name in "abcde"[:modalities]}, CLASSES).double()
+
+
+def batch(model: Fusion, size: int = 12) -> tuple[dict[str, Tensor], Tensor]:
+    """Inputs without any relation to the targets: conflict is then common."""
+    inputs = {name: torch.randn(size, SIZE, dtype=torch.float64) for name in model.encoders}
+    return inputs, torch.randint(CLASSES, (size,))
+
+
+def micro_batches(inputs: dict[str, Tensor], targets: Tensor, parts: int) -> Iterator[tuple]:
+    """A batch in equal parts: inputs, targets, and what a method's `backward` is told of each."""
+    size = len(targets) // parts
+    for part in range(parts):
+        rows = slice(part * size, (part + 1) * size)
+        chunk = {modality: x[rows] for modality, x in inputs.items()}
+        yield chunk, targets[rows], {"share": 1 / parts, "last": part == parts - 1}
+
+
+def losses(output: Output, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    unimodal = {name: F.cross_entropy(logits, targets) for name, logits in output.unimodal.items()}
+    return F.cross_entropy(output.joint, targets), unimodal
