@@ -18,6 +18,7 @@ from mmpareto.data.samples import Data
 from mmpareto.run import corruption, report, trained
 from mmpareto.run import scores as evaluation
 from mmpareto.run.options import add_device_flags
+from mmpareto.run.scores import column
 from mmpareto.system.errors import UserError
 from mmpareto.system.flags import Parser, comma_separated, non_negative, positive, seed
 from mmpareto.system.paths import clear_errors
@@ -28,7 +29,7 @@ WIDTH = 80  # of the console; a table of more columns than fit is as wide as it 
 def main(arguments: list[str]) -> None:
     flags = parser().parse_args(arguments)
     check(flags)
-    options, epoch, data, model, forward, device, chosen_on = trained.load(flags.checkpoint, flags)
+    options, epoch, data, model, device, chosen_on = trained.load(flags.checkpoint, flags)
     if flags.split not in data.splits:
         raise UserError(f"--split {flags.split}: {data.name} has {', '.join(data.splits)}")
     split, batch_size = data.splits[flags.split], flags.batch_size or options.batch_size
@@ -36,7 +37,7 @@ def main(arguments: list[str]) -> None:
     if flags.limit_batches and flags.limit_batches * batch_size < size:
         split = split.subset(range(flags.limit_batches * batch_size))
     load = partial(loader, batches=batch_size, workers=flags.workers)
-    found = evaluation.predict_with_probabilities(model, forward, load(split), device)
+    found = evaluation.predict_with_probabilities(model, load(split), device)
     predictions, targets, _ = found
 
     print(
@@ -53,7 +54,7 @@ def main(arguments: list[str]) -> None:
     if flags.robustness:
         random_seed = flags.random_seed or 0
         rows = corruption.robustness(
-            model, forward, split, data.modalities, device, load,
+            model, split, data.modalities, device, load,
             severities=flags.severities or corruption.SEVERITIES, seed=random_seed,
         )  # fmt: skip
         show_robustness(rows, data, random_seed)
@@ -107,14 +108,12 @@ def check_new(path: Path, what: str) -> None:
             raise UserError(f"{what}: {path.parent} is not writable: give another folder")
 
 
-def show_summary(scores: dict[str, float], data: Data) -> None:
-    names = {name: shown(name, data) for name in suffixes(scores)}
-    width = max(12, *(len(name) + 1 for name in names.values()))
+def show_summary(scores: evaluation.Scores, data: Data) -> None:
+    named = {shown(name, data): score for name, score in scores.items()}
+    width = max(12, *(len(name) + 1 for name in named))
     print(f"{'':{width}}{'Acc':>8}{'macro-F1':>10}")
-    for suffix, name in names.items():
-        print(
-            f"{name:{width}}{scores['Acc' + suffix]:8.4f}{scores['F1' + suffix]:10.4f}", flush=True
-        )
+    for name, score in named.items():
+        print(f"{name:{width}}{score.Acc:8.4f}{score.F1:10.4f}", flush=True)
 
 
 def show_classes(found: dict[str, evaluation.PerClass], data: Data) -> None:
@@ -134,12 +133,12 @@ def show_classes(found: dict[str, evaluation.PerClass], data: Data) -> None:
 
 
 def show_robustness(rows: list[dict], data: Data, seed: int) -> None:
-    names = suffixes(rows[0])
+    names = [evaluation.JOINT, *data.tasks] if data.tasks else [evaluation.JOINT, *data.modalities]
     headings = ["modality", "its input", *(shown(name, data) for name in names)]
     kinds = {row["input"].split()[0] for row in rows}
     notes = [f"{k}: {what}" for k, what in corruption.EXPLAINED.items() if k.split()[0] in kinds]
     cells = [
-        [row["modality"], row["input"], *(f"{row['Acc' + name]:.4f}" for name in names)]
+        [row["modality"], row["input"], *(f"{row[column('Acc', name)]:.4f}" for name in names)]
         for row in rows
     ]
     print(
@@ -150,13 +149,8 @@ def show_robustness(rows: list[dict], data: Data, seed: int) -> None:
     )
 
 
-def suffixes(scores: dict) -> list[str]:
-    """What follows Acc in the names of the scores."""
-    return [name.removeprefix("Acc") for name in scores if name.startswith("Acc")]
-
-
-def shown(suffix: str, data: Data) -> str:
-    return suffix[1:] or ("mean" if data.tasks else "joint")
+def shown(name: str, data: Data) -> str:
+    return "mean" if data.tasks and name == evaluation.JOINT else name
 
 
 def rates(values) -> list[str]:

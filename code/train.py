@@ -14,16 +14,18 @@ from math import isfinite
 from shlex import quote
 
 import torch
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 from tqdm import tqdm
 
 from mmpareto.core import distributed
-from mmpareto.data.batches import ShuffledBatches, loader, to_device
+from mmpareto.data.batches import ShuffledBatches, loader
 from mmpareto.data.samples import choosing_split
 from mmpareto.methods import METHODS
+from mmpareto.methods.base import numbers
 from mmpareto.models.fusions.base import Fusion
 from mmpareto.run import checkpoint, options, report, setup
 from mmpareto.run.folder import Run, finished
-from mmpareto.run.scores import evaluate
+from mmpareto.run.scores import Scores, columns, evaluate
 from mmpareto.system.errors import UserError
 
 
@@ -91,10 +93,9 @@ class Trainer:
     def equip(self, model: Fusion) -> None:
         """Take a model, and what trains it."""
         flags, self.model = self.flags, model
-        self.forward = setup.build_forward(
-            model, self.device, precision=flags.precision, compiled=flags.compile
-        )
-        self.method = METHODS[flags.method](model, self.forward, flags)
+        if flags.compile:
+            model.compile()
+        self.method = METHODS[flags.method](model, flags)
         self.optimizer, self.scheduler = setup.build_optimizer(flags, model, self.device)
 
     def fork(self, method: str, **own) -> "Trainer":
@@ -119,10 +120,11 @@ class Trainer:
             self.scheduler.step()
             scores = self.scores(self.shown)
             self.epoch += 1
-            better = scores["Acc"] > self.best["Acc"]
+            better = scores["joint"].Acc > self.best["Acc"]
             if better:
-                self.best = {"epoch": self.epoch, "Acc": scores["Acc"]}
-            epoch = {"epoch": self.epoch, **report.summary(steps), "split": self.shown, **scores}
+                self.best = {"epoch": self.epoch, "Acc": scores["joint"].Acc}
+            epoch = {"epoch": self.epoch, **report.summary(steps), "split": self.shown}
+            epoch |= columns(scores)
             epoch |= {"waiting": self.waiting, "seconds": time.perf_counter() - began}
             self.run.record(steps, epoch, report.row(epoch, self.flags.epochs, self.best))
             if better:
@@ -143,24 +145,30 @@ class Trainer:
         for step in tqdm(range(self.steps), title, leave=False, disable=hidden):
             kept = [*self.model.buffers(), *self.method.state.values()]
             kept = [(tensor, tensor.clone()) for tensor in kept]
-            records = []
+            decisions = []
             for part in range(1, parts + 1):
                 asked = time.perf_counter()
-                inputs, targets = next(batches)
+                batch = next(batches)
                 waited += time.perf_counter() - asked
-                inputs, targets = to_device(inputs, self.device), targets.to(self.device)
-                records.append(
-                    self.method.backward(inputs, targets, share=1 / parts, last=part == parts)
-                )
-            measured = report.measured(records, self.clip(), statistics)  # sync
-            steps.append({"epoch": self.epoch + 1, "step": step + 1, **measured})
-            if measured["skipped"]:
+                batch = batch.to(self.device)
+                output = self.method.forward(batch.inputs)
+                decision = self.method.decide(output, batch)
+                last = part == parts
+                decisions.append(self.method.backward(decision, share=1 / parts, last=last))
+            norm = self.clip()
+            largest = get_total_norm(statistics, torch.inf)
+            found = numbers(decisions, grad_norm=norm, largest_statistic=largest)  # sync
+            decisive = found["loss"], found["grad_norm"], found.pop("largest_statistic")
+            is_finite = all(map(isfinite, decisive))
+            steps.append({"epoch": self.epoch + 1, "step": step + 1, **found})
+            steps[-1]["skipped"] = not is_finite
+            if is_finite:
+                self.optimizer.step()
+                self.skipped_in_a_row = 0
+            else:
                 for tensor, before in kept:
                     tensor.copy_(before)
                 self.count_skipped(steps[-1])
-            else:
-                self.optimizer.step()
-                self.skipped_in_a_row = 0
             self.optimizer.zero_grad()
         self.waiting = waited / (time.perf_counter() - began)
         distributed.average(statistics)
@@ -168,12 +176,10 @@ class Trainer:
 
     def clip(self) -> torch.Tensor:
         """Clip as --clip_grad asks; returns the norm that all gradients together had before."""
-        norm = torch.nn.utils.get_total_norm(
-            [p.grad for p in self.model.parameters() if p.grad is not None]
-        )
+        norm = get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         if self.flags.clip_grad:
             for group in self.method.clip_groups():
-                torch.nn.utils.clip_grad_norm_(group, self.flags.clip_grad)
+                clip_grad_norm_(group, self.flags.clip_grad)
         return norm
 
     def count_skipped(self, step: dict) -> None:
@@ -187,18 +193,17 @@ class Trainer:
                 f"{self.flags.learning_rate}"
             )
 
-    def scores(self, split: str) -> dict[str, float]:
-        limit = self.flags.limit_batches
-        return evaluate(self.model, self.forward, self.loaders[split], self.device, limit)
+    def scores(self, split: str) -> Scores:
+        return evaluate(self.model, self.loaders[split], self.device, self.flags.limit_batches)
 
     def finish(self) -> None:
         """Score the last and the best epoch on the test split."""
-        last = best = {"epoch": self.epoch, **self.scores("test")}
+        last = best = {"epoch": self.epoch, **columns(self.scores("test"))}
         if self.best["epoch"] != self.epoch:
             path = self.run.folder / "best.pt"
             state = checkpoint.read_state(path)
             setup.load_weights(self.model, state["model"], path)
-            best = {"epoch": state["epoch"], **self.scores("test")}
+            best = {"epoch": state["epoch"], **columns(self.scores("test"))}
         if self.shown == "test" and self.flags.select != "best-test":
             self.run.finish("last", {"last": last})  # nothing but the test split could choose
         else:

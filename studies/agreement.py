@@ -6,6 +6,10 @@ python studies/agreement.py -- --dataset cgmnist --data_root DIR
 import sys
 from pathlib import Path
 
+from mmpareto.data.samples import Batch
+from mmpareto.methods.mmpareto import MMParetoMethod
+from mmpareto.models.fusions.base import Fusion, Output
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 
 from mmpareto.system import entry
@@ -18,7 +22,6 @@ import torch
 
 from mmpareto.core.integrate import Stats
 from mmpareto.methods.base import Decision
-from mmpareto.methods.mmpareto import MMPareto
 from mmpareto.run import options
 from mmpareto.system.flags import Parser
 
@@ -34,23 +37,22 @@ def main(arguments: list[str]) -> None:
     measure(parser.parse_args(arguments))
 
 
-class Observed(MMPareto):
+class Observed(MMParetoMethod):
     """Trains by parameters, and at every step asks what features would have done."""
 
-    def __init__(self, model, forward, flags: Namespace):
-        super().__init__(model, forward, flags)
-        self.other = MMPareto(model, forward, Namespace(**{**vars(flags), "gramian": "features"}))
+    def __init__(self, model: Fusion, flags: Namespace):
+        super().__init__(model, flags)
+        features = Namespace(**{**vars(flags), "gramian": "features"})
+        self.other = MMParetoMethod(model, features)
         self.rows: list[tuple] = []  # encoder, both decisions, cosine and ratio of both gradients
 
-    def decide(self, inputs, targets) -> Decision:
-        kept = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
-        features = self.other.backward(inputs, targets).encoders
-        vectors = {name: self.gradient(name) for name in features}
+    def decide(self, output: Output, batch: Batch) -> Decision:
+        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        aside = torch.func.functional_call(self.model, buffers, (batch.inputs,))
+        features = self.other.backward(self.other.decide(aside, batch)).encoders
+        self.asked = features, {name: self.gradient(name) for name in features}
         self.model.zero_grad()
-        for buffer, before in kept:
-            buffer.copy_(before)
-        self.asked = features, vectors
-        return super().decide(inputs, targets)
+        return super().decide(output, batch)
 
     def differentiate(self, decision: Decision, share: float, last: bool) -> dict[str, Stats]:
         found = super().differentiate(decision, share, last)
@@ -73,7 +75,7 @@ def measure(flags: Namespace) -> None:
     trainer = Trainer(
         options.parse(["--method", "mmpareto", *flags.train_flags]), Namespace(state=None)
     )
-    trainer.method = observed = Observed(trainer.model, trainer.forward, trainer.flags)
+    trainer.method = observed = Observed(trainer.model, trainer.flags)
     while trainer.epoch < trainer.flags.epochs:
         trainer.train_epoch()
         trainer.scheduler.step()

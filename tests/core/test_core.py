@@ -74,7 +74,7 @@ def test_uniform_rule_is_one_plain_backward(fusion):
         (joint + sum(unimodal.values())).backward(retain_graph=True)
         expected = gradients(model)
         model.zero_grad()
-        Integrator(model, model.encoders, integrate.uniform).backward(joint, unimodal)
+        Integrator(model, model.encoders, integrate.uniform_rule).backward(joint, unimodal)
         assert_same_gradients(model, expected, rtol=1e-12, atol=1e-15)
     else:  # what a modality's loss does to the encoders of others takes no part
         wanted = {}
@@ -83,7 +83,9 @@ def test_uniform_rule_is_one_plain_backward(fusion):
                 joint + unimodal[name], list(encoder.parameters()), retain_graph=True
             )
             wanted[name] = own
-        Integrator(model, model.encoders, integrate.uniform, late=False).backward(joint, unimodal)
+        Integrator(model, model.encoders, integrate.uniform_rule, late=False).backward(
+            joint, unimodal
+        )
         for name, encoder in model.encoders.items():
             for param, gradient in zip(encoder.parameters(), wanted[name], strict=True):
                 torch.testing.assert_close(param.grad, gradient)

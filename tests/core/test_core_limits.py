@@ -63,7 +63,7 @@ class TestNarrowNumbers:
         g = (share * (noise * torch.randn(1000) - j)).to(dtype)
         j = j.to(dtype)
         (expected,) = reference.mmpareto([j.double()], [g.double()], 1.5, "encoder")
-        (h,), _ = integrate.mmpareto([j.clone()], [g])
+        (h,), _ = integrate.mmpareto_rule([j.clone()], [g])
         error = (h.double() - expected).norm() / expected.norm()
         assert error < torch.finfo(dtype).eps
 
@@ -72,7 +72,7 @@ class TestNarrowNumbers:
         j = torch.tensor([30.0, 0.0]).half()
         g = torch.tensor([-1e-2, 2e-4]).half()
         (expected,) = reference.mmpareto([j.double()], [g.double()], 1.5, "encoder")
-        (h,), stats = integrate.mmpareto([j.clone()], [g])
+        (h,), stats = integrate.mmpareto_rule([j.clone()], [g])
         assert stats.scale * stats.unimodal_weight > 1e5
         torch.testing.assert_close(h.double(), expected, rtol=1e-2, atol=1e-2)
 
@@ -117,7 +117,7 @@ class TestParameters:
 
         def rule(j, g):
             seen[len(j)] = [x.shape for x in j]
-            return integrate.uniform(j, g)
+            return integrate.uniform_rule(j, g)
 
         inputs, targets = tiny_models.batch(model)
         Integrator(model, model.encoders, rule).backward(

@@ -19,21 +19,20 @@ from mmpareto.models.fusions.concat import Concat
 from mmpareto.models.fusions.film import FiLM
 from mmpareto.models.fusions.multitask import SHARED, Shared
 from mmpareto.models.fusions.sum import Sum
-from mmpareto.run import setup
 from mmpareto.system.errors import UserError
 
 METHODS = ["pareto", "mmpareto", "pcgrad", "cagrad", "upgrad", "imtl_g", "aligned_mtl"]
 RULES = {  # ours, and the literal one on two vectors
     "mmpareto": (
-        integrate.mmpareto,
+        integrate.mmpareto_rule,
         lambda a, b: reference.mmpareto([a], [b], 1.5, "encoder")[0],
     ),
     "pareto": (
-        partial(integrate.pareto, scale=2),
+        partial(integrate.pareto_rule, scale=2),
         lambda a, b: reference.pareto([a], [b], 2)[0],
     ),
     "pcgrad": (
-        partial(integrate.weighted, weighting=PCGradWeighting()),
+        partial(integrate.weighted_rule, weighting=PCGradWeighting()),
         reference_weightings.pcgrad,
     ),
 }
@@ -287,13 +286,12 @@ def test_compiled(monkeypatch, toys, precision):
     model = tiny_models.build().float().eval()
     inputs, targets = tiny_models.batch(model)
     inputs = {name: x.float() for name, x in inputs.items()}
-    found = []
+    found, model.precision = [], precision
     for compiled in (False, True):
         monkeypatch.setattr(torch, "compile", compiler)
-        forward = setup.build_forward(
-            model, torch.device("cpu"), precision=precision, compiled=compiled
-        )
-        output = forward(inputs)
+        if compiled:
+            model.compile()
+        output = model(inputs)
         assert output.joint.dtype == output.features["a"].dtype == torch.float32
         MMPareto(model, model.encoders, gramian="features").backward(
             *tiny_models.losses(output, targets), output.features

@@ -5,7 +5,14 @@ import reference
 import torch
 from torchjd.aggregation import MGDAWeighting
 
-from mmpareto.core.integrate import GRANULARITIES, gramian, min_norm, mmpareto, pareto, uniform
+from mmpareto.core.integrate import (
+    GRANULARITIES,
+    gramian,
+    min_norm,
+    mmpareto_rule,
+    pareto_rule,
+    uniform_rule,
+)
 
 
 def tensors(*rows, dtype=torch.float64):
@@ -21,14 +28,14 @@ def dot(x, y):
 
 
 def assert_h(j, g, expected, **settings):
-    h, stats = mmpareto(tensors(*j), tensors(*g), **settings)
+    h, stats = mmpareto_rule(tensors(*j), tensors(*g), **settings)
     torch.testing.assert_close(h, tensors(*expected), atol=1e-6, rtol=0)
     return stats
 
 
 class TestHandValues:
     def test_uniform_scalar_encoder(self):
-        h, _ = uniform(tensors(2.0), tensors(6.0))
+        h, _ = uniform_rule(tensors(2.0), tensors(6.0))
         assert h[0] == 8
 
     @pytest.mark.parametrize(
@@ -44,10 +51,10 @@ class TestHandValues:
     )
     def test_pareto(self, j, g, alpha, d):
         j, g, d = [1.0 * x for x in j], [1.0 * x for x in g], [1.0 * x for x in d]
-        h, stats = pareto(tensors(j), tensors(g))
+        h, stats = pareto_rule(tensors(j), tensors(g))
         assert float(stats.joint_weight) == pytest.approx(alpha)
         torch.testing.assert_close(h, tensors(d))
-        twice, _ = pareto(tensors(j), tensors(g), scale=2)
+        twice, _ = pareto_rule(tensors(j), tensors(g), scale=2)
         torch.testing.assert_close(twice, [2 * x for x in tensors(d)])
 
     def test_agreement(self):
@@ -96,7 +103,7 @@ class TestDegenerate:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_vanishing(self, j, g, expected, stationary, granularity, dtype):
         j, g = [tensors([1.0 * x for x in row], dtype=dtype) for row in (j, g)]
-        h, stats = mmpareto(j, g, granularity=granularity)
+        h, stats = mmpareto_rule(j, g, granularity=granularity)
         assert h[0].tolist() == expected
         assert bool(stats.stationary) is stationary
 
@@ -108,7 +115,7 @@ class TestDegenerate:
     def test_opposite_millions_are_stationary(self):
         """Where float32 sums are off by 3e-4 of the length."""
         j = torch.randn(2_000_000)
-        h, stats = mmpareto([j.clone()], [-3 * j])
+        h, stats = mmpareto_rule([j.clone()], [-3 * j])
         assert stats.stationary
         assert not h[0].any()
 
@@ -118,17 +125,17 @@ class TestDegenerate:
 
     def test_large_norm(self):
         """The released solver fails from a squared norm of 5e7 on."""
-        h, _ = mmpareto(tensors([1e6, 0]), tensors([-1e6, 1e6]))
+        h, _ = mmpareto_rule(tensors([1e6, 0]), tensors([-1e6, 1e6]))
         assert norm(h) == pytest.approx(1.5e6)
 
     @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
     @pytest.mark.parametrize("granularity", GRANULARITIES)
     def test_not_finite_stays_visible(self, bad, granularity):
-        h, _ = mmpareto(tensors([bad, 1.0]), tensors([1.0, 1.0]), granularity=granularity)
+        h, _ = mmpareto_rule(tensors([bad, 1.0]), tensors([1.0, 1.0]), granularity=granularity)
         assert not h[0].isfinite().all()
 
     def test_nothing_to_train(self):
-        h, stats = mmpareto([], [])
+        h, stats = mmpareto_rule([], [])
         assert h == []
         assert not stats.conflict
 
@@ -148,7 +155,7 @@ def test_ten_thousand_random_pairs():
     conflicts = 0
     for j, g in random_pairs():
         s = [x + y for x, y in zip(j, g, strict=True)]
-        h, stats = mmpareto([x.clone() for x in j], g, gamma=1.5)
+        h, stats = mmpareto_rule([x.clone() for x in j], g, gamma=1.5)
         assert norm(h) == pytest.approx(1.5 * norm(s), rel=1e-9)
         unit = norm(h)
         assert dot(h, j) >= -1e-9 * unit * norm(j)
@@ -164,7 +171,7 @@ def test_ten_thousand_random_pairs():
 def test_random_pairs_equal_the_reference(granularity):
     for j, g in random_pairs(1000):
         expected = reference.mmpareto(j, g, 1.5, granularity)
-        h, _ = mmpareto([x.clone() for x in j], g, granularity=granularity)
+        h, _ = mmpareto_rule([x.clone() for x in j], g, granularity=granularity)
         torch.testing.assert_close(h, expected, rtol=1e-9, atol=1e-12)
 
 
@@ -173,8 +180,8 @@ def test_random_pairs_equal_the_reference(granularity):
 def test_homogeneous(granularity, factor):
     for j, g in random_pairs(200):
         j, g = [x.float() for x in j], [x.float() for x in g]
-        h, _ = mmpareto([x.clone() for x in j], g, granularity=granularity)
-        scaled, _ = mmpareto(
+        h, _ = mmpareto_rule([x.clone() for x in j], g, granularity=granularity)
+        scaled, _ = mmpareto_rule(
             [x * factor for x in j], [x * factor for x in g], granularity=granularity
         )
         torch.testing.assert_close(scaled, [x * factor for x in h], rtol=1e-4, atol=1e-6 * factor)
@@ -182,15 +189,15 @@ def test_homogeneous(granularity, factor):
 
 def test_symmetric_in_j_and_g():
     for j, g in random_pairs(200):
-        h, _ = mmpareto([x.clone() for x in j], [x.clone() for x in g])
-        swapped, _ = mmpareto([x.clone() for x in g], [x.clone() for x in j])
+        h, _ = mmpareto_rule([x.clone() for x in j], [x.clone() for x in g])
+        swapped, _ = mmpareto_rule([x.clone() for x in g], [x.clone() for x in j])
         torch.testing.assert_close(h, swapped, rtol=1e-7, atol=1e-12)
 
 
 def test_splitting_the_tensors_changes_nothing_at_encoder_level():
     for j, g in random_pairs(200):
-        h, _ = mmpareto([x.clone() for x in j], g)
-        whole, _ = mmpareto([reference.flat(j)], [reference.flat(g)])
+        h, _ = mmpareto_rule([x.clone() for x in j], g)
+        whole, _ = mmpareto_rule([reference.flat(j)], [reference.flat(g)])
         torch.testing.assert_close(reference.flat(h), whole[0], rtol=1e-9, atol=1e-12)
 
 
@@ -218,6 +225,6 @@ def test_keeps_type_and_scalars():
         [torch.tensor(1.0), torch.ones(2).bfloat16()],
         [torch.tensor(2.0), torch.ones(2).bfloat16()],
     )
-    h, _ = mmpareto(j, g)
+    h, _ = mmpareto_rule(j, g)
     assert [x.dtype for x in h] == [torch.float32, torch.bfloat16]
     assert h[0].shape == ()

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmpareto.data.samples import TensorSplit
+from mmpareto.data.samples import Batch, TensorSplit
 from mmpareto.methods import METHODS, agm, gblend, greedy, ogm_ge, pmr
 from mmpareto.models.fusions.concat import Concat
 from mmpareto.models.fusions.mmtm import MMTM
@@ -30,7 +30,7 @@ OPTIONS = {
 
 
 def method_of(name, model, **settings):
-    return METHODS[name](model, model, Namespace(**(OPTIONS | settings)))
+    return METHODS[name](model, Namespace(**(OPTIONS | settings)))
 
 
 def trainer_of(folder, *flags, dataset="toy"):
@@ -113,7 +113,7 @@ class TestOGM:
             for stepper in steppers:
                 stepper.zero_grad()
             for chunk, truth, told in tiny_models.micro_batches(inputs, targets, parts):
-                method.backward(chunk, truth, **told)
+                tiny_models.step(method, chunk, truth, **told)
             output = theirs(inputs)
             F.cross_entropy(output.joint, targets).backward()
             scores = literal.ogm_scores(theirs, output.features, targets)
@@ -142,11 +142,11 @@ class TestOGM:
         method, model = trainer.method, trainer.model
         inputs, targets = trainer.data.splits["train"].read(list(range(32)))
         method.epoch = 99  # outside the window: the joint loss
-        method.backward(inputs, targets)
+        tiny_models.step(method, inputs, targets)
         plain = {name: p.grad.clone() for name, p in model.named_parameters()}
         model.zero_grad()
         method.epoch = 1
-        record = method.backward(inputs, targets)
+        record = tiny_models.step(method, inputs, targets)
         found = [record.measures[f"coefficient_{name}"].item() for name in "ab"]
         assert min(found) < 1 and max(found) == 1
         for name, p in model.named_parameters():
@@ -206,7 +206,7 @@ class TestPMR:
             inputs["a"] = inputs["a"] + targets[:, None]
             for stepper in steppers:
                 stepper.zero_grad()
-            method.backward(inputs, targets)
+            tiny_models.step(method, inputs, targets)
             output = theirs(inputs)
             loss = F.cross_entropy(output.joint, targets) + literal.pmr_loss(
                 output.features, targets, prototypes, alpha=chosen["alpha"], mu=chosen["mu"],
@@ -257,7 +257,7 @@ class TestPMR:
                 p.data += 0.1 * torch.randn_like(p)
         assert method.state["known"].tolist() == [True, True, False]
         assert all(torch.equal(b, before[name]) for name, b in model.named_buffers())
-        method.backward(*split.read([0, 1, 2, 3]))  # class 2 is nowhere in training
+        tiny_models.step(method, *split.read([0, 1, 2, 3]))  # class 2 is nowhere in training
         assert all(p.grad.isfinite().all() for p in model.encoders.parameters())
         assert method.state["prototypes_a"].requires_grad is False
 
@@ -290,7 +290,7 @@ class TestPMR:
         expected = torch.autograd.grad(
             F.cross_entropy(model(inputs).joint, targets), list(model.joint_head.parameters())
         )
-        method.backward(inputs, targets)
+        tiny_models.step(method, inputs, targets)
         for p, g in zip(model.joint_head.parameters(), expected, strict=True):
             torch.testing.assert_close(p.grad, g)
 
@@ -361,8 +361,8 @@ class TestAGM:
             for part in range(parts):
                 rows = slice(part * 12 // parts, (part + 1) * 12 // parts)
                 chunk = {name: x[rows] for name, x in inputs.items()}
-                record = method.backward(
-                    chunk, targets[rows], share=1 / parts, last=part == parts - 1
+                record = tiny_models.step(
+                    method, chunk, targets[rows], share=1 / parts, last=part == parts - 1
                 )
                 found = slow.gradients(theirs, chunk, targets[rows], 1 / parts)
                 total = [a + b for a, b in zip(total, found, strict=True)]
@@ -387,7 +387,7 @@ class TestAGM:
         model.joint_head.weight.data *= 200
         for encoder in model.encoders.values():
             encoder[3].weight.data *= 50
-        method.backward(inputs, targets)
+        tiny_models.step(method, inputs, targets)
         norm = torch.stack([p.grad.norm() for p in literal.trained(model)]).norm()
         assert norm.item() == pytest.approx(1, abs=1e-4)
 
@@ -400,7 +400,7 @@ class TestAGM:
         inputs, targets = tiny_models.batch(model)
         plain.train()(inputs)
         model.train()
-        method_of("agm", model, bn_mode=bn_mode).backward(inputs, targets)
+        tiny_models.step(method_of("agm", model, bn_mode=bn_mode), inputs, targets)
         assert model.training
         for mine, other in zip(model.buffers(), plain.buffers(), strict=True):
             assert torch.equal(mine, other)
@@ -413,7 +413,7 @@ class TestAGM:
         inputs, targets = tiny_models.batch(model)
         plain = deepcopy(model)
         F.cross_entropy(plain(inputs).joint, targets).backward()
-        method_of("agm", model, alpha=alpha).backward(inputs, targets)
+        tiny_models.step(method_of("agm", model, alpha=alpha), inputs, targets)
         same = [
             torch.allclose(p.grad, q.grad, atol=1e-12)
             for p, q in zip(literal.trained(model), literal.trained(plain), strict=True)
@@ -424,7 +424,7 @@ class TestAGM:
         model = tiny_models.build().train()
         method = method_of("agm", model, window=[5, 9])
         inputs, targets = tiny_models.batch(model)
-        assert method.backward(inputs, targets).measures == {}
+        assert tiny_models.step(method, inputs, targets).measures == {}
         assert method.state["steps"] == 0
 
 
@@ -452,7 +452,7 @@ class TestGreedy:
             for stepper in steppers:
                 stepper.zero_grad()
             for chunk, truth, told in tiny_models.micro_batches(inputs, targets, parts):
-                method.backward(chunk, truth, **told)
+                tiny_models.step(method, chunk, truth, **told)
                 features = slow.features(theirs, chunk)
                 logits = [theirs.joint_heads[n](z) for n, z in features.items()]
                 (sum(F.cross_entropy(u, truth) for u in logits) / parts).backward()
@@ -474,16 +474,16 @@ class TestGreedy:
         method = method_of("greedy", model, threshold=0.0, warmup_epochs=0)
         method.epoch = 1
         inputs, targets = tiny_models.batch(model)
-        method.backward(inputs, targets)
+        tiny_models.step(method, inputs, targets)
         assert method.state["window"][0] == 3
         before = method.state["main_speed"].clone()
         for left in (2, 1, 0):
             model.zero_grad()
-            record = method.backward(inputs, targets)
+            record = tiny_models.step(method, inputs, targets)
             assert method.state["window"][0] == left and record.measures["window"] == 1
             assert torch.equal(method.state["main_speed"], before)
         model.zero_grad()
-        assert method.backward(inputs, targets).measures["window"] == 0
+        assert tiny_models.step(method, inputs, targets).measures["window"] == 0
         assert (method.state["main_speed"] > before).all()
 
     def test_gates_of_a_window(self):
@@ -492,7 +492,7 @@ class TestGreedy:
         method = method_of("greedy", model)
         model(tiny_models.batch(model)[0])
         method.state["window"].copy_(torch.tensor([2, 1]))
-        method.backward(*tiny_models.batch(model))
+        tiny_models.step(method, *tiny_models.batch(model))
         for exchange in model.exchanges:
             assert exchange.excite["b"].weight.grad is None
             assert exchange.excite["a"].weight.grad.abs().sum() > 0
@@ -599,7 +599,7 @@ class TestGBlend:
     def test_step(self):
         """Weighted losses in one pass; weights are constants of the given sum."""
         model = tiny_models.build().eval()
-        method = METHODS["gblend"](model, model, Namespace(super_epoch=None, weight_sum=3.0))
+        method = METHODS["gblend"](model, Namespace(super_epoch=None, weight_sum=3.0))
         method.estimate = lambda trainer, epochs: torch.tensor([0.5, 0.2, 0.3])
         flags = Namespace(epochs=4)
         method.start_epoch(SimpleNamespace(epoch=0, flags=flags))
@@ -607,7 +607,7 @@ class TestGBlend:
         joint, unimodal = tiny_models.losses(model(inputs), targets)
         loss = 3 * (0.5 * unimodal["a"] + 0.2 * unimodal["b"] + 0.3 * joint)
         expected = torch.autograd.grad(loss, list(model.parameters()))
-        record = method.backward(inputs, targets)
+        record = tiny_models.step(method, inputs, targets)
         for p, g in zip(model.parameters(), expected, strict=True):
             torch.testing.assert_close(p.grad, g, rtol=1e-6, atol=1e-8)
         assert record.loss.item() == pytest.approx(loss.item())
@@ -619,9 +619,9 @@ class TestGBlend:
         found = []
         for indices, size in ((range(40), 16), (list(range(40)) * 2, 7)):
             part = split.subset(indices)
-            batches = [part.read(list(range(i, min(i + size, len(part)))))
+            batches = [Batch(*part.read(list(range(i, min(i + size, len(part))))))
                        for i in range(0, len(part), size)]  # fmt: skip
-            found.append(mean_losses(trainer.model, trainer.forward, batches, trainer.device))
+            found.append(mean_losses(trainer.model, batches, trainer.device))
         assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 

@@ -33,7 +33,7 @@ OPTIONS = {
 
 
 def method_of(name, model, **settings):
-    return METHODS[name](model, model, Namespace(**(OPTIONS | settings)))
+    return METHODS[name](model, Namespace(**(OPTIONS | settings)))
 
 
 def gradients(module):
@@ -96,7 +96,9 @@ class TestScalars:
 
     def test_uniform(self):
         model, joint, own = self.losses()
-        Integrator(model, {"x": model["encoder"]}, integrate.uniform).backward(joint, {"x": own})
+        Integrator(model, {"x": model["encoder"]}, integrate.uniform_rule).backward(
+            joint, {"x": own}
+        )
         assert [p.grad.item() for p in model.parameters()] == [8, 2, -6]
 
     def test_mmpareto_multiplies_encoders_only(self):
@@ -111,7 +113,7 @@ class TestJoint:
         method = method_of("joint", model, no_probes=True)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
         heads = [p.clone() for p in model.unimodal_heads.parameters()]
-        record = method.backward(*tiny_models.batch(model))
+        record = tiny_models.step(method, *tiny_models.batch(model))
         optimizer.step()
         assert all(g is None for g in gradients(model.unimodal_heads))
         assert all(
@@ -139,7 +141,7 @@ class TestJoint:
         expected = torch.autograd.grad(
             F.cross_entropy(model(inputs).joint, targets), list(model.encoders.parameters())
         )
-        method_of("joint", model).backward(inputs, targets)
+        tiny_models.step(method_of("joint", model), inputs, targets)
         assert all(map(torch.equal, gradients(model.encoders), expected))
 
 
@@ -151,9 +153,9 @@ class TestUnimodal:
         alone = trainer_of(tmp_path, *flags)
         original = alone.method.backward
 
-        def backward(inputs, targets, **settings):
+        def backward(decision, **settings):
             """The same step, but b's own gradients are thrown away."""
-            record = original(inputs, targets, **settings)
+            record = original(decision, **settings)
             for part in (alone.model.encoders["b"], alone.model.unimodal_heads["b"]):
                 part.zero_grad()
             return record
@@ -174,7 +176,7 @@ class TestUnimodal:
         inputs, targets = tiny_models.batch(model)
         loss = F.cross_entropy(model(inputs).unimodal["a"], targets)
         expected = torch.autograd.grad(loss, list(model.encoders["a"].parameters()))
-        method_of("unimodal", model).backward(inputs, targets)
+        tiny_models.step(method_of("unimodal", model), inputs, targets)
         assert all(map(torch.equal, gradients(model.encoders["a"]), expected))
 
 
@@ -204,7 +206,7 @@ def test_thirty_steps_equal_the_reference(name, settings, rule, parts):
         for stepper in steppers:
             stepper.zero_grad()
         for chunk, truth, told in tiny_models.micro_batches(inputs, targets, parts):
-            method.backward(chunk, truth, **told)
+            tiny_models.step(method, chunk, truth, **told)
         joint, unimodal = tiny_models.losses(theirs(inputs), targets)
         reference.backward(theirs, dict(theirs.encoders), joint, unimodal, rule)
         for stepper in steppers:
@@ -236,7 +238,7 @@ class TestObserve:
     def test_numbers_are_those_of_plain_gradients(self, fusion):
         model = tiny_models.build(fusion, modalities=3)
         inputs, targets = tiny_models.batch(model)
-        record = method_of("uniform", model, observe=True).backward(inputs, targets)
+        record = tiny_models.step(method_of("uniform", model, observe=True), inputs, targets)
         joint, unimodal = tiny_models.losses(model.train()(inputs), targets)
         for name, encoder in model.encoders.items():
             j, g = (
@@ -252,9 +254,9 @@ class TestObserve:
         model = tiny_models.build()
         inputs, targets = tiny_models.batch(model)
         joint, _ = tiny_models.losses(model(inputs), targets)
-        integrator = Integrator(model, model.encoders, integrate.uniform, late=False)
+        integrator = Integrator(model, model.encoders, integrate.uniform_rule, late=False)
         for j, g in integrator.observe(joint, dict.fromkeys(model.encoders, joint)).values():
-            assert abs(integrate.uniform(j, g)[1].cos.item() - 1) < 1e-6
+            assert abs(integrate.uniform_rule(j, g)[1].cos.item() - 1) < 1e-6
         assert all(g is None for g in gradients(model))
         joint.backward()  # the graph is still there
 

@@ -67,7 +67,7 @@ def test_predictions_and_gradients_equal_the_literal_ones(fusion, modalities):
         torch.testing.assert_close(output.unimodal[name], logits)
 
     losses = {name: F.cross_entropy(logits, targets) for name, logits in output.unimodal.items()}
-    Integrator(model, model.encoders, integrate.uniform, late=model.late).backward(
+    Integrator(model, model.encoders, integrate.uniform_rule, late=model.late).backward(
         F.cross_entropy(output.joint, targets), losses
     )
     found = {p: p.grad for p in model.parameters()}

@@ -201,7 +201,7 @@ def test_memory_format_changes_nothing_but_rounding():
         optimizer = torch.optim.SGD(params, lr=0.1, momentum=0.9, fused=True)
         model = nn.ModuleDict({"x": encoder})
         grams = []
-        rule = integrate.mmpareto
+        rule = integrate.mmpareto_rule
 
         def observed(j, g, rule=rule, grams=grams):
             grams.append(integrate.gramian(j, g))

@@ -18,10 +18,11 @@ from scipy.signal import resample_poly
 from torchvision.transforms import RandomResizedCrop
 
 from mmpareto.benchmarks.synthetic import frame_number, pictures, write_video
-from mmpareto.data.batches import loader, to_device
+from mmpareto.data.batches import loader
 from mmpareto.data.clips import Bad, Source
 from mmpareto.data.reading import Frames, Picture, choose_stills, crop
 from mmpareto.data.recipes import FRAMES, RECIPE_OF, named
+from mmpareto.data.samples import to_device
 from mmpareto.datasets.shared.prepared import PreparedSplit
 from mmpareto.preparation import features
 from mmpareto.preparation.media import convert

@@ -76,9 +76,7 @@ class TestMoments:
 def trained_toy(tmp_path, *flags):
     trainer = trainer_of(tmp_path, *flags)
     trainer.train_epoch()
-    return trained.Trained(
-        trainer.flags, 1, trainer.data, trainer.model, trainer.forward, trainer.device, None
-    )
+    return trained.Trained(trainer.flags, 1, trainer.data, trainer.model, trainer.device, None)
 
 
 class TestFixed:

@@ -130,8 +130,8 @@ def predicted(model, inputs):
     """Of one sample: {name: class}."""
     with torch.no_grad():
         output = model.eval()({name: torch.tensor(x)[None] for name, x in inputs.items()})
-    logits = {} if output.joint is None else {"": output.joint}
-    logits |= {f"_{name}": u for name, u in output.unimodal.items()}
+    logits = {} if output.joint is None else {"joint": output.joint}
+    logits |= output.unimodal
     return {name: int(u[0].argmax()) for name, u in logits.items()}
 
 
@@ -205,18 +205,16 @@ class TestRobustness:
     @runs(*TRAINED)
     def test_is_its_literal_recomputation(self, run):
         """Any kind of modality, early and late fusion, one modality or three, two tasks."""
-        _, _, data, model, forward, device, _ = load(run)
+        _, _, data, model, device, _ = load(run)
         split = data.splits["test"].subset(range(20))
         settings = {"severities": (0.5, 2.0), "seed": 3}
         make = partial(loader, batches=7)
-        rows = corruption.robustness(
-            model, forward, split, data.modalities, device, make, **settings
-        )
+        rows = corruption.robustness(model, split, data.modalities, device, make, **settings)
         expected = literal(model, data, split, **settings)
         assert len(rows) == 1 + 4 * len(data.modalities)
         for row, (modality, input, accuracies) in zip(rows, expected, strict=True):
             assert (row["modality"], row["input"]) == (modality, input)
-            own = {f"Acc{name}": accuracy for name, accuracy in accuracies.items()}
+            own = {scores.column("Acc", name): accuracy for name, accuracy in accuracies.items()}
             assert {name: row[name] for name in own} == pytest.approx(own, abs=1e-12)
             assert row["Acc"] == pytest.approx(
                 own.get("Acc", sum(own.values()) / len(own)), abs=1e-12
@@ -273,10 +271,10 @@ class TestRobustness:
     def test_of_the_first_batches(self, run, capsys):
         """Donors and deviations are of the samples that are scored."""
         out = printed(capsys, run, "--robustness", "--batch_size", 5, "--limit_batches", 3)
-        _, _, data, model, forward, device, _ = load(run)
+        _, _, data, model, device, _ = load(run)
         part = data.splits["test"].subset(range(15))
         rows = corruption.robustness(
-            model, forward, part, data.modalities, device, partial(loader, batches=15)
+            model, part, data.modalities, device, partial(loader, batches=15)
         )
         assert "15 of 33 samples" in out
         shown = re.findall(
@@ -323,8 +321,8 @@ class TestRobustness:
 
 
 class TestPerClass:
-    predictions = {"": [0, 1, 1, 3, 3], "_a": [0, 0, 0, 0, 0]}
-    targets = {"": [0, 1, 2, 1, 0], "_a": [0, 1, 2, 1, 0]}
+    predictions = {"joint": [0, 1, 1, 3, 3], "a": [0, 0, 0, 0, 0]}
+    targets = {"joint": [0, 1, 2, 1, 0], "a": [0, 1, 2, 1, 0]}
 
     def test_by_loops(self):
         found = scores.per_class(self.predictions, self.targets, 5)
@@ -349,10 +347,10 @@ class TestPerClass:
         plain = printed(capsys, run)
         out = printed(capsys, run, "--per_class")
         assert out.startswith(plain) and len(plain.splitlines()) == 6
-        _, _, data, model, forward, device, _ = load(run)
+        _, _, data, model, device, _ = load(run)
         batches = loader(data.splits["test"], 8)
-        predictions, targets = scores.predict(model, forward, batches, device)
-        right = [p == t == 1 for p, t in zip(predictions["_pose"], targets["_pose"], strict=True)]
+        predictions, targets = scores.predict(model, batches, device)
+        right = [p == t == 1 for p, t in zip(predictions["pose"], targets["pose"], strict=True)]
         row = re.search(r"^plain +(.*)", out, re.MULTILINE)[1].split()
         assert row[0] == "11" and row[6] == f"{sum(right) / 11:.3f}"
         assert re.search(r'^\\ttab, "and" a\\rreturn +0 +- +- +- +- +- +-$', out, re.MULTILINE)
@@ -368,7 +366,7 @@ class TestPerClass:
     def test_many_classes_with_long_names(self, modalities, capsys):
         """Names are broken into lines, never cut; two modalities stay within 80 columns."""
         classes = [f"playing the {'very ' * (k % 9)}long_and_winding_{'x' * k}" for k in range(100)]
-        names = ["", *(f"_camera_of_the_front_{k}" for k in range(modalities))]
+        names = ["joint", *(f"camera_of_the_front_{k}" for k in range(modalities))]
         one = scores.PerClass(*np.random.default_rng(0).random((3, 100)), np.full(100, 12))
         data = Data("toy", classes, {}, {}, {})
         evaluate.show_classes(dict.fromkeys(names, one), data)
@@ -403,17 +401,17 @@ class TestPredictions:
             inputs = {name: torch.tensor(as_read(x.numpy())) for name, x in inputs.items()}
             with torch.no_grad():
                 output = model.eval()(inputs)
-            logits = {} if output.joint is None else {"": output.joint}
-            logits |= {f"_{name}": u for name, u in output.unimodal.items()}
+            logits = {} if output.joint is None else {"joint": output.joint}
+            logits |= output.unimodal
             for column, (name, u) in enumerate(logits.items()):
                 chances = torch.exp(u[0]) / torch.exp(u[0]).sum()
                 best = int(chances.argmax())
-                assert row[f"prediction{name}"] == data.classes[best]
-                assert float(row[f"probability{name}"]) == pytest.approx(
+                assert row[scores.column("prediction", name)] == data.classes[best]
+                assert float(row[scores.column("probability", name)]) == pytest.approx(
                     chances[best].item(), abs=2e-6
                 )
                 if data.tasks:
-                    assert row[f"label{name}"] == data.classes[targets[0, column]]
+                    assert row[scores.column("label", name)] == data.classes[targets[0, column]]
             if not data.tasks:
                 assert row["label"] == data.classes[targets[0]]
         assert len(rows[0]) == (7 if data.tasks else 10)
@@ -490,11 +488,11 @@ class TestErrors:
         np.random.seed(5)
         expected = torch.rand(1), np.random.rand()
         state = tensors.read(run)
-        _, _, data, model, forward, device, _ = load(run)
+        _, _, data, model, device, _ = load(run)
         torch.manual_seed(5)
         np.random.seed(5)
         corruption.robustness(
-            model, forward, data.splits["test"], data.modalities, device,
+            model, data.splits["test"], data.modalities, device,
             partial(loader, batches=33),
         )  # fmt: skip
         assert (torch.rand(1), np.random.rand()) == expected

@@ -13,12 +13,10 @@ import pytest
 import torch
 
 import train
-from mmpareto.data import batches
+from mmpareto.data import samples
 from mmpareto.methods import METHODS
-from mmpareto.models import predict
 from mmpareto.models.encoders import ENCODERS
 from mmpareto.models.fusions import FUSIONS
-from mmpareto.run import setup
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden.json"
 TOLERANCE = 1e-7
@@ -56,11 +54,12 @@ def float64(monkeypatch):
 
 
 def in_float64(monkeypatch):
-    def to_device(inputs, device):
-        return {name: x.double() for name, x in batches.to_device(inputs, device).items()}
+    original = samples.to_device
 
-    for module in (setup, predict, train):
-        monkeypatch.setattr(module, "to_device", to_device)
+    def to_device(inputs, device):
+        return {name: x.double() for name, x in original(inputs, device).items()}
+
+    monkeypatch.setattr(samples, "to_device", to_device)
     torch.set_default_dtype(torch.float64)
 
 

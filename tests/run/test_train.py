@@ -616,8 +616,7 @@ def test_evaluation_changes_nothing(tmp_path):
     trainer = Trainer(flags, train.Run(tmp_path / "run", {}, resume=False))
     before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
     first, second = (
-        evaluate(trainer.model, trainer.forward, trainer.loaders["test"], trainer.device)
-        for _ in range(2)
+        evaluate(trainer.model, trainer.loaders["test"], trainer.device) for _ in range(2)
     )
     assert first == second
     assert all(torch.equal(before[k], v) for k, v in trainer.model.state_dict().items())

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmpareto.data.samples import Batch
+from mmpareto.methods.base import Decision, Method
 from mmpareto.models.fusions.base import Fusion, Output
 from mmpareto.models.fusions.concat import Concat
 from mmpareto.models.fusions.mmtm import MMTM
@@ -76,6 +78,12 @@ def micro_batches(inputs: dict[str, Tensor], targets: Tensor, parts: int) -> Ite
         rows = slice(part * size, (part + 1) * size)
         chunk = {modality: x[rows] for modality, x in inputs.items()}
         yield chunk, targets[rows], {"share": 1 / parts, "last": part == parts - 1}
+
+
+def step(method: Method, inputs: dict[str, Tensor], targets: Tensor, **told) -> Decision:
+    """What the training loop does with a batch."""
+    batch = Batch(inputs, targets)
+    return method.backward(method.decide(method.forward(inputs), batch), **told)
 
 
 def losses(output: Output, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -12,7 +12,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from ..data.batches import ShuffledBatches, loader, to_device
+from ..data.batches import ShuffledBatches, loader
+from ..data.samples import to_device
 from ..system.flags import non_negative, positive
 from .timing import compare, show_ratio
 

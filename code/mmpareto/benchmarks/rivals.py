@@ -1,18 +1,29 @@
 """Other ways of taking MMPareto's step, as literally as their authors describe them.
 
-Each has the face of a method: `backward(inputs, targets)` fills `.grad`.
+Each has the face of a method, and decides nothing before `backward` fills `.grad`.
 """
 
 import torch
 from torch import Tensor
 
-from ..methods.base import joint_loss, unimodal_losses
-from ..models.fusions.base import Fusion
+from ..data.samples import Batch
+from ..models.fusions.base import Fusion, Output
 
 GAMMA = 1.5
+Losses = tuple[Tensor, dict[str, Tensor]]
 
 
-class Released:
+class Rival:
+    """What both share."""
+
+    def __init__(self, model: Fusion):
+        self.model = self.forward = model
+
+    def decide(self, output: Output, batch: Batch) -> Losses:
+        return output.joint_loss(batch.targets), output.unimodal_losses(batch.targets)
+
+
+class Released(Rival):
     """The authors' released procedure: four backward passes, one after another.
 
     One for the joint loss and one for each modality's, each with the graph retained and gradients
@@ -21,12 +32,8 @@ class Released:
     tensor by tensor. Decisions are taken on the host. Optimised by plain SGD.
     """
 
-    def __init__(self, model: Fusion, forward):
-        self.model, self.forward = model, forward
-
-    def backward(self, inputs: dict, targets: Tensor) -> None:
-        output = self.forward(inputs)
-        joint, unimodal = joint_loss(output, targets), unimodal_losses(output, targets)
+    def backward(self, losses: Losses) -> None:
+        joint, unimodal = losses
         encoders = {name: list(e.parameters()) for name, e in self.model.encoders.items()}
         first, second = {}, {}
         joint.backward(retain_graph=True)
@@ -59,24 +66,23 @@ def weight_of(j: list[Tensor], g: list[Tensor]) -> float:
     return 0.0 if xy >= yy else (yy - xy) / (xx + yy - 2 * xy)
 
 
-class TorchJD:
+class TorchJD(Rival):
     """torchjd: both losses' Jacobian by one call, then MGDA on each encoder's part of it."""
 
-    def __init__(self, model: Fusion, forward):
+    def __init__(self, model: Fusion):
+        super().__init__(model)
         from torchjd.aggregation import MGDA, Sum
 
-        self.model, self.forward = model, forward
         self.encoders = [list(encoder.parameters()) for encoder in model.encoders.values()]
         inside = {p for params in self.encoders for p in params}
         self.heads = [p for p in model.parameters() if p not in inside]
         self.mgda, self.sum = MGDA(), Sum()
 
-    def backward(self, inputs: dict, targets: Tensor) -> None:
+    def backward(self, losses: Losses) -> None:
         from torchjd import autojac
 
-        output = self.forward(inputs)
-        unimodal = sum(unimodal_losses(output, targets).values())
-        autojac.backward([joint_loss(output, targets), unimodal])
+        joint, unimodal = losses
+        autojac.backward([joint, sum(unimodal.values())])
         for params in self.encoders:
             autojac.jac_to_grad(params, self.mgda)
         autojac.jac_to_grad(self.heads, self.sum)

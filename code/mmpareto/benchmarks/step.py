@@ -14,10 +14,8 @@ from torch import Tensor
 
 from ..core import distributed, integrate
 from ..core import integrator as core
-from ..data.batches import to_device
-from ..data.samples import Data, Modality
+from ..data.samples import Batch, Data, Modality, to_device
 from ..methods import METHODS
-from ..methods.base import all_losses
 from ..models.fusions import FUSIONS
 from ..models.fusions.base import Fusion
 from ..run import options, setup
@@ -83,21 +81,22 @@ class Stepper:
             self.model: Fusion = model.to(device)
         else:
             self.model = setup.place(model, device, flags.precision)
-        self.forward = setup.build_forward(
-            self.model, device, precision=flags.precision, compiled=flags.compile
-        )
+        if flags.compile:
+            self.model.compile()
         if rival:
-            self.method = rival(self.model, self.forward)
+            self.method = rival(self.model)
             self.optimizer = torch.optim.SGD(
                 self.model.parameters(), lr=flags.learning_rate, momentum=flags.momentum,
                 weight_decay=flags.weight_decay,
             )  # fmt: skip
         else:
-            self.method = METHODS[flags.method](self.model, self.forward, flags)
+            self.method = METHODS[flags.method](self.model, flags)
             self.optimizer, _ = setup.build_optimizer(flags, self.model, device)
 
     def __call__(self, inputs: dict[str, Tensor], targets: Tensor) -> None:
-        self.method.backward(inputs, targets)
+        self.method.backward(
+            self.method.decide(self.method.forward(inputs), Batch(inputs, targets))
+        )
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -295,7 +294,7 @@ def random_gradients(millions: int, device: torch.device) -> list[list[Tensor]]:
 
 
 def _integrate(j: list[Tensor], g: list[Tensor], _: int) -> None:
-    integrate.mmpareto(j, g)
+    integrate.mmpareto_rule(j, g)
 
 
 FAST = ["--precision", "bf16", "--compile"]
@@ -337,8 +336,8 @@ def measure_throughput(flags: Namespace) -> None:
 
 def traverse_twice(stepper: Stepper, inputs: dict, targets: Tensor) -> None:
     """The floor of every exact method: forward, two traversals, nothing integrated."""
-    losses = all_losses(stepper.forward(inputs), targets)
-    common, own = stepper.model.objectives(losses)
+    output = stepper.model(inputs)
+    joint, own, _ = stepper.model.objectives(output, output.losses(targets))
     params = list(stepper.model.parameters())
-    torch.autograd.grad(common, params, retain_graph=True, allow_unused=True)
+    torch.autograd.grad(joint, params, retain_graph=True, allow_unused=True)
     torch.autograd.grad(sum(own.values()), params, allow_unused=True)

@@ -91,7 +91,7 @@ def _of_gramian(rule: Callable) -> Callable:
 
 
 @_of_gramian
-def mmpareto(
+def mmpareto_rule(
     j: list[Tensor],
     g: list[Tensor],
     gram: Tensor,
@@ -111,14 +111,15 @@ def mmpareto(
     out, h = gamma d: the direction without its length. May overwrite j.
     """
     alpha = min_norm(*gram.sum(1))
-    conflict = _conflict(gram)
+    conflict = in_conflict(gram)
     joint_weight = torch.where(conflict, 2 * alpha, 1.0)
     unimodal_weight = torch.where(conflict, 2 - 2 * alpha, 1.0)
-    return apply(j, g, gram, joint_weight, unimodal_weight, scale=gamma, rescale=granularity)
+    weights = joint_weight, unimodal_weight
+    return apply(j, g, gram, *weights, scale=gamma, rescale=granularity, conflict=conflict)
 
 
 @_of_gramian
-def pareto(
+def pareto_rule(
     j: list[Tensor], g: list[Tensor], gram: Tensor, *, scale: float = 1
 ) -> tuple[list[Tensor], Stats]:
     """h of conventional Pareto (MGDA): scale times the shortest convex combination of j and g.
@@ -131,14 +132,14 @@ def pareto(
 
 
 @_of_gramian
-def uniform(j: list[Tensor], g: list[Tensor], gram: Tensor) -> tuple[list[Tensor], Stats]:
+def uniform_rule(j: list[Tensor], g: list[Tensor], gram: Tensor) -> tuple[list[Tensor], Stats]:
     """h of the uniform baseline: j + g. May overwrite j."""
     one = gram.new_ones(())
     return apply(j, g, gram, one, one)
 
 
 @_of_gramian
-def weighted(
+def weighted_rule(
     j: list[Tensor],
     g: list[Tensor],
     gram: Tensor,
@@ -168,6 +169,7 @@ def apply(
     *,
     scale: float = 1.0,
     rescale: str = "none",
+    conflict: Tensor | None = None,
 ) -> tuple[list[Tensor], Stats]:
     """h = scale * d, written over j, with d = joint_weight * j + unimodal_weight * g.
 
@@ -188,11 +190,17 @@ def apply(
         else:
             x.mul_(v).addcmul_(y, w.to(y.dtype))
     total = torch.where(stationary.all(), 0.0, (factor * length).norm() / length.norm())
-    return j, stats(gram, joint_weight, unimodal_weight, total, stationary.all())
+    conflict = in_conflict(gram) if conflict is None else conflict
+    return j, stats(gram, joint_weight, unimodal_weight, total, stationary.all(), conflict)
 
 
 def stats(
-    gram: Tensor, joint_weight: Tensor, unimodal_weight: Tensor, scale: Tensor, stationary: Tensor
+    gram: Tensor,
+    joint_weight: Tensor,
+    unimodal_weight: Tensor,
+    scale: Tensor,
+    stationary: Tensor,
+    conflict: Tensor,
 ) -> Stats:
     """What was decided for the encoder of this Gramian."""
     jj, jg, gg = gram.sum(1)
@@ -203,12 +211,12 @@ def stats(
         joint_weight=joint_weight,
         unimodal_weight=unimodal_weight,
         scale=scale,
-        conflict=_conflict(gram),
+        conflict=conflict,
         stationary=stationary,
     )
 
 
-def _conflict(gram: Tensor) -> Tensor:
+def in_conflict(gram: Tensor) -> Tensor:
     """Whether cos <= 0 over the whole encoder, with neither gradient zero."""
     jj, jg, gg = gram.sum(1)
     return (jj > 0) & (gg > 0) & (jg <= 0)

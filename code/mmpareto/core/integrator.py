@@ -12,10 +12,10 @@ from functools import partial
 import torch
 import torch._functorch.config
 import torch.compiler.config
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from . import checks, distributed, integrate
-from .checks import has_gradient, trainable
 from .integrate import Stats
 
 Rule = Callable[[list[Tensor], list[Tensor]], tuple[list[Tensor], Stats]]
@@ -108,14 +108,14 @@ class Integrator:
         self._check_losses(joint_loss, unimodal_losses)
         encoders = self._trainable_encoders()
         inside = {p for params in encoders.values() for p in params}
-        outside = [p for p in trainable(self.model) if p not in inside]
+        outside = [p for p in self.model.parameters() if p.requires_grad and p not in inside]
         if self.gramian == "features":
             self._check_features(joint_loss, unimodal_losses, features, accumulate)
-            return self._through_features(joint_loss, unimodal_losses, features, outside)
+            return self._through_features(joint_loss, unimodal_losses, features, encoders, outside)
         if features is not None:
             raise ValueError("features are given, but gramian is 'parameters': drop one of them")
 
-        j, g = self._both(joint_loss, unimodal_losses, outside)
+        j, g = self._both(joint_loss, unimodal_losses, encoders, outside)
         if self._held is not None:
             for gradients, held in zip((j, g), self._held, strict=True):
                 _add(gradients, held)
@@ -123,9 +123,10 @@ class Integrator:
         if accumulate:
             return {}
 
-        distributed.average([*j.values(), *g.values()])
+        if dist.is_initialized():
+            distributed.average([*j.values(), *g.values()])
         stats, written = {}, {}
-        for name, (params, *pair) in self._pairs(j, g).items():
+        for name, (params, *pair) in _pairs(encoders, j, g).items():
             h, stats[name] = self.rules[name](*pair)
             written |= {p: x for p, x in zip(params, h, strict=True) if p in j or p in g}
         parts = [{p: gradients[p] for p in outside if p in gradients} for gradients in (j, g)]
@@ -141,23 +142,25 @@ class Integrator:
         processes and encoders without a gradient are as of `backward`.
         """
         self._check_losses(joint_loss, unimodal_losses)
-        j, g = self._both(joint_loss, unimodal_losses, [], retain_graph=True)
+        encoders = self._trainable_encoders()
+        j, g = self._both(joint_loss, unimodal_losses, encoders, [], retain_graph=True)
         distributed.average([*j.values(), *g.values()])
-        return {name: pair for name, (_, *pair) in self._pairs(j, g).items()}
+        return {name: (j, g) for name, (_, j, g) in _pairs(encoders, j, g).items()}
 
     def _trainable_encoders(self) -> dict[str, list[nn.Parameter]]:
-        return {name: trainable(module) for name, module in self.encoders.items()}
+        parameters = {name: module.parameters() for name, module in self.encoders.items()}
+        return {name: [p for p in some if p.requires_grad] for name, some in parameters.items()}
 
     def _both(
         self,
         joint_loss: Tensor,
         unimodal_losses: Mapping[str, Tensor],
+        encoders: dict[str, list[nn.Parameter]],
         outside: list[nn.Parameter],
         *,
         retain_graph: bool = False,
     ) -> tuple[dict[Tensor, Tensor], dict[Tensor, Tensor]]:
         """Gradients of the joint and of the encoders' own losses; of both in parameters outside."""
-        encoders = self._trainable_encoders()
         everything = [*(p for params in encoders.values() for p in params), *outside]
         j = _gradients(joint_loss, everything, retain_graph=True)
         if self.late:
@@ -170,27 +173,12 @@ class Integrator:
             _add(g, _gradients(unimodal_losses[name], [*params, *outside], retain_graph=keep))
         return j, g
 
-    def _pairs(self, j: dict[Tensor, Tensor], g: dict[Tensor, Tensor]) -> dict[str, tuple]:
-        """{name: (parameters, j, g)} of every encoder that a loss reaches; all it has to train.
-
-        Rules that remember something of each parameter find it at the same place at every step.
-        """
-        pairs, encoders = {}, self._trainable_encoders()
-        for name, params in encoders.items():
-            if any(p in j or p in g for p in params):
-                pairs[name] = (params, *(_zero_filled(part, params) for part in (j, g)))
-        if not pairs and any(encoders.values()):
-            raise ValueError(
-                "no loss reaches a parameter of any encoder: make the losses with this very model, "
-                "not a copy of it or other parameters, or freeze the encoders"
-            )
-        return pairs
-
     def _through_features(
         self,
         joint_loss: Tensor,
         unimodal_losses: Mapping[str, Tensor],
         features: Mapping[str, Tensor],
+        encoders: dict[str, list[nn.Parameter]],
         outside: list[nn.Parameter],
     ) -> dict[str, Stats]:
         """Integrate at the encoders' outputs; one traversal takes what results to parameters."""
@@ -204,7 +192,7 @@ class Integrator:
             # Of the whole batch, of whose mean loss each process has 1 / size.
             gram = distributed.total(integrate.gramian(a, b)) / distributed.size() ** 2
             (combined[z],), stats[name] = self.rules[name](a, b, gram=gram)
-        inside = [p for name in features for p in trainable(self.encoders[name])]
+        inside = [p for name in features for p in encoders[name]]
         parts = [{p: gradients[p] for p in outside if p in gradients} for gradients in (j, g)]
         parts.append(_gradients(list(combined), inside, along=list(combined.values())))
         distributed.average([gradient for part in parts for gradient in part.values()])
@@ -216,11 +204,12 @@ class Integrator:
         self._held = None
 
     def _check_losses(self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]) -> None:
-        checks.check_losses(self.encoders, joint_loss, unimodal_losses)
+        every = [joint_loss, *unimodal_losses.values()]
+        if unimodal_losses.keys() != self.encoders.keys() or not all(map(_is_loss, every)):
+            checks.check_losses(self.encoders, joint_loss, unimodal_losses)
         if not self._verified:
             if self.late:
                 checks.verify_late(self.encoders, unimodal_losses)
-            every = [joint_loss, *unimodal_losses.values()]
             self._verified = checks.reached(self.encoders, every)[1]
 
     def _check_features(
@@ -241,7 +230,7 @@ class Integrator:
                 "batch at once: use gramian='parameters'"
             )
         for name, module in self.encoders.items():
-            if trainable(module) and not has_gradient(features[name]):
+            if checks.trainable(module) and not checks.has_gradient(features[name]):
                 raise ValueError(
                     f"features[{name!r}] has no gradient, but its encoder is to be trained: give "
                     "the encoder's output, not detached"
@@ -253,7 +242,7 @@ class Integrator:
 
 
 class MMPareto(Integrator):
-    """MMPareto (Wei and Hu, ICML 2024) as an `Integrator`; see `integrate.mmpareto` for the rule.
+    """MMPareto (Wei and Hu, ICML 2024) as an `Integrator`; its rule is `integrate.mmpareto_rule`.
 
     gamma: factor (> 0) on the length of each encoder's gradient, 1.5 in the paper.
     granularity: "encoder" rescales an encoder as a whole and never ascends either loss; "tensor"
@@ -283,7 +272,7 @@ class MMPareto(Integrator):
                 "granularity='tensor' rescales parameter by parameter, and gramian='features' sees "
                 "no parameter's gradients: drop one of them"
             )
-        rule = partial(integrate.mmpareto, gamma=gamma, granularity=granularity)
+        rule = partial(integrate.mmpareto_rule, gamma=gamma, granularity=granularity)
         super().__init__(model, encoders, rule, late=late, gramian=gramian)
 
 
@@ -298,6 +287,30 @@ def _keep_buffers_of_compiled_backwards() -> None:
         torch.compiler.config.cache_key_tag = tag + "undonated"
 
 
+def _pairs(
+    encoders: dict[str, list[nn.Parameter]], j: dict[Tensor, Tensor], g: dict[Tensor, Tensor]
+) -> dict[str, tuple[list[nn.Parameter], list[Tensor], list[Tensor]]]:
+    """{name: (parameters, j, g)} of every encoder that a loss reaches; all it has to train.
+
+    Rules that remember something of each parameter find it at the same place at every step.
+    """
+    pairs = {
+        name: (params, _zero_filled(j, params), _zero_filled(g, params))
+        for name, params in encoders.items()
+        if any(p in j or p in g for p in params)
+    }
+    if not pairs and any(encoders.values()):
+        raise ValueError(
+            "no loss reaches a parameter of any encoder: make the losses with this very model, "
+            "not a copy of it or other parameters, or freeze the encoders"
+        )
+    return pairs
+
+
+def _is_loss(loss: Tensor) -> bool:
+    return isinstance(loss, Tensor) and loss.requires_grad and loss.numel() == 1
+
+
 def _gradients(
     of: Tensor | list[Tensor],
     params: list[Tensor],
@@ -309,7 +322,8 @@ def _gradients(
 
     Of several losses it is their sum's; with along, that of the tensors' inner products with it.
     """
-    outputs = [x for x in ([of] if isinstance(of, Tensor) else of) if has_gradient(x)]
+    of = [of] if isinstance(of, Tensor) else of
+    outputs = [x for x in of if isinstance(x, Tensor) and x.requires_grad]
     if not outputs:
         return {}  # of an encoder that is frozen, with its head
     found = torch.autograd.grad(

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..core import distributed
 from ..system.errors import UserError, reason
 from ..system.interrupts import held_back
 from ..system.orphans import end_after
-from .samples import Split
+from .samples import Batch, Split
 
 
 class ShuffledBatches:
@@ -57,7 +56,7 @@ class ConsecutiveBatches:
 class Loader(DataLoader):
     """A DataLoader whose processes report bad input, and their own death, in one line."""
 
-    def __iter__(self) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         try:
             with held_back():
                 batches = super().__iter__()
@@ -129,21 +128,6 @@ def _begin(worker: int) -> None:
             shown(kind, error, trace)
 
     sys.excepthook = hook
-
-
-def to_device(inputs: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Move a batch. RGB pictures travel as bytes (..., 3, H, W), a quarter of the traffic, and
-    arrive as floats normalised by ImageNet's mean and standard deviation."""
-    moved = {name: values.to(device, non_blocking=True) for name, values in inputs.items()}
-    return {name: _normalised(v) if v.dtype == torch.uint8 else v for name, v in moved.items()}
-
-
-def _normalised(pictures: Tensor) -> Tensor:
-    mean, deviation = (
-        torch.tensor(values, device=pictures.device).view(3, 1, 1) * 255
-        for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    )
-    return pictures.float().sub_(mean).div_(deviation)
 
 
 def _as_is(batch):

@@ -10,7 +10,7 @@ METHODS = Registry(
         "unimodal": "unimodal:Unimodal",
         "uniform": "uniform:Uniform",
         "pareto": "pareto:Pareto",
-        "mmpareto": "mmpareto:MMPareto",
+        "mmpareto": "mmpareto:MMParetoMethod",
         "gblend": "gblend:GBlend",
         "ogm_ge": "ogm_ge:OGMGE",
         "greedy": "greedy:Greedy",

@@ -1,5 +1,6 @@
 """AGM: adaptive gradient modulation (Li et al., ICCV 2023)."""
 
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from itertools import combinations
 from math import factorial
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from ..core import distributed
 from ..core.integrate import Stats
-from ..models.fusions.base import Fusion
+from ..data.samples import Batch
+from ..models.fusions.base import Fusion, Output
 from ..system.flags import non_negative
-from .base import Decision, JointMethod, add_window_flag, joint_loss
+from .base import Decision, JointMethod, add_window_flag
 
 Coalition = frozenset[str]
 LARGEST = 10.0  # exponent, before alpha, as in the authors' code
@@ -51,8 +53,8 @@ class AGM(JointMethod):
         )
         add_window_flag(parser, "1-21")
 
-    def __init__(self, model: Fusion, forward, options):
-        super().__init__(model, forward, options)
+    def __init__(self, model: Fusion, flags: Namespace):
+        super().__init__(model, flags)
         probes = set(model.unimodal_heads.parameters())
         inside = set(model.encoders.parameters()) | probes
         self._kept: list[tuple[Tensor, Tensor]] = []  # buffers as they were before further passes
@@ -60,20 +62,19 @@ class AGM(JointMethod):
         self.state["mean_score"] = torch.zeros(len(model.encoders), device=self.head[0].device)
         self.state["steps"] = torch.zeros((), device=self.head[0].device)
 
-    def decide(self, inputs: dict, targets: Tensor) -> Decision:
-        output = self.forward(inputs)
-        joint, probes = joint_loss(output, targets), self.probe_losses(output, targets)
+    def decide(self, output: Output, batch: Batch) -> Decision:
+        joint, probes = output.joint_loss(batch.targets), self.probe_losses(output, batch.targets)
         if not self.in_window():
             return Decision(joint, {"joint": joint, **probes}, joint + sum(probes.values()))
 
-        training = self.options.bn_mode == "batch"  # only such passes change buffers
+        training = self.flags.bn_mode == "batch"  # only such passes change buffers
         self._kept = [(b, b.clone()) for b in self.model.buffers()] if training else []
         self.model.train(training)
-        parts = shapley(list(self.model.encoders), output.joint, self.coalitions(inputs))
+        parts = shapley(list(self.model.encoders), output.joint, self.coalitions(batch.inputs))
         self.model.train()
-        scores = torch.stack([score(phi, targets) for phi in parts.values()])
+        scores = torch.stack([score(phi, batch.targets) for phi in parts.values()])
         kappa = self.kappa(distributed.mean(scores))
-        delta = gradient_of_cross_entropy(output.joint, targets)
+        delta = gradient_of_cross_entropy(output.joint, batch.targets)
         modulated = sum(
             k * (delta * phi).sum() for k, phi in zip(kappa, parts.values(), strict=True)
         )
@@ -118,7 +119,7 @@ class AGM(JointMethod):
     def kappa(self, scores: Tensor) -> Tensor:
         """kappa_k (N,) from q_k (N,), which then enter the running means."""
         mean, steps = self.state["mean_score"], self.state["steps"].add_(1)
-        kappa = modulation(scores, mean, self.options.alpha)
+        kappa = modulation(scores, mean, self.flags.alpha)
         mean.mul_((steps - 1) / steps).add_(scores / steps)
         return kappa
 

@@ -29,5 +29,5 @@ class AlignedMTL(GramianMethod):
     def rule(self, encoder: str) -> Rule:
         from torchjd.aggregation import AlignedMTLWeighting
 
-        weighting = AlignedMTLWeighting(scale_mode=self.options.singular_value)
-        return partial(integrate.weighted, weighting=weighting, scale=self.options.scale)
+        weighting = AlignedMTLWeighting(scale_mode=self.flags.singular_value)
+        return partial(integrate.weighted_rule, weighting=weighting, scale=self.flags.scale)

@@ -1,23 +1,35 @@
 """What a method is to the training loop, and what the five basic ones share."""
 
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
 from ..core import distributed
-from ..core.integrate import Stats
+from ..core.integrate import Stats, widest
 from ..core.integrator import GRAMIANS, Integrator, Rule
-from ..data.samples import own_targets
-from ..models.fusions.base import Fusion, Output
+from ..data.samples import Batch, Data
+from ..models.fusions.base import Fusion, Objectives, Output
 from ..system.errors import UserError, reason
 from ..system.flags import epochs
 
-if TYPE_CHECKING:
-    from train import Trainer
+
+class Training(Protocol):
+    """What a method may use of the training loop, which is `Trainer` in train.py."""
+
+    flags: Namespace
+    data: Data
+    model: Fusion
+    device: torch.device
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    epoch: int  # the number of epochs already trained
+
+    def train_epoch(self) -> list[dict]: ...
+
+    def fork(self, method: str, **own) -> "Training": ...
 
 
 class Decision(NamedTuple):
@@ -26,9 +38,36 @@ class Decision(NamedTuple):
     loss: Tensor  # scalar; the log's loss, and what is minimised where nothing else is said
     losses: dict[str, Tensor]  # "joint" and each modality's, or each task's
     minimised: Tensor | None = None  # scalar whose gradient is taken, where it is not the loss
-    features: dict[str, Tensor] | None = None  # outputs of encoders, to integrate gradients there
+    objectives: Objectives | None = None  # whose gradients are integrated in each encoder
     encoders: dict[str, Stats] = {}  # how each encoder's two gradients were integrated
     measures: dict[str, Tensor] = {}  # scalars that the method has decided by, for the log
+
+
+def numbers(decisions: list[Decision], **more: Tensor) -> dict:
+    """One optimizer step in plain numbers: those of its micro-batches' decisions, and more.
+
+    Losses are means over micro-batches; everything is a mean over processes, and so the same in
+    each. One host sync.
+    """
+    tensors: dict[tuple[str, ...], Tensor] = {(name,): value for name, value in more.items()}
+    tensors["loss",] = torch.stack([d.loss.detach() for d in decisions]).mean()
+    for name in decisions[0].losses:
+        tensors["losses", name] = torch.stack([d.losses[name].detach() for d in decisions]).mean()
+    for name, stats in decisions[-1].encoders.items():
+        tensors |= {("encoders", name, field): value for field, value in stats._asdict().items()}
+    tensors |= {("measures", name): value for name, value in decisions[-1].measures.items()}
+    device = tensors["loss",].device
+    wide = widest(device)
+    values = torch.stack([tensor.to(device, wide) for tensor in tensors.values()])
+    if distributed.size() > 1:
+        values = distributed.mean(values)
+    step: dict = {"losses": {}}
+    for path, value in zip(tensors, values.tolist(), strict=True):  # sync
+        place = step
+        for key in path[:-1]:
+            place = place.setdefault(key, {})
+        place[path[-1]] = bool(value) if path[-1] in ("conflict", "stationary") else value
+    return step
 
 
 class Method:
@@ -36,8 +75,7 @@ class Method:
 
     Gradient accumulation and the mean over processes are this class's own: `backward` sees to both.
 
-    model: the fusion whose `.grad` is filled. forward: calls it (compiled, in mixed precision) on
-    {modality: inputs} and returns its `Output`. options: the parsed flags, its own among them.
+    model: the fusion whose `.grad` is filled. flags: the parsed flags, its own among them.
     """
 
     default_fusion = "concat"
@@ -61,32 +99,35 @@ class Method:
     def runs_with(fusion: type[Fusion]) -> bool:
         return not fusion.multitask
 
-    def __init__(self, model: Fusion, forward: Callable[[dict], Output], options: Namespace):
-        self.model, self.forward, self.options = model, forward, options
+    def __init__(self, model: Fusion, flags: Namespace):
+        self.model, self.flags = model, flags
         # What the method remembers from step to step. Its tensors are changed in place: the loop
         # puts them back when it skips a step, and checkpoints hold them.
         self.state: dict[str, Tensor] = {}
         self.epoch = 1
 
-    def start_epoch(self, trainer: "Trainer") -> None:
-        """Called before every epoch; `trainer.epoch` is the number of epochs already trained."""
+    def start_epoch(self, trainer: Training) -> None:
+        """Called before every epoch."""
         self.epoch = trainer.epoch + 1
 
-    def decide(self, inputs: dict, targets: Tensor) -> Decision:
-        """One forward pass of a batch, and what to minimise."""
+    def forward(self, inputs: dict[str, Tensor]) -> Output:
+        """The forward pass of a step."""
+        return self.model(inputs)
+
+    def decide(self, output: Output, batch: Batch) -> Decision:
+        """What to minimise of a batch, from the output of its forward pass."""
         raise NotImplementedError
 
     def adjust(self) -> dict[str, Tensor]:
         """Change the gradients of a whole optimizer step, the mean over processes; measures."""
         return {}
 
-    def backward(self, inputs: dict, targets: Tensor, *, share=1.0, last=True) -> Decision:
-        """Add a batch's gradients times share to `.grad`; not to be replaced by a subclass.
+    def backward(self, decision: Decision, *, share=1.0, last=True) -> Decision:
+        """Add a decision's gradients times share to `.grad`; no subclass replaces it.
 
         last: whether the optimizer steps next; with gradient accumulation several micro-batches,
-        each with its share, precede it.
+        each with its share, precede it. Returns the decision with all that was decided since.
         """
-        decision = self.decide(inputs, targets)
         encoders = self.differentiate(decision, share, last)
         measures = self.adjust() if last else {}
         return decision._replace(
@@ -103,7 +144,7 @@ class Method:
 
     def in_window(self) -> bool:
         """Whether this epoch is one of --window's, a flag of methods that act for a while only."""
-        first, last = self.options.window
+        first, last = self.flags.window
         return first <= self.epoch <= last
 
     def clip_groups(self) -> list[list[nn.Parameter]]:
@@ -129,7 +170,7 @@ class ProbedMethod(Method):
 
     def probe(self, output: Output) -> Output | None:
         """Predictions from detached features; None with --no_probes, and of tasks."""
-        if self.options.no_probes or self.model.multitask:
+        if self.flags.no_probes or self.model.multitask:
             return None
         detached = output.map(Tensor.detach)
         return self.model.read(detached.features, detached.taps)
@@ -140,7 +181,7 @@ class JointMethod(ProbedMethod):
 
     def probe_losses(self, output: Output, targets: Tensor) -> dict[str, Tensor]:
         probe = self.probe(output)
-        return unimodal_losses(probe, targets) if probe else {}
+        return probe.unimodal_losses(targets) if probe else {}
 
     def clip_groups(self) -> list[list[nn.Parameter]]:
         probes = set(self.model.unimodal_heads.parameters())
@@ -163,24 +204,24 @@ class IntegratingMethod(Method):
         """The rule of one encoder, under its name; asked for once."""
         raise NotImplementedError
 
-    def __init__(self, model: Fusion, forward: Callable[[dict], Output], options: Namespace):
-        super().__init__(model, forward, options)
+    def __init__(self, model: Fusion, flags: Namespace):
+        super().__init__(model, flags)
         rules = {name: self.rule(name) for name in model.encoders}
         self.integrator = Integrator(
             model, model.encoders, rules, late=model.late, gramian=self.gramian
         )
 
-    def decide(self, inputs: dict, targets: Tensor) -> Decision:
-        output = self.forward(inputs)
-        losses = all_losses(output, targets)
-        return Decision(sum(losses.values()), losses, features=self.model.features_of(output))
+    def decide(self, output: Output, batch: Batch) -> Decision:
+        losses = output.losses(batch.targets)
+        objectives = self.model.objectives(output, losses)
+        return Decision(sum(losses.values()), losses, objectives=objectives)
 
     def differentiate(self, decision: Decision, share: float, last: bool) -> dict[str, Stats]:
-        common, own = self.model.objectives(decision.losses)
+        joint, own, features = decision.objectives
         return self.integrator.backward(
-            common * share,
+            joint * share,
             {name: loss * share for name, loss in own.items()},
-            decision.features if self.gramian == "features" else None,
+            features if self.gramian == "features" else None,
             accumulate=not last,
         )
 
@@ -198,20 +239,20 @@ class GramianMethod(IntegratingMethod):
             "features', at the uniform baseline's cost and without its guarantees",
         )
 
-    def __init__(self, model: Fusion, forward: Callable[[dict], Output], options: Namespace):
-        self.gramian = options.gramian
+    def __init__(self, model: Fusion, flags: Namespace):
+        self.gramian = flags.gramian
         if self.gramian == "features":
             if model.tapped or not (model.late or len(model.encoders) == 1):
                 raise UserError(
                     f"--gramian features needs modalities that meet only in their features, in "
-                    f"--fusion {options.fusion} they meet earlier: use --gramian parameters"
+                    f"--fusion {flags.fusion} they meet earlier: use --gramian parameters"
                 )
-            if options.accumulate > 1:
+            if flags.accumulate > 1:
                 raise UserError(
                     f"--gramian features decides by the whole batch at once: drop --accumulate "
-                    f"{options.accumulate}, or use --gramian parameters"
+                    f"{flags.accumulate}, or use --gramian parameters"
                 )
-        super().__init__(model, forward, options)
+        super().__init__(model, flags)
 
 
 @contextmanager
@@ -247,19 +288,3 @@ def add_scale_flag(parser) -> None:
         help="1 is the method's own, a mean of both gradients; 2 brings equal ones to the size of "
         "their sum, as uniform has it",
     )
-
-
-def joint_loss(output: Output, targets: Tensor) -> Tensor:
-    return F.cross_entropy(output.joint, targets)
-
-
-def unimodal_losses(output: Output, targets: Tensor) -> dict[str, Tensor]:
-    """Of each modality's own prediction, or of each task's; targets (B,) or (B, tasks)."""
-    own = own_targets(targets, output.unimodal)
-    return {name: F.cross_entropy(logits, own[name]) for name, logits in output.unimodal.items()}
-
-
-def all_losses(output: Output, targets: Tensor) -> dict[str, Tensor]:
-    """The joint loss, where there is a joint prediction, and the unimodal ones."""
-    joint = {} if output.joint is None else {"joint": joint_loss(output, targets)}
-    return joint | unimodal_losses(output, targets)

@@ -39,6 +39,6 @@ class CAGrad(GramianMethod):
         with solver("cagrad", "cagrad"):
             from torchjd.aggregation import CAGradWeighting
 
-            weighting = CAGradWeighting(c=self.options.c)
-        scale = self.options.scale / RESCALE[self.options.rescale](self.options.c)
-        return partial(integrate.weighted, weighting=weighting, scale=scale)
+            weighting = CAGradWeighting(c=self.flags.c)
+        scale = self.flags.scale / RESCALE[self.flags.rescale](self.flags.c)
+        return partial(integrate.weighted_rule, weighting=weighting, scale=scale)

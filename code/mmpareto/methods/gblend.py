@@ -1,13 +1,16 @@
 """G-Blend: gradient blending (Wang et al., CVPR 2020)."""
 
+from argparse import Namespace
+
 import torch
 from torch import Tensor
 
 from ..data.batches import loader
-from ..models.fusions.base import Fusion
+from ..data.samples import Batch
+from ..models.fusions.base import Fusion, Output
 from ..models.predict import mean_losses
 from ..system.flags import positive
-from .base import Decision, Method, all_losses
+from .base import Decision, Method
 
 FLAT = 1e-12  # below it a squared change of the overfitting gap counts as none
 
@@ -45,8 +48,8 @@ class GBlend(Method):
     def runs_with(fusion: type[Fusion]) -> bool:
         return fusion.late and not fusion.multitask
 
-    def __init__(self, model: Fusion, forward, options):
-        super().__init__(model, forward, options)
+    def __init__(self, model: Fusion, flags: Namespace):
+        super().__init__(model, flags)
         self.names = [*model.encoders, "joint"]
         device = next(model.parameters()).device
         self.state["weights"] = torch.full((len(self.names),), torch.nan, device=device)
@@ -54,14 +57,13 @@ class GBlend(Method):
     def start_epoch(self, trainer) -> None:
         super().start_epoch(trainer)
         total = trainer.flags.epochs
-        length = self.options.super_epoch or total
+        length = self.flags.super_epoch or total
         if trainer.epoch % length == 0:
             weights = self.estimate(trainer, min(length, total - trainer.epoch))
-            self.state["weights"].copy_(weights * self.options.weight_sum)
+            self.state["weights"].copy_(weights * self.flags.weight_sum)
 
-    def decide(self, inputs: dict, targets: Tensor) -> Decision:
-        output = self.forward(inputs)
-        losses = all_losses(output, targets)
+    def decide(self, output: Output, batch: Batch) -> Decision:
+        losses = output.losses(batch.targets)
         weights = dict(zip(self.names, self.state["weights"], strict=True))
         loss = sum(weights[name] * value for name, value in losses.items())
         measures = {f"weight_{name}": weight for name, weight in weights.items()}
@@ -90,9 +92,7 @@ class GBlend(Method):
         found = {}
         for split in ("train", "val"):
             batches = loader(trainer.data.splits[split], flags.batch_size, workers=flags.workers)
-            found[split] = mean_losses(
-                trainer.model, trainer.forward, batches, trainer.device, flags.limit_batches
-            )
+            found[split] = mean_losses(trainer.model, batches, trainer.device, flags.limit_batches)
         return found
 
 

@@ -1,5 +1,6 @@
 """GradNorm (Chen et al., ICML 2018) on each encoder's two gradients."""
 
+from argparse import Namespace
 from functools import partial
 
 import torch
@@ -7,7 +8,8 @@ from torch import Tensor
 
 from ..core import distributed, integrate
 from ..core.integrator import Rule
-from ..models.fusions.base import Fusion
+from ..data.samples import Batch
+from ..models.fusions.base import Fusion, Output
 from ..system.flags import non_negative, positive
 from .base import Decision, IntegratingMethod
 
@@ -39,10 +41,11 @@ class GradNorm(IntegratingMethod):
             help="of the losses' weights, > 0",
         )
 
-    def __init__(self, model: Fusion, forward, options):
-        super().__init__(model, forward, options)
+    def __init__(self, model: Fusion, flags: Namespace):
+        super().__init__(model, flags)
         self._norms: dict[str, Tensor] = {}  # of both gradients of each encoder's last stage
-        self._losses: list[dict[str, Tensor]] = []  # of the micro-batches since the last step
+        # {encoder: its joint and own loss (2,)} of the micro-batches since the last step
+        self._losses: list[dict[str, Tensor]] = []
 
     def rule(self, encoder: str) -> Rule:
         device = next(self.model.parameters()).device
@@ -54,28 +57,24 @@ class GradNorm(IntegratingMethod):
         places = torch.tensor([i for i, p in enumerate(trained) if p in last], device=device)
         return partial(self.integrate, encoder, places)
 
-    def decide(self, inputs: dict, targets: Tensor) -> Decision:
-        decision = super().decide(inputs, targets)
-        self._losses.append({name: loss.detach() for name, loss in decision.losses.items()})
+    def decide(self, output: Output, batch: Batch) -> Decision:
+        decision = super().decide(output, batch)
+        joint, own, _ = decision.objectives
+        self._losses.append({name: torch.stack([joint, x]).detach() for name, x in own.items()})
         return decision
 
     def adjust(self) -> dict[str, Tensor]:
         parts, self._losses = self._losses, []
-        totals = {
-            name: distributed.mean(sum(part[name] / len(parts) for part in parts))
-            for name in parts[0]
-        }
         measures = {}
-        common, own = self.model.objectives(totals)
         for name, norms in self._norms.items():
-            pair = [common, own[name]]
+            pair = distributed.mean(sum(part[name] / len(parts) for part in parts))
             weights, first = self.state[f"weights_{name}"], self.state[f"first_losses_{name}"]
             measures |= {f"joint_weight_{name}": weights[0].clone()}
-            first.copy_(torch.where(first.isnan(), torch.stack(pair), first))
+            first.copy_(torch.where(first.isnan(), pair, first))
             weights.copy_(
                 updated(
-                    weights, norms.to(weights), torch.stack(pair) / first,
-                    self.options.alpha, self.options.weight_learning_rate,
+                    weights, norms.to(weights), pair / first,
+                    self.flags.alpha, self.flags.weight_learning_rate,
                 )
             )  # fmt: skip
         return measures

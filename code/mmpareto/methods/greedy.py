@@ -1,14 +1,16 @@
 """Balanced learning by conditional learning speed (Wu et al., ICML 2022), the greedy method."""
 
+from argparse import Namespace
 from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models.fusions.base import Fusion
+from ..data.samples import Batch
+from ..models.fusions.base import Fusion, Output
 from ..system.flags import non_negative, positive
-from .base import Decision, JointMethod, joint_loss
+from .base import Decision, JointMethod
 
 
 class Greedy(JointMethod):
@@ -51,22 +53,24 @@ class Greedy(JointMethod):
     def runs_with(fusion: type[Fusion]) -> bool:
         return hasattr(fusion, "freeze")
 
-    def __init__(self, model: Fusion, forward, options):
-        super().__init__(model, forward, options)
+    def __init__(self, model: Fusion, flags: Namespace):
+        super().__init__(model, flags)
         self.names = list(model.encoders)
         device = next(model.parameters()).device
         for speed in ("bypass_speed", "main_speed"):
             self.state[speed] = torch.zeros(len(self.names), device=device)
         self.state["window"] = torch.zeros(2, dtype=torch.int64)  # steps left, branch
 
-    def decide(self, inputs: dict, targets: Tensor) -> Decision:
+    def forward(self, inputs: dict[str, Tensor]) -> Output:
         left, branch = self.state["window"].tolist()
         self.model.freeze(self.names[branch] if left else None)
-        output = self.forward(inputs)
+        return super().forward(inputs)
+
+    def decide(self, output: Output, batch: Batch) -> Decision:
         branches = self.model.read_out(output.features)
-        loss = sum(F.cross_entropy(logits, targets) for logits in branches.values())
-        probes = self.probe_losses(output, targets)
-        losses = {"joint": joint_loss(output, targets), **probes}
+        loss = sum(F.cross_entropy(logits, batch.targets) for logits in branches.values())
+        probes = self.probe_losses(output, batch.targets)
+        losses = {"joint": output.joint_loss(batch.targets), **probes}
         return Decision(loss, losses, minimised=loss + sum(probes.values()))
 
     def adjust(self) -> dict[str, Tensor]:
@@ -88,10 +92,10 @@ class Greedy(JointMethod):
             main.append(speed(p for part in parts for p in part.parameters()))
         self.state["bypass_speed"].add_(torch.stack(bypass))
         self.state["main_speed"].add_(torch.stack(main))
-        if self.epoch > self.options.warmup_epochs:
+        if self.epoch > self.flags.warmup_epochs:
             balance = conditional_speed(self.state["bypass_speed"], self.state["main_speed"])
-            if balance.max() - balance.min() > self.options.threshold:  # sync
-                self.state["window"][0] = self.options.balancing_steps
+            if balance.max() - balance.min() > self.flags.threshold:  # sync
+                self.state["window"][0] = self.flags.balancing_steps
                 self.state["window"][1] = balance.argmax()
 
 

@@ -21,4 +21,4 @@ class IMTLG(GramianMethod):
     def rule(self, encoder: str) -> Rule:
         from torchjd.aggregation import IMTLGWeighting
 
-        return partial(integrate.weighted, weighting=IMTLGWeighting(), scale=self.options.scale)
+        return partial(integrate.weighted_rule, weighting=IMTLGWeighting(), scale=self.flags.scale)

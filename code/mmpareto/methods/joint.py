@@ -1,8 +1,8 @@
 """One joint loss: only the fused prediction is trained."""
 
-from torch import Tensor
-
-from .base import Decision, JointMethod, joint_loss
+from ..data.samples import Batch
+from ..models.fusions.base import Output
+from .base import Decision, JointMethod
 
 
 class Joint(JointMethod):
@@ -10,8 +10,7 @@ class Joint(JointMethod):
 
     single_loss = "joint"
 
-    def decide(self, inputs: dict, targets: Tensor) -> Decision:
-        output = self.forward(inputs)
-        joint, probes = joint_loss(output, targets), self.probe_losses(output, targets)
+    def decide(self, output: Output, batch: Batch) -> Decision:
+        joint, probes = output.joint_loss(batch.targets), self.probe_losses(output, batch.targets)
         minimised = joint + sum(probes.values())
         return Decision(joint, {"joint": joint, **probes}, minimised)

@@ -47,11 +47,12 @@ class MetaBalance(IntegratingMethod):
     @torch.no_grad()
     def integrate(self, norms: Tensor, j: list[Tensor], g: list[Tensor]) -> tuple:
         gram = integrate.gramian(j, g)
-        norms.lerp_(gram[::2].sqrt().to(norms), 1 - self.options.beta)
+        norms.lerp_(gram[::2].sqrt().to(norms), 1 - self.flags.beta)
         joint, own = norms
-        near = self.options.rho * joint / own + 1 - self.options.rho
-        factor = torch.where((own > 0) & VARIANTS[self.options.variant](joint, own), near, 1.0)
+        near = self.flags.rho * joint / own + 1 - self.flags.rho
+        factor = torch.where((own > 0) & VARIANTS[self.flags.variant](joint, own), near, 1.0)
         for x, y, f in zip(j, g, factor.to(g[0].dtype), strict=True):
             x.addcmul_(y, f)
         one, no = gram.new_ones(()), torch.zeros_like(gram[0, 0], dtype=torch.bool)
-        return j, integrate.stats(gram, one, factor.mean(), one, no)
+        conflict = integrate.in_conflict(gram)
+        return j, integrate.stats(gram, one, factor.mean(), one, no, conflict)

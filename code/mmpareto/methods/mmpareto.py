@@ -1,5 +1,6 @@
 """MMPareto (Wei and Hu, ICML 2024)."""
 
+from argparse import Namespace
 from functools import partial
 
 from ..core import integrate
@@ -10,7 +11,7 @@ from ..system.flags import positive
 from .base import GramianMethod
 
 
-class MMPareto(GramianMethod):
+class MMParetoMethod(GramianMethod):
     """Direction common to both gradients of an encoder, length gamma times that of their sum."""
 
     @staticmethod
@@ -30,14 +31,14 @@ class MMPareto(GramianMethod):
             "script's rule, which can; with none the common direction keeps its own length",
         )
 
-    def __init__(self, model: Fusion, forward, options):
-        if options.gramian == "features" and options.granularity == "tensor":
+    def __init__(self, model: Fusion, flags: Namespace):
+        if flags.gramian == "features" and flags.granularity == "tensor":
             raise UserError(
                 "--granularity tensor rescales parameter by parameter, and --gramian features sees "
                 "no parameter's gradients: drop one of them"
             )
-        super().__init__(model, forward, options)
+        super().__init__(model, flags)
 
     def rule(self, encoder: str) -> Rule:
-        settings = {"gamma": self.options.gamma, "granularity": self.options.granularity}
-        return partial(integrate.mmpareto, **settings)
+        settings = {"gamma": self.flags.gamma, "granularity": self.flags.granularity}
+        return partial(integrate.mmpareto_rule, **settings)

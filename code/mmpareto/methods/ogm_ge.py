@@ -1,12 +1,15 @@
 """OGM-GE: on-the-fly gradient modulation (Peng et al., CVPR 2022)."""
 
+from argparse import Namespace
+
 import torch
 from torch import Tensor, nn
 
 from ..core import distributed
+from ..data.samples import Batch
 from ..models.fusions.base import Fusion, Output
 from ..system.flags import non_negative
-from .base import Decision, JointMethod, add_window_flag, joint_loss
+from .base import Decision, JointMethod, add_window_flag
 
 
 class OGMGE(JointMethod):
@@ -38,14 +41,13 @@ class OGMGE(JointMethod):
     def runs_with(fusion: type[Fusion]) -> bool:
         return hasattr(fusion, "read_out")
 
-    def __init__(self, model: Fusion, forward, options):
-        super().__init__(model, forward, options)
+    def __init__(self, model: Fusion, flags: Namespace):
+        super().__init__(model, flags)
         self._scores: list[Tensor] = []  # of the micro-batches since the last step
 
-    def decide(self, inputs: dict, targets: Tensor) -> Decision:
-        output = self.forward(inputs)
-        joint, probes = joint_loss(output, targets), self.probe_losses(output, targets)
-        self._scores.append(self.scores(output, targets))
+    def decide(self, output: Output, batch: Batch) -> Decision:
+        joint, probes = output.joint_loss(batch.targets), self.probe_losses(output, batch.targets)
+        self._scores.append(self.scores(output, batch.targets))
         return Decision(joint, {"joint": joint, **probes}, joint + sum(probes.values()))
 
     def adjust(self) -> dict[str, Tensor]:
@@ -61,10 +63,10 @@ class OGMGE(JointMethod):
 
     @torch.no_grad()
     def modulate(self, scores: Tensor) -> dict[str, Tensor]:
-        damping = coefficients(scores, self.options.alpha)
+        damping = coefficients(scores, self.flags.alpha)
         for encoder, c in zip(self.model.encoders.values(), damping, strict=True):
             for weight in modulated(encoder):
-                noise = torch.zeros_like(weight) if self.options.without_ge else noise_of(weight)
+                noise = torch.zeros_like(weight) if self.flags.without_ge else noise_of(weight)
                 weight.grad.mul_(c).add_(noise)
         names = self.model.encoders
         return {f"coefficient_{name}": c for name, c in zip(names, damping, strict=True)}

@@ -19,4 +19,4 @@ class Pareto(GramianMethod):
         add_scale_flag(parser)
 
     def rule(self, encoder: str) -> Rule:
-        return partial(integrate.pareto, scale=self.options.scale)
+        return partial(integrate.pareto_rule, scale=self.flags.scale)

@@ -16,4 +16,4 @@ class PCGrad(GramianMethod):
     def rule(self, encoder: str) -> Rule:
         from torchjd.aggregation import PCGradWeighting
 
-        return partial(integrate.weighted, weighting=PCGradWeighting())
+        return partial(integrate.weighted_rule, weighting=PCGradWeighting())

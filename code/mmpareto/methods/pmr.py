@@ -1,5 +1,6 @@
 """PMR: prototypical modal rebalance (Fan et al., CVPR 2023)."""
 
+from argparse import Namespace
 from math import ceil
 
 import numpy as np
@@ -9,11 +10,11 @@ from torch import Tensor
 
 from ..core import distributed
 from ..data.batches import loader
-from ..data.samples import Split
-from ..models.fusions.base import Fusion
+from ..data.samples import Batch, Split
+from ..models.fusions.base import Fusion, Output
 from ..models.predict import outputs
 from ..system.flags import fraction, non_negative
-from .base import Decision, JointMethod, add_window_flag, joint_loss
+from .base import Decision, JointMethod, add_window_flag
 
 SHARE = 0.1  # of the training samples that prototypes are made of
 FAR = 1e4  # distance of a class without a prototype: its probability is zero
@@ -52,8 +53,8 @@ class PMR(JointMethod):
         # fmt: on
         add_window_flag(parser, "1-101")
 
-    def __init__(self, model: Fusion, forward, options):
-        super().__init__(model, forward, options)
+    def __init__(self, model: Fusion, flags: Namespace):
+        super().__init__(model, flags)
         for name, head in model.unimodal_heads.items():
             self.state[f"prototypes_{name}"] = torch.zeros_like(head.weight)  # (C, D)
         self.state["known"] = torch.zeros_like(head.bias, dtype=torch.bool)  # (C,)
@@ -68,7 +69,7 @@ class PMR(JointMethod):
         batches = loader(chosen, trainer.flags.batch_size)
         parts = [
             ({name: z.cpu() for name, z in output.features.items()}, truth)
-            for output, truth in outputs(self.model, self.forward, batches, trainer.device)
+            for output, truth in outputs(self.model, batches, trainer.device)
         ]
         parts = [part for found in distributed.gather(parts) for part in found]
         targets = torch.cat([truth for _, truth in parts]).to(trainer.device)
@@ -77,35 +78,34 @@ class PMR(JointMethod):
             z = torch.cat([features[name] for features, _ in parts]).to(trainer.device)
             old = self.state[f"prototypes_{name}"]
             new, seen = class_means(z, targets, len(known))
-            momentum = torch.where(known, self.options.prototype_momentum, 0.0)[:, None]
+            momentum = torch.where(known, self.flags.prototype_momentum, 0.0)[:, None]
             old.copy_(torch.where(seen[:, None], momentum * old + (1 - momentum) * new, old))
         known.logical_or_(seen)
 
-    def decide(self, inputs: dict, targets: Tensor) -> Decision:
-        output = self.forward(inputs)
-        joint, probes = joint_loss(output, targets), self.probe_losses(output, targets)
+    def decide(self, output: Output, batch: Batch) -> Decision:
+        joint, probes = output.joint_loss(batch.targets), self.probe_losses(output, batch.targets)
         loss, measures = joint, {}
         if self.in_window():
-            rebalance, measures = self.rebalance(output.features, targets)
+            rebalance, measures = self.rebalance(output.features, batch.targets)
             loss = joint + rebalance
         minimised = loss + sum(probes.values())
         return Decision(loss, {"joint": joint, **probes}, minimised, measures=measures)
 
     def rebalance(self, features: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, dict]:
         """What is added to the joint loss, and the weights."""
-        options, known = self.options, self.state["known"]
+        flags, known = self.flags, self.state["known"]
         logs = []
         for name, z in features.items():
             distance = distances(z, self.state[f"prototypes_{name}"]).masked_fill(~known, FAR)
             logs.append((-distance).log_softmax(1))
         right = torch.stack([F.nll_loss(log_p, targets, reduction="none") for log_p in logs])
         scores = distributed.total((-right.detach()).exp().sum(1))
-        weights = weights_of(scores, options.variant)
-        loss = options.alpha * (weights * right.mean(1)).sum()
-        if options.variant == "paper" and self.epoch <= options.entropy_epochs:
+        weights = weights_of(scores, flags.variant)
+        loss = flags.alpha * (weights * right.mean(1)).sum()
+        if flags.variant == "paper" and self.epoch <= flags.entropy_epochs:
             entropies = torch.stack([-(log_p.exp() * log_p).sum(1).mean() for log_p in logs])
             fastest = F.one_hot(scores.argmax(), len(scores))
-            loss = loss - options.mu * weights.max() * (fastest * entropies).sum()
+            loss = loss - flags.mu * weights.max() * (fastest * entropies).sum()
         names = (f"weight_{name}" for name in features)
         return loss, dict(zip(names, weights, strict=True))
 

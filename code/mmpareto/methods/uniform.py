@@ -1,17 +1,17 @@
 """Uniform baseline: every loss has weight 1."""
 
 from argparse import Namespace
-from collections.abc import Callable
 
 from torch import Tensor
 
 from ..core import integrate
 from ..core.integrate import Stats
 from ..core.integrator import Integrator
-from ..models.fusions.base import Fusion, Output
+from ..data.samples import Batch
+from ..models.fusions.base import Fusion, Objectives, Output
 from ..system.errors import UserError
 from ..system.flags import positive
-from .base import Decision, Method, all_losses
+from .base import Decision, Method
 
 
 class Uniform(Method):
@@ -38,35 +38,36 @@ class Uniform(Method):
             "the same weights, but takes further backward passes for it",
         )
 
-    def __init__(self, model: Fusion, forward: Callable[[dict], Output], options: Namespace):
-        super().__init__(model, forward, options)
+    def __init__(self, model: Fusion, flags: Namespace):
+        super().__init__(model, flags)
         self.integrator = None
-        if options.observe:
+        if flags.observe:
             if model.multitask and model.late:
                 raise UserError(
-                    f"--observe: in --fusion {options.fusion} no encoder has two losses: drop it"
+                    f"--observe: in --fusion {flags.fusion} no encoder has two losses: drop it"
                 )
-            if options.accumulate > 1:
+            if flags.accumulate > 1:
                 raise UserError(
                     f"--observe looks at a whole batch at once: drop --accumulate "
-                    f"{options.accumulate}, or drop --observe"
+                    f"{flags.accumulate}, or drop --observe"
                 )
-            self.integrator = Integrator(model, model.encoders, integrate.uniform, late=model.late)
+            self.integrator = Integrator(
+                model, model.encoders, integrate.uniform_rule, late=model.late
+            )
 
-    def decide(self, inputs: dict, targets: Tensor) -> Decision:
-        output = self.forward(inputs)
-        losses = all_losses(output, targets)
+    def decide(self, output: Output, batch: Batch) -> Decision:
+        losses = output.losses(batch.targets)
         loss = sum(losses.values())
-        encoders = self.observed(losses) if self.integrator else {}
+        encoders = self.observed(self.model.objectives(output, losses)) if self.integrator else {}
         return Decision(loss, losses, encoders=encoders)
 
     def adjust(self) -> dict[str, Tensor]:
-        if self.options.gamma != 1:
+        if self.flags.gamma != 1:
             for param in self.model.encoders.parameters():
                 if param.grad is not None:
-                    param.grad.mul_(self.options.gamma)
+                    param.grad.mul_(self.flags.gamma)
         return {}
 
-    def observed(self, losses: dict[str, Tensor]) -> dict[str, Stats]:
-        pairs = self.integrator.observe(*self.model.objectives(losses))
-        return {name: integrate.uniform(j, g)[1] for name, (j, g) in pairs.items()}
+    def observed(self, objectives: Objectives) -> dict[str, Stats]:
+        pairs = self.integrator.observe(objectives.joint, objectives.own)
+        return {name: integrate.uniform_rule(j, g)[1] for name, (j, g) in pairs.items()}

@@ -1,9 +1,10 @@
 """Unimodal only: every modality trains alone (Figure 1c of the paper calls it single loss)."""
 
-from torch import Tensor, nn
+from torch import nn
 
-from ..models.fusions.base import Fusion
-from .base import Decision, ProbedMethod, joint_loss, unimodal_losses
+from ..data.samples import Batch
+from ..models.fusions.base import Fusion, Output
+from .base import Decision, ProbedMethod
 
 
 class Unimodal(ProbedMethod):
@@ -19,12 +20,11 @@ class Unimodal(ProbedMethod):
     def runs_with(fusion: type[Fusion]) -> bool:
         return fusion.late
 
-    def decide(self, inputs: dict, targets: Tensor) -> Decision:
-        output = self.forward(inputs)
-        unimodal = unimodal_losses(output, targets)
+    def decide(self, output: Output, batch: Batch) -> Decision:
+        unimodal = output.unimodal_losses(batch.targets)
         loss = sum(unimodal.values())
         probe = self.probe(output)
-        joint = {"joint": joint_loss(probe, targets)} if probe else {}
+        joint = {"joint": probe.joint_loss(batch.targets)} if probe else {}
         return Decision(loss, {**joint, **unimodal}, minimised=loss + sum(joint.values()))
 
     def clip_groups(self) -> list[list[nn.Parameter]]:

@@ -23,4 +23,4 @@ class UPGrad(GramianMethod):
             from torchjd.aggregation import UPGradWeighting
 
             weighting = UPGradWeighting()
-        return partial(integrate.weighted, weighting=weighting, scale=self.options.scale)
+        return partial(integrate.weighted_rule, weighting=weighting, scale=self.flags.scale)

@@ -9,14 +9,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..core import distributed
-from ..data.batches import to_device
-from .fusions.base import Output
+from ..data.batches import Loader
+from .fusions.base import Fusion, Output
 
 
-def mean_losses(model, forward, batches, device, limit=None) -> dict[str, float]:
+def mean_losses(
+    model: Fusion, batches: Loader, device: torch.device, limit: int | None = None
+) -> dict[str, float]:
     """Cross-entropy of the joint prediction and of each modality's, means over samples."""
     rows = []
-    for output, targets in outputs(model, forward, batches, device, limit):
+    for output, targets in outputs(model, batches, device, limit):
         logits, targets = {"joint": output.joint, **output.unimodal}, targets.to(device)
         rows.append(
             {name: F.cross_entropy(u, targets, reduction="none") for name, u in logits.items()}
@@ -32,13 +34,13 @@ def joined(rows: list[dict[str, Tensor]]) -> dict[str, list]:
 
 
 @torch.no_grad()
-def outputs(model, forward, batches, device, limit=None) -> Iterator[tuple[Output, Tensor]]:
+def outputs(
+    model: Fusion, batches: Loader, device: torch.device, limit: int | None = None
+) -> Iterator[tuple[Output, Tensor]]:
     """What the model, in evaluation mode, says of each batch, and the targets as they came."""
     mine = len(distributed.own(range(limit))) if limit else len(batches)
     total = min(len(batches), mine)
     model.eval()
     hidden = None if distributed.is_first() else True  # None: where nobody watches
-    for inputs, targets in islice(
-        tqdm(batches, "evaluate", total, leave=False, disable=hidden), total
-    ):
-        yield forward(to_device(inputs, device)), targets
+    for batch in islice(tqdm(batches, "evaluate", total, leave=False, disable=hidden), total):
+        yield model(batch.to(device).inputs), batch.targets

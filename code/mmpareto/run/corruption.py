@@ -25,9 +25,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.batches import Loader, to_device
-from ..data.samples import Modality, Split
-from .scores import evaluate
+from ..data.batches import Loader
+from ..data.samples import Modality, Split, to_device
+from ..models.fusions.base import Fusion
+from .scores import columns, evaluate
 
 CPU = torch.device("cpu")
 SEVERITIES = (0.5, 1.0, 2.0)
@@ -68,8 +69,7 @@ class Corruption(NamedTuple):
 
 
 def robustness(
-    model,
-    forward,
+    model: Fusion,
     split: Split,
     modalities: dict[str, Modality],
     device: torch.device,
@@ -92,7 +92,7 @@ def robustness(
         {
             "modality": modality,
             "input": input,
-            **evaluate(model, forward, load(changed), device),
+            **columns(evaluate(model, load(changed), device)),
         }
         for modality, input, changed in tqdm(rows, "robustness", leave=False, disable=None)
     ]

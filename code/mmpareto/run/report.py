@@ -1,4 +1,4 @@
-"""From tensors to numbers, and from numbers to the words that the console shows."""
+"""From numbers to the words that the console shows."""
 
 import re
 import textwrap
@@ -6,45 +6,9 @@ from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from math import isfinite
 
-import torch
-from torch import Tensor
-
-from ..core import distributed
-from ..core.integrate import widest
-from ..methods.base import Decision
 from ..system.errors import printable
 
 TIED = "\x00"  # stands for a space that no line ends at
-
-
-def measured(records: list[Decision], grad_norm: Tensor, statistics: list[Tensor]) -> dict:
-    """The numbers of one optimizer step, its losses averaged over micro-batches and processes.
-
-    A step is skipped where its loss, its gradient or one of statistics, BatchNorm's running ones,
-    is not finite. One host sync, and the same numbers in every process.
-    """
-    tensors: dict[tuple, Tensor] = {("grad_norm",): grad_norm}
-    if statistics:
-        largest = torch.nn.utils.get_total_norm(statistics, torch.inf)
-        tensors["largest_statistic",] = largest
-    tensors["loss",] = torch.stack([r.loss.detach() for r in records]).mean()
-    for name in records[0].losses:
-        tensors["losses", name] = torch.stack([r.losses[name].detach() for r in records]).mean()
-    for name, stats in records[-1].encoders.items():
-        tensors |= {("encoders", name, field): value for field, value in stats._asdict().items()}
-    tensors |= {("measures", name): value for name, value in records[-1].measures.items()}
-    values = torch.stack([tensor.to(widest(tensor.device)) for tensor in tensors.values()])
-    values = distributed.mean(values).tolist()  # sync
-
-    step: dict = {"losses": {}}
-    for path, value in zip(tensors, values, strict=True):
-        place = step
-        for key in path[:-1]:
-            place = place.setdefault(key, {})
-        place[path[-1]] = bool(value) if path[-1] in ("conflict", "stationary") else value
-    decisive = (step["loss"], step["grad_norm"], step.pop("largest_statistic", 0.0))
-    step["skipped"] = not all(map(isfinite, decisive))
-    return step
 
 
 def summary(steps: list[dict]) -> dict:

@@ -1,11 +1,9 @@
 """What a model predicts, and how good that is: the joint prediction and every modality's own.
 
-Predictions, targets and probabilities are {name: one value for each sample}; the joint one's name
-is "", a modality's or a task's "_NAME".
+Predictions, targets and probabilities are {name: one value for each sample}, the name being
+"joint", a modality's or a task's.
 """
 
-from collections.abc import Callable, Iterable
-from functools import partial
 from math import isnan
 from pathlib import Path
 from typing import NamedTuple
@@ -19,36 +17,58 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
-from ..data.samples import own_targets
-from ..models.fusions.base import Fusion, Output
+from ..data.batches import Loader
+from ..models.fusions.base import Fusion, own_targets
 from ..models.predict import joined, outputs
 from ..system.errors import UserError
 from ..system.tables import quote_formula, write_table
 
+JOINT = "joint"
+
+
+class Score(NamedTuple):
+    """Of one prediction, in [0, 1]; F1 is macro-averaged over the classes that occur anywhere."""
+
+    Acc: float
+    F1: float
+
+
+# {"joint": ..., modality or task: ...}; of a multi-task model "joint" is the mean over the tasks.
+Scores = dict[str, Score]
+
+
+def column(kind: str, name: str) -> str:
+    """What files and tables call a score of a prediction: Acc of the joint one, else Acc_NAME."""
+    return kind if name == JOINT else f"{kind}_{name}"
+
+
+def columns(scores: Scores) -> dict[str, float]:
+    """{column: score}, all accuracies first."""
+    return {
+        column(kind, name): getattr(score, kind)
+        for kind in Score._fields
+        for name, score in scores.items()
+    }
+
 
 def evaluate(
-    model: Fusion,
-    forward: Callable[[dict], Output],
-    batches: Iterable,
-    device: torch.device,
-    limit: int | None = None,
-) -> dict[str, float]:
-    """Scores in [0, 1] over all batches (the first limit ones): Acc, Acc_MODALITY, F1, F1_MODALITY.
-
-    F1 is macro-averaged over the classes that occur, in truth or in prediction. Of a multi-task
-    model Acc and F1 are means over the tasks.
-    """
-    return score(*predict(model, forward, batches, device, limit))
+    model: Fusion, batches: Loader, device: torch.device, limit: int | None = None
+) -> Scores:
+    """The scores over all batches, or the first limit ones."""
+    return score(*predict(model, batches, device, limit))
 
 
-def score(predictions: dict[str, list], targets: dict[str, list]) -> dict[str, float]:
+def score(predictions: dict[str, list], targets: dict[str, list]) -> Scores:
     """The scores of `evaluate` from what `predict` returns."""
-    pairs = [(suffix, targets[suffix], p) for suffix, p in predictions.items()]
-    scores = {}
-    for kind, rate in (("Acc", accuracy_score), ("F1", partial(f1_score, average="macro"))):
-        own = {f"{kind}{suffix}": float(rate(truth, p)) for suffix, truth, p in pairs}
-        scores |= {kind: sum(own.values()) / len(own), **own}
-    return scores
+    own = {
+        name: Score(
+            float(accuracy_score(targets[name], p)),
+            float(f1_score(targets[name], p, average="macro")),
+        )
+        for name, p in predictions.items()
+    }
+    means = (sum(values) / len(own) for values in zip(*own.values(), strict=True))
+    return {JOINT: Score(*means), **own}
 
 
 class PerClass(NamedTuple):
@@ -81,22 +101,25 @@ def confusion(
     }
 
 
-def predict(model, forward, batches, device, limit=None) -> tuple[dict[str, list], ...]:
-    """Predicted classes of the joint head ("") and of each modality or task ("_NAME"); targets."""
-    return predict_with_probabilities(model, forward, batches, device, limit)[:2]
+def predict(
+    model: Fusion, batches: Loader, device: torch.device, limit: int | None = None
+) -> tuple[dict[str, list], dict[str, list]]:
+    """Predicted classes, and targets."""
+    predictions, targets, _ = predict_with_probabilities(model, batches, device, limit)
+    return predictions, targets
 
 
 def predict_with_probabilities(
-    model, forward, batches, device, limit=None
+    model: Fusion, batches: Loader, device: torch.device, limit: int | None = None
 ) -> tuple[dict[str, list], ...]:
     """What `predict` returns, and the softmax probabilities of the predicted classes.
 
     UserError where a prediction is not finite: the largest of NaN is no class.
     """
     predictions, truths, probabilities = [], [], []
-    for output, targets in outputs(model, forward, batches, device, limit):
-        logits = {} if output.joint is None else {"": output.joint}
-        logits |= {f"_{name}": u for name, u in output.unimodal.items()}
+    for output, targets in outputs(model, batches, device, limit):
+        logits = {} if output.joint is None else {JOINT: output.joint}
+        logits |= output.unimodal
         highest = {name: u.softmax(1).max(1).values for name, u in logits.items()}
         predictions.append({name: u.argmax(1) for name, u in logits.items()})
         truths.append(own_targets(targets, logits))
@@ -108,7 +131,7 @@ def predict_with_probabilities(
 
 def check_finite(probabilities: dict[str, list[float]]) -> None:
     counts = {name: sum(map(isnan, values)) for name, values in probabilities.items()}
-    if bad := {name[1:] or "joint": count for name, count in counts.items() if count}:
+    if bad := {name: count for name, count in counts.items() if count}:
         total = len(next(iter(probabilities.values())))
         raise UserError(
             f"evaluation: predictions are not finite ({', '.join(bad)}; up to {max(bad.values())} "
@@ -129,12 +152,13 @@ def write_predictions(
 
     Of a multi-task model every task has its label. Text is as `tables.quote_formula` puts it.
     """
-    labels = {name: targets[name] for name in ([""] if "" in predictions else predictions)}
+    labels = {name: targets[name] for name in ([JOINT] if JOINT in predictions else predictions)}
     columns = {"id": [quote_formula(id) for id in ids]}
     names = [quote_formula(name) for name in classes]
-    columns |= {f"label{name}": [names[i] for i in values] for name, values in labels.items()}
+    for name, values in labels.items():
+        columns[column("label", name)] = [names[i] for i in values]
     for name, values in predictions.items():
-        columns[f"prediction{name}"] = [names[i] for i in values]
-        columns[f"probability{name}"] = [f"{p:.6f}" for p in probabilities[name]]
+        columns[column("prediction", name)] = [names[i] for i in values]
+        columns[column("probability", name)] = [f"{p:.6f}" for p in probabilities[name]]
     rows = zip(*columns.values(), strict=True)
     write_table(path, list(columns), (dict(zip(columns, row, strict=True)) for row in rows))

@@ -3,7 +3,6 @@
 import os
 import warnings
 from argparse import Namespace
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
@@ -11,12 +10,19 @@ import torch
 from torch import Tensor
 
 from ..core import distributed
-from ..data.batches import to_device
-from ..data.samples import Data, Split, identity, is_modality_name, recipe_hash, stratified
+from ..data.samples import (
+    Data,
+    Split,
+    identity,
+    is_modality_name,
+    recipe_hash,
+    stratified,
+    to_device,
+)
 from ..datasets import DATASETS
 from ..models.encoders import ENCODERS
 from ..models.fusions import FUSIONS
-from ..models.fusions.base import Fusion, Output
+from ..models.fusions.base import Fusion
 from ..system.errors import UserError
 from ..system.tensors import is_plain
 from .checkpoint import fitting
@@ -185,11 +191,12 @@ def chosen_encoders(options: Namespace, data: Data) -> dict[str, type]:
 
 
 def place(model: Fusion, device: torch.device, precision: str) -> Fusion:
-    """The model on device, convolutions in the memory format that is fast there.
+    """The model on device at a precision, convolutions in the memory format that is fast there.
 
     channels_last makes evaluation on a CPU 1.5 times as fast, and is what a GPU's bfloat16
     convolutions want.
     """
+    model.precision = precision
     is_channels_last = device.type == "cpu" or precision == "bf16"
     layout = torch.channels_last if is_channels_last else torch.contiguous_format
     return model.to(device, memory_format=layout)
@@ -216,30 +223,6 @@ def check_single_samples(model: Fusion, split: Split, device: torch.device) -> N
             deepcopy(model).train()(to_device(inputs, device))
     except ValueError as error:
         raise UserError(f"--batch_size 1: {error}: give a larger --batch_size") from None
-
-
-def build_forward(
-    model: Fusion, device: torch.device, *, precision: str = "fp32", compiled: bool = False
-) -> Callable[[dict], Output]:
-    """Calls the model; its output comes back in float32 whatever the precision.
-
-    Features are what the predictions were made of, so that gradients can be taken there.
-    """
-    encode, read = model.encode, model.read
-    if compiled:
-        encode, read = torch.compile(encode), torch.compile(read) if model.tapped else read
-
-    def forward(inputs: dict) -> Output:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            features, taps = encode(inputs)
-            output = read({name: _widened(z) for name, z in features.items()}, taps)
-        return output.map(_widened)
-
-    return forward
-
-
-def _widened(x: Tensor) -> Tensor:
-    return x.float() if x.dtype == torch.bfloat16 else x
 
 
 def build_optimizer(flags: Namespace, model: Fusion, device: torch.device):

@@ -1,14 +1,13 @@
 """A model as a run's checkpoint holds it, with the data it was trained on."""
 
 from argparse import Namespace
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from ..data.samples import Data, choosing_split
-from ..models.fusions.base import Fusion, Output
+from ..models.fusions.base import Fusion
 from . import checkpoint, setup
 from .options import check_data_root, from_config
 
@@ -20,7 +19,6 @@ class Trained(NamedTuple):
     epoch: int
     data: Data
     model: Fusion
-    forward: Callable[[dict], Output]
     device: torch.device
     chosen_on: str | None  # the split whose accuracies chose the epoch; of last.pt none did
 
@@ -48,6 +46,5 @@ def load(path: Path, flags: Namespace) -> Trained:
     model = setup.build_model(options, data)
     setup.load_weights(model, state["model"], path)
     model = setup.place(model, device, options.precision)
-    forward = setup.build_forward(model, device, precision=options.precision)
     chosen_on = None if "optimizer" in state else choosing_split(data.splits, options.select)
-    return Trained(options, state["epoch"], data, model, forward, device, chosen_on)
+    return Trained(options, state["epoch"], data, model, device, chosen_on)

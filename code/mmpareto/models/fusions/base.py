@@ -1,9 +1,12 @@
 """The face of every model: encoders, a joint prediction, and one unimodal head per modality."""
 
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import repeat
 from typing import NamedTuple
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...data.samples import Data
@@ -21,6 +24,20 @@ class Output(NamedTuple):
     features: dict[str, Tensor]  # (B, out_dim) of each encoder
     taps: Taps = NO_TAPS  # what else of each encoder the joint prediction reads
 
+    def joint_loss(self, targets: Tensor) -> Tensor:
+        """Cross-entropy of the joint prediction; targets (B,)."""
+        return F.cross_entropy(self.joint, targets)
+
+    def unimodal_losses(self, targets: Tensor) -> dict[str, Tensor]:
+        """Of each modality's own prediction, or each task's; targets (B,) or (B, tasks)."""
+        own = own_targets(targets, self.unimodal)
+        return {name: F.cross_entropy(u, own[name]) for name, u in self.unimodal.items()}
+
+    def losses(self, targets: Tensor) -> dict[str, Tensor]:
+        """The joint loss, where there is a joint prediction, and the unimodal ones."""
+        joint = {} if self.joint is None else {"joint": self.joint_loss(targets)}
+        return joint | self.unimodal_losses(targets)
+
     def map(self, change: Callable[[Tensor], Tensor]) -> "Output":
         """The same with every tensor changed."""
         joint, unimodal, features, taps = self
@@ -30,6 +47,20 @@ class Output(NamedTuple):
             {name: change(z) for name, z in features.items()},
             {name: [change(x) for x in maps] for name, maps in taps.items()},
         )
+
+
+class Objectives(NamedTuple):
+    """The two losses that meet in each encoder."""
+
+    joint: Tensor  # the loss that all encoders have in common
+    own: dict[str, Tensor]  # {encoder: its own loss}
+    features: dict[str, Tensor]  # {encoder: what it has made of the batch}
+
+
+def own_targets(targets: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+    """{name: targets (B,)} of targets that all share (B,), or with a column for each (B, N)."""
+    columns = targets.unbind(1) if targets.dim() == 2 else repeat(targets)
+    return dict(zip(names, columns, strict=False))
 
 
 class Fusion(nn.Module):
@@ -52,6 +83,7 @@ class Fusion(nn.Module):
     late = True
     tapped = False
     multitask = False
+    precision = "fp32"  # or "bf16": forward passes under autocast
     default_encoder: str | None = None  # for every modality; None: by the modality's kind
 
     def __init__(self, encoders: dict[str, nn.Module], classes: int):
@@ -70,13 +102,10 @@ class Fusion(nn.Module):
         """The fusion that the parsed flags, its own among them, ask for."""
         return cls(encoders, len(data.classes))
 
-    def objectives(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss that all encoders have in common, and each encoder's own, under its name."""
-        return losses["joint"], {name: losses[name] for name in self.encoders}
-
-    def features_of(self, output: Output) -> dict[str, Tensor]:
-        """What each encoder has made of a batch, under the encoder's name."""
-        return output.features
+    def objectives(self, output: Output, losses: dict[str, Tensor]) -> Objectives:
+        """What meets in the encoders, of a batch's output and its losses."""
+        own = {name: losses[name] for name in self.encoders}
+        return Objectives(losses["joint"], own, output.features)
 
     def joint(self, features: dict[str, Tensor]) -> Tensor:
         """Joint logits (B, C)."""
@@ -93,7 +122,31 @@ class Fusion(nn.Module):
         return Output(joint, unimodal, features, taps)
 
     def forward(self, inputs: dict[str, Tensor]) -> Output:
-        return self.read(*self.encode(inputs))
+        """All predictions, in float32 whatever the precision.
+
+        Features are what the predictions were made of, so that gradients can be taken there.
+        """
+        if self.precision == "fp32":
+            return self.read(*self.encode(inputs))
+        with torch.autocast(next(iter(inputs.values())).device.type, torch.bfloat16):
+            features, taps = self.encode(inputs)
+            output = self.read({name: _widened(z) for name, z in features.items()}, taps)
+        return output.map(_widened)
+
+    def compile(self) -> None:
+        """Compile the parts of a forward pass that features lie between, by torch.compile."""
+        self.encode = torch.compile(self.encode)
+        if self.tapped:
+            self.read = torch.compile(self.read)
+
+    def __getstate__(self) -> dict:
+        """A copy is not compiled: what is would call this model's layers."""
+        kept = super().__getstate__()
+        return {name: value for name, value in kept.items() if name not in ("encode", "read")}
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x.float() if x.dtype == torch.bfloat16 else x
 
 
 def check_stages(encoders: dict[str, nn.Module], fusion: str) -> None:

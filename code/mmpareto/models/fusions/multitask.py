@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ...data.samples import Data
 from ...system.errors import UserError
-from .base import NO_TAPS, Fusion, Output, Taps
+from .base import NO_TAPS, Fusion, Objectives, Output, Taps
 
 SHARED = "shared"
 
@@ -64,12 +64,10 @@ class Shared(MultiTask):
     def encode(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Taps]:
         return dict.fromkeys(self.tasks, self.encoders[SHARED](inputs[self.modality])), NO_TAPS
 
-    def objectives(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def objectives(self, output: Output, losses: dict[str, Tensor]) -> Objectives:
         first, second = self.tasks
-        return losses[first], {SHARED: losses[second]}
-
-    def features_of(self, output: Output) -> dict[str, Tensor]:
-        return {SHARED: output.features[self.tasks[0]]}
+        features = {SHARED: output.features[first]}
+        return Objectives(losses[first], {SHARED: losses[second]}, features)
 
 
 class Separate(MultiTask):

@@ -26,9 +26,6 @@ def confusions(trained: Trained, split: str, workers: int, limit: int | None) ->
     if split not in data.splits:
         raise UserError(f"--split {split}: {data.name} has {', '.join(data.splits)}")
     batches = loader(data.splits[split], trained.options.batch_size, workers=workers)
-    found = predict(trained.model, trained.forward, batches, trained.device, limit)
+    found = predict(trained.model, batches, trained.device, limit)
     counts = confusion(*found, len(data.classes))
-    return [
-        Confusion(suffix[1:] or "joint", data.classes, matrix.tolist())
-        for suffix, matrix in counts.items()
-    ]
+    return [Confusion(name, data.classes, matrix.tolist()) for name, matrix in counts.items()]

@@ -16,8 +16,7 @@ from tqdm import tqdm
 
 from ...core import integrate
 from ...core.integrator import Integrator
-from ...data.batches import ShuffledBatches, loader, to_device
-from ...methods.base import all_losses
+from ...data.batches import ShuffledBatches, loader
 from ...run.trained import Trained
 from ...system.errors import UserError
 
@@ -91,18 +90,17 @@ def look(trained: Trained, checkpoint: Path, workers: int, limit: int | None) ->
             f"{checkpoint}: a variance needs 2 batches, here is {total} of {options.batch_size} "
             "samples: raise --limit_batches"
         )
-    integrator = Integrator(model, model.encoders, integrate.uniform, late=model.late)
+    integrator = Integrator(model, model.encoders, integrate.uniform_rule, late=model.late)
     was_training, found = model.training, {}
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     model.train()
     batches = iter(loader(split, order, workers=workers))
     for _ in tqdm(range(total), "gradients", leave=False, disable=None):
-        inputs, targets = next(batches)
-        losses = all_losses(
-            trained.forward(to_device(inputs, trained.device)), targets.to(trained.device)
-        )
-        pairs = integrator.observe(*model.objectives(losses))
-        del losses
+        batch = next(batches).to(trained.device)
+        output = model(batch.inputs)
+        objectives = model.objectives(output, output.losses(batch.targets))
+        pairs = integrator.observe(objectives.joint, objectives.own)
+        del output, objectives
         for name, (j, g) in pairs.items():
             fixed = found.setdefault(name, Fixed(Moments(), Moments(), []))
             jj, jg, gg = integrate.gramian(j, g).sum(1).tolist()  # sync
