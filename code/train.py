@@ -31,7 +31,7 @@ from mmpareto.system.errors import UserError
 
 def main(arguments: list[str]) -> None:
     flags = options.parse(arguments)
-    with distributed.joined():
+    with setup.joined():
         run(flags)
 
 

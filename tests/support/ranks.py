@@ -14,11 +14,11 @@ import toys
 from torch import nn
 
 import train
-from mmpareto.core import distributed
 from mmpareto.data.samples import Data, TensorSplit
 from mmpareto.datasets import DATASETS
 from mmpareto.methods import METHODS, base
 from mmpareto.models.encoders import ENCODERS
+from mmpareto.run import setup
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 
@@ -73,7 +73,7 @@ def main(arguments):
     ENCODERS.parts = ENCODERS.parts | {"plain": Plain}
     METHODS.parts = METHODS.parts | {"half": recipe()}
     try:
-        with distributed.joined():
+        with setup.joined():
             for line in Path(arguments[0]).read_text().splitlines():
                 train.main(["--dataset", "wide", "--encoder", "plain", *shlex.split(line)])
     finally:

@@ -255,7 +255,7 @@ def measure_scaling(flags: Namespace) -> None:
 
     Started by torchrun, the exchange of gradients as well.
     """
-    with distributed.joined():
+    with setup.joined():
         device = setup.pick_device(flags.device, flags.gpu_ids)
         say = print if distributed.is_first() else lambda _: None
         say(f"commit {commit()}, {distributed.size()} processes, batch of 64 pictures of 32x32")

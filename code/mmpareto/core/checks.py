@@ -59,6 +59,28 @@ def check_losses(
             )
 
 
+def check_features(
+    encoders: Mapping[str, nn.Module], features: Mapping[str, Tensor] | None, accumulate: bool
+) -> None:
+    """ValueError unless every encoder's output is given, that its loss can train it through."""
+    if features is None or features.keys() != encoders.keys():
+        raise ValueError(
+            f"gramian='features' needs the output of every encoder, {sorted(encoders)}: "
+            f"features has {sorted(features or {})}"
+        )
+    if accumulate:
+        raise ValueError(
+            "accumulate does not go with gramian='features', whose weights need the whole "
+            "batch at once: use gramian='parameters'"
+        )
+    for name, module in encoders.items():
+        if trainable(module) and not has_gradient(features[name]):
+            raise ValueError(
+                f"features[{name!r}] has no gradient, but its encoder is to be trained: give "
+                "the encoder's output, not detached"
+            )
+
+
 def verify_late(encoders: Mapping[str, nn.Module], losses: Mapping[str, Tensor]) -> None:
     """Raises if a loss reaches another encoder's parameters."""
     for name, loss in losses.items():

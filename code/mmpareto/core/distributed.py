@@ -13,10 +13,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..system.errors import UserError, reason
-
 T = TypeVar("T")
 PATIENCE = timedelta(minutes=30)  # for a rank that neither answers nor is known to have ended
+
+
+class Lost(Exception):
+    """Another process of the run has ended, or cannot be reached."""
 
 
 def size() -> int:
@@ -126,8 +128,8 @@ def _clear_errors() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ConnectionError) as error:
-        raise UserError(
-            f"this process has lost the others of its run ({reason(error)}): one has "
-            "ended or cannot be reached, its own message says why; --resume goes on after the last "
-            "whole epoch"
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise Lost(
+            f"this process has lost the others of its run ({reason}): one has ended or cannot be "
+            "reached, its own message says why"
         ) from None

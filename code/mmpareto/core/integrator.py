@@ -110,7 +110,11 @@ class Integrator:
         inside = {p for params in encoders.values() for p in params}
         outside = [p for p in self.model.parameters() if p.requires_grad and p not in inside]
         if self.gramian == "features":
-            self._check_features(joint_loss, unimodal_losses, features, accumulate)
+            checks.check_features(self.encoders, features, accumulate)
+            if not self._verified_features:
+                every = [joint_loss, *unimodal_losses.values()]
+                checks.verify_features(self.encoders, every, features)
+                self._verified_features = True
             return self._through_features(joint_loss, unimodal_losses, features, encoders, outside)
         if features is not None:
             raise ValueError("features are given, but gramian is 'parameters': drop one of them")
@@ -211,34 +215,6 @@ class Integrator:
             if self.late:
                 checks.verify_late(self.encoders, unimodal_losses)
             self._verified = checks.reached(self.encoders, every)[1]
-
-    def _check_features(
-        self,
-        joint_loss: Tensor,
-        unimodal_losses: Mapping[str, Tensor],
-        features: Mapping[str, Tensor] | None,
-        accumulate: bool,
-    ) -> None:
-        if features is None or features.keys() != self.encoders.keys():
-            raise ValueError(
-                f"gramian='features' needs the output of every encoder, {sorted(self.encoders)}: "
-                f"features has {sorted(features or {})}"
-            )
-        if accumulate:
-            raise ValueError(
-                "accumulate does not go with gramian='features', whose weights need the whole "
-                "batch at once: use gramian='parameters'"
-            )
-        for name, module in self.encoders.items():
-            if checks.trainable(module) and not checks.has_gradient(features[name]):
-                raise ValueError(
-                    f"features[{name!r}] has no gradient, but its encoder is to be trained: give "
-                    "the encoder's output, not detached"
-                )
-        if not self._verified_features:
-            every = [joint_loss, *unimodal_losses.values()]
-            checks.verify_features(self.encoders, every, features)
-            self._verified_features = True
 
 
 class MMPareto(Integrator):

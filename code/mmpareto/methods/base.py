@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..core import distributed
@@ -59,7 +60,7 @@ def numbers(decisions: list[Decision], **more: Tensor) -> dict:
     device = tensors["loss",].device
     wide = widest(device)
     values = torch.stack([tensor.to(device, wide) for tensor in tensors.values()])
-    if distributed.size() > 1:
+    if dist.is_initialized():
         values = distributed.mean(values)
     step: dict = {"losses": {}}
     for path, value in zip(tensors, values.tolist(), strict=True):  # sync

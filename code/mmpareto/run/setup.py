@@ -3,6 +3,8 @@
 import os
 import warnings
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 
@@ -91,6 +93,16 @@ def pick_device(name: str, gpu_ids: str | None) -> torch.device:
 
 def _nvidia_devices() -> list[Path]:
     return list(Path("/dev").glob("nvidia[0-9]*"))
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Together with the other processes of a run, as `distributed.joined`."""
+    try:
+        with distributed.joined():
+            yield
+    except distributed.Lost as error:
+        raise UserError(f"{error}; --resume goes on after the last whole epoch") from None
 
 
 def seed_everything(seed: int, deterministic: bool) -> None:
