@@ -15,25 +15,26 @@ from shlex import quote
 
 import verify
 from mmpareto.datasets import DATASETS
+from mmpareto.datasets.shared.prepared import Prepared
 from mmpareto.system.errors import UserError
 from mmpareto.system.flags import Parser
 from mmpareto.system.paths import REPOSITORY
 
 
 def main(arguments: list[str]) -> None:
-    names = [name for name in DATASETS if hasattr(DATASETS[name], "prepare")]
-    if not arguments:
-        raise UserError(f"give the dataset first, one of {', '.join(names)}")
-    if arguments[0].startswith("-"):
+    prepared = {name: part for name, part in DATASETS.items() if issubclass(part, Prepared)}
+    names = ", ".join(prepared)
+    if arguments and arguments[0].startswith("-"):
         parser = Parser(prog="prepare.py", description=__doc__.splitlines()[0])
-        parser.add_argument("dataset", help=f"{', '.join(names)}; DATASET --help lists its flags")
+        parser.add_argument("dataset", help=f"{names}; DATASET --help lists its flags")
         parser.parse_args(arguments)
-        raise UserError(f"give the dataset first, one of {', '.join(names)}")
-    name = DATASETS.find(arguments[0], names)
-    if not hasattr(DATASETS[name], "prepare"):
+    if not arguments or arguments[0].startswith("-"):
+        raise UserError(f"give the dataset first, one of {names}")
+    name = DATASETS.find(arguments[0], prepared)
+    if name not in prepared:
         raise UserError(f"{name} needs no preparation: train with --dataset {name}")
 
-    dataset = DATASETS[name]
+    dataset = prepared[name]
     parser = Parser(prog=f"prepare.py {name}", description=dataset.__doc__, allow_abbrev=False)
     parser.add_argument("dataset", help=name)
     # fmt: off
@@ -44,7 +45,10 @@ def main(arguments: list[str]) -> None:
     # fmt: on
     dataset.add_prepare_flags(parser)
     flags = parser.parse_args(arguments)
-    dataset.prepare(flags)
+
+    from mmpareto.preparation.engine import Preparation
+
+    Preparation(dataset.collect(flags), flags).run()
     verify.check(flags.out, workers=os.cpu_count() or 1)
     print(f"Train    sh script/mmpareto.sh --dataset {name} --data_root {quote(str(flags.out))}")
 

@@ -132,7 +132,7 @@ def write_mnist(root, images=60000, labels=60000, tests=10000):
 
 class TestCGMNIST:
     def load(self, root):
-        return CGMNIST.load(SimpleNamespace(data_root=root, split=None))
+        return CGMNIST.load(SimpleNamespace(data_root=root))
 
     def test_splits(self, tmp_path):
         data = self.load(write_mnist(tmp_path))

@@ -13,7 +13,7 @@ from torch import nn
 import evaluate as evaluate_script
 import train
 from mmpareto.data.samples import Modality, stratified
-from mmpareto.datasets import multimnist
+from mmpareto.datasets import cgmnist, multimnist
 from mmpareto.datasets.cgdigits import CGDigits
 from mmpareto.datasets.multidigits import MultiDigits
 from mmpareto.datasets.shared.noise import salt_and_pepper
@@ -105,12 +105,12 @@ class TestData:
     def test_from_mnist(self, monkeypatch):
         """The last 5,000 training images are validation; partners stay within their split."""
 
-        def fake(root, *, train, flag="--data_root"):
+        def fake(root, *, train):
             size = 5060 if train else 50
             labels = torch.arange(size) // 60 % 10 if train else torch.full((size,), 7)
             return labels.byte()[:, None, None].repeat(1, 28, 28), labels
 
-        monkeypatch.setattr(multimnist, "read_mnist", lambda *a, **k: fake(*a, **k))
+        monkeypatch.setattr(cgmnist, "read_mnist", fake)
         flags = options.parse(["--dataset", "multimnist", "--noise", "0"])
         splits = multimnist.MultiMNIST.load(flags).splits
         assert {name: len(split) for name, split in splits.items()} == {

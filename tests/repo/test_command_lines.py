@@ -46,7 +46,7 @@ WRONG = [
     (compare, "--method uniform", "give --methods"),
     (prepare, "", "give the dataset first"),
     (prepare, "crema --raw {here}", "did you mean cremad?"),
-    (prepare, "imagenet --raw {here}", "choose one of cgmnist, cremad,"),
+    (prepare, "imagenet --raw {here}", "choose one of cremad, kinetics_sounds,"),
     (prepare, "cremad", "--raw"),
     (prepare, "cremad --raw {here}/nowhere", "no such folder"),
     (prepare, "cremad --raw {here}", "AudioWAV and VideoFlash not found"),

@@ -10,7 +10,6 @@ import shutil
 from argparse import Namespace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
@@ -29,7 +28,7 @@ from mmpareto.data.layout import read_metadata, split_names
 from mmpareto.data.lists import read_lists
 from mmpareto.datasets import cremad, kinetics_sounds
 from mmpareto.datasets.folder import Folder
-from mmpareto.preparation import color_archive, engine
+from mmpareto.preparation import engine
 from mmpareto.preparation.journal import Journal
 from mmpareto.preparation.worker import begin, convert_clip
 from mmpareto.results import figures
@@ -387,17 +386,3 @@ def test_files_of_a_run(run, examples, capsys, monkeypatch):
             refused(train.main, again)
 
     attack_files(examples, [folder / name / file for file in names], damaged, use)
-
-
-@sizes(30, 150)
-def test_archive_of_pickled_arrays(examples, tmp_path):
-    path = tmp_path / "mnist_10color_jitter_var_0.030.npy"
-    arrays = {"train_image": np.zeros((4, 3), np.uint8), "train_label": np.arange(4)}
-    np.save(path, np.array(arrays, dtype=object), allow_pickle=True)
-    content = path.read_bytes()
-
-    def check(draw):
-        path.write_bytes(bytes_of(draw, content))
-        refused(color_archive.read_arrays, path)
-
-    attack(examples, check)

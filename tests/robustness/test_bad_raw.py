@@ -40,7 +40,7 @@ def mnist(tmp_path, monkeypatch):
 
 
 def load(root):
-    data = CGMNIST.load(Namespace(data_root=root, split=None))
+    data = CGMNIST.load(Namespace(data_root=root))
     assert [len(split) for split in data.splits.values()] == [40, 20, 10]
     for split in data.splits.values():
         inputs, targets = split.read(list(range(len(split))))

@@ -16,7 +16,7 @@ import evaluate
 import train
 from mmpareto.data.batches import loader
 from mmpareto.data.samples import Data, Modality, TensorSplit
-from mmpareto.datasets import DATASETS
+from mmpareto.datasets import DATASETS, Dataset
 from mmpareto.datasets.shared.prepared import PreparedSplit
 from mmpareto.run import corruption, scores, trained
 from mmpareto.system.errors import UserError
@@ -24,7 +24,7 @@ from mmpareto.system.errors import UserError
 VOCABULARY, CLASSES = 12, 4
 
 
-class ToyKinds:
+class ToyKinds(Dataset):
     """Frames as bytes, text with padding, a vector far from zero; no test sample of one class."""
 
     defaults = {"epochs": 1, "batch_size": 16, "learning_rate": 0.05}

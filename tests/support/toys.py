@@ -3,6 +3,7 @@
 import torch
 
 from mmpareto.data.samples import Data, Modality, TensorSplit
+from mmpareto.datasets import Dataset
 
 CLASSES = 4
 
@@ -20,14 +21,14 @@ def toy_split(modalities: int, size: int, seed: int) -> TensorSplit:
     return TensorSplit(dict(zip("abcde", noisy, strict=False)), targets)
 
 
-class Toy:
+class Toy(Dataset):
     """Two modalities, a and b; `Toy3` has three."""
 
     modalities = 2
     defaults = {"epochs": 2, "batch_size": 16, "learning_rate": 0.05}
 
     @classmethod
-    def load(cls, options) -> Data:
+    def load(cls, flags) -> Data:
         sizes = {"train": 104, "val": 40, "test": 48}
         splits = {name: toy_split(cls.modalities, n, n) for name, n in sizes.items()}
         return Data(
@@ -45,8 +46,8 @@ class Toy3(Toy):
 
 class ToyWithoutVal(Toy):
     @classmethod
-    def load(cls, options) -> Data:
-        data = super().load(options)
+    def load(cls, flags) -> Data:
+        data = super().load(flags)
         return data._replace(splits={k: v for k, v in data.splits.items() if k != "val"})
 
 
@@ -57,8 +58,8 @@ class ToyTasks(Toy):
     is_multitask = True
 
     @classmethod
-    def load(cls, options) -> Data:
-        data = super().load(options)
+    def load(cls, flags) -> Data:
+        data = super().load(flags)
         for split in data.splits.values():
             split.targets = torch.stack([split.targets, split.targets % 2], dim=1)
         return data._replace(tasks=("easy", "hard"))

@@ -179,7 +179,8 @@ def show_stages(raw: Path) -> None:
 
 def prepare(raw: Path, out: Path, frames: str, workers: int = 2) -> None:
     from ..datasets.cremad import CREMAD
+    from ..preparation.engine import Preparation
 
     flags = Namespace(raw=raw, out=out, frames=frames, audio="stft", workers=workers, max_bad=0.01)
-    flags.lists = []
-    CREMAD.prepare(flags)
+    flags.lists, flags.allow_missing = [], False
+    Preparation(CREMAD.collect(flags), flags).run()

@@ -59,6 +59,8 @@ class Bad(Exception):
 class Raw(NamedTuple):
     """What a dataset found in the user's raw files."""
 
+    dataset: str
+    hint: str  # where its raw files come from, for messages
     classes: list[str]
     modalities: dict[str, str]  # name: kind
     clips: list[Clip]
@@ -69,6 +71,7 @@ class Raw(NamedTuple):
     notes: list[str] = []
     lengths: dict[str, int] = {}  # modality: what its arrays' first axis is padded or cut to
     vocabularies: dict[str, int] = {}  # modality: what its tokens are below
+    seconds: float = 3.0  # a clip's typical length, to estimate space
     is_whole: bool = False  # clips of an earlier call that are not in clips leave the set
 
 

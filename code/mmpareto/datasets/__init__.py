@@ -1,13 +1,9 @@
-"""Datasets: one file each, with `defaults` for the flags and `load(options) -> data.samples.Data`.
-
-One whose raw files code/prepare.py can read is a `shared.prepared.Prepared`. `encoder` names the
-default encoder where it is not that of the modality's kind. One of multi-task learning says
-`is_multitask`, and its `Data` the tasks.
-"""
+"""Datasets: one file each; `base.Dataset` says what one has to give."""
 
 from ..system.registry import Registry
+from .base import Dataset
 
-DATASETS = Registry(
+DATASETS: Registry[Dataset] = Registry(
     "dataset",
     __name__,
     {

@@ -1,5 +1,7 @@
 """cgdigits: scikit-learn's 1,797 handwritten digits, in gray and in colour; needs no download."""
 
+from argparse import ArgumentParser, Namespace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -8,17 +10,18 @@ from sklearn.model_selection import train_test_split
 
 from ..data.samples import Data
 from ..system.flags import share
+from .base import Dataset
 from .shared.colored import SEED, colored
 
 
-class CGDigits:
+class CGDigits(Dataset):
     """60 % train, 15 % validation and 25 % test, stratified; digits resized to 32x32."""
 
     built_in = True
     defaults = {"epochs": 6, "learning_rate": 0.01}
 
-    @staticmethod
-    def add_flags(parser) -> None:
+    @classmethod
+    def add_flags(cls, parser: ArgumentParser) -> None:
         # fmt: off
         parser.add_argument("--num_classes", type=int, choices=range(2, 11), default=10,
             metavar="N", help="use the digits below N, 2 to 10")
@@ -26,16 +29,16 @@ class CGDigits:
             help="share of gray's pixels that turn black or white, in [0, 1]; color has none")
         # fmt: on
 
-    @staticmethod
-    def load(options) -> Data:
-        classes = options.num_classes
+    @classmethod
+    def load(cls, flags: Namespace) -> Data:
+        classes = flags.num_classes
         recipe = {"source": "scikit-learn digits", "resize": "bilinear 32x32", "split": "60/15/25"}
         splits = read_digits(32)
         if classes < 10:
             recipe["classes"] = classes
             kept = {name: labels < classes for name, (_, labels) in splits.items()}
             splits = {name: (x[kept[name]], y[kept[name]]) for name, (x, y) in splits.items()}
-        return colored("cgdigits", splits, recipe, classes, options.noise)
+        return colored("cgdigits", splits, recipe, classes, flags.noise)
 
 
 def read_digits(side: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

@@ -1,5 +1,6 @@
-"""cgmnist: MNIST in gray and in colour, made from MNIST or imported from the known archive."""
+"""cgmnist: MNIST in gray and in colour, made from MNIST when it is read."""
 
+from argparse import Namespace
 from pathlib import Path
 
 from torch import Tensor
@@ -7,91 +8,60 @@ from torch import Tensor
 from ..data.samples import Data, digest_of
 from ..system.errors import UserError, reason
 from ..system.paths import clear_errors
+from .base import Dataset
 from .shared.colored import colored
-from .shared.prepared import Prepared
 
 VALIDATION = 5000  # the last of MNIST's 60,000 training images
 SIZES = {True: 60000, False: 10000}  # of the training part, and of the test part
+RECIPE = {"source": "MNIST", "split": f"last {VALIDATION} of train"}
 
 
-class CGMNIST(Prepared):
+class CGMNIST(Dataset):
     """55,000 train, 5,000 validation and 10,000 test images of 28x28."""
 
-    name = "cgmnist"
-    recipes = {}
     defaults = {"epochs": 6, "learning_rate": 0.01}
 
     @classmethod
-    def add_flags(cls, parser) -> None:
-        parser.add_argument("--split", metavar="NAME",
-            help="which split of an imported set to use (default: official)")  # fmt: skip
-
-    @classmethod
-    def load(cls, options) -> Data:
-        root = options.data_root
-        if (root / "metadata.json").exists():
-            return super().load(options)
-        if options.split:
-            raise UserError(f"--split acts only on an imported set, {root} is none: drop it")
-        images, labels = read_mnist(root, train=True)
-        test_images, test_labels = read_mnist(root, train=False)
-        data = colored(
-            "cgmnist",
-            {
-                "train": (images[:-VALIDATION] / 255, labels[:-VALIDATION]),
-                "val": (images[-VALIDATION:] / 255, labels[-VALIDATION:]),
-                "test": (test_images / 255, test_labels),
-            },
-            {"source": "MNIST", "split": f"last {VALIDATION} of train"},
-        )
-        return data._replace(identity=digest_of([images, test_images]))
-
-    @classmethod
-    def add_prepare_flags(cls, parser) -> None:
-        # fmt: off
-        parser.add_argument("--variance", metavar="TEXT",
-            help="which file of the archive, as 0.030 (default: the only one in --raw)")
-        parser.add_argument("--mnist", type=Path, metavar="DIR",
-            help="MNIST in torchvision's layout, for the gray digits (default: --raw)")
-        # fmt: on
-        parser.set_defaults(out=parser.get_default("out") / "imported")
-
-    @classmethod
-    def prepare(cls, flags) -> None:
-        from ..preparation.color_archive import import_archive
-
-        root = flags.mnist or flags.raw
-        flag = "--mnist" if flags.mnist else "--raw"
-        parts = {"train": True, "test": False}
-        mnist = {
-            part: read_mnist(root, train=is_train, flag=flag) for part, is_train in parts.items()
-        }
-        import_archive(flags, cls.name, mnist, VALIDATION)
+    def load(cls, flags: Namespace) -> Data:
+        digits = read_splits(flags.data_root)
+        splits = {name: (images / 255, labels) for name, (images, labels) in digits.items()}
+        data = colored("cgmnist", splits, RECIPE)
+        return data._replace(identity=digest_of(images for images, _ in digits.values()))
 
 
-def read_mnist(root: Path, *, train: bool, flag: str = "--data_root") -> tuple[Tensor, Tensor]:
+def read_splits(root: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """{split: (digits uint8 (N, 28, 28), labels (N,))}."""
+    images, labels = read_mnist(root, train=True)
+    return {
+        "train": (images[:-VALIDATION], labels[:-VALIDATION]),
+        "val": (images[-VALIDATION:], labels[-VALIDATION:]),
+        "test": read_mnist(root, train=False),
+    }
+
+
+def read_mnist(root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
     """Digits uint8 (N, 28, 28) and labels (N,) from files in torchvision's layout."""
     from torchvision.datasets import MNIST
 
     expected = SIZES[train]
-    with clear_errors(f"{flag} {root}"):
+    with clear_errors(f"--data_root {root}"):
         _check_files(root / "MNIST" / "raw", "train" if train else "t10k", expected)
     try:
         mnist = MNIST(root, train=train, download=False)
     except Exception as error:  # damaged files, and old ones that hold pickles, fail in many ways
         raise UserError(
-            f"{flag} {root}: MNIST's files were not found or are damaged in {root}/MNIST/raw "
+            f"--data_root {root}: MNIST's files were not found or are damaged in {root}/MNIST/raw "
             f"({reason(error)}): data/cgmnist/README.md says how to get them"
         ) from None
     if mnist.data.shape != (expected, 28, 28) or len(mnist.targets) != expected:
         raise UserError(
-            f"{flag} {root}: found {tuple(mnist.data.shape)} images and {len(mnist.targets)} "
+            f"--data_root {root}: found {tuple(mnist.data.shape)} images and {len(mnist.targets)} "
             f"labels, expected ({expected}, 28, 28): data/cgmnist/README.md says how to get MNIST"
         )
     if mnist.targets.min() < 0 or mnist.targets.max() > 9:
         raise UserError(
-            f"{flag} {root}: a label is no digit, the file is damaged: data/cgmnist/README.md says "
-            "how to get MNIST"
+            f"--data_root {root}: a label is no digit, the file is damaged: data/cgmnist/README.md "
+            "says how to get MNIST"
         )
     return mnist.data, mnist.targets
 

@@ -1,7 +1,10 @@
 """CREMA-D: six acted emotions, from AudioWAV and VideoFlash."""
 
 import re
+from argparse import Namespace
 
+from ..data.clips import Clip, Problem, Raw, Source, expect_folders, files_below
+from ..data.lists import read_lists
 from .shared.prepared import Prepared
 
 CLASSES = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
@@ -27,19 +30,10 @@ class CREMAD(Prepared):
     name = "cremad"
     recipes = {"frames": "3fps", "audio": "stft"}
     hint = "or clone the GitLab mirror; data/cremad/README.md has the addresses"
+    lists = "train.csv and test.csv of OGM-GE, or their folder: adds the split ogmge"
 
     @classmethod
-    def add_prepare_flags(cls, parser) -> None:
-        super().add_prepare_flags(parser)
-        cls.add_lists_flags(
-            parser, "train.csv and test.csv of OGM-GE, or their folder: adds the split ogmge"
-        )
-
-    @classmethod
-    def collect(cls, flags):
-        from ..data.clips import Clip, Problem, Raw, Source, expect_folders, files_below
-        from ..data.lists import read_lists
-
+    def collect(cls, flags: Namespace) -> Raw:
         expect_folders(flags.raw, ("AudioWAV", "VideoFlash"), "data/cremad/README.md")
         found = {}
         for modality, folder, ending in (
@@ -73,8 +67,8 @@ class CREMAD(Prepared):
             for id in listed.keys() & KNOWN_BAD.keys() - left_out.keys():
                 left_out[id] = Problem("", "known_bad", KNOWN_BAD[id])
         return Raw(
-            list(CLASSES), {"audio": "audio", "visual": "frames"}, clips, left_out, lists,
-            notes=notes,
+            cls.name, cls.hint, list(CLASSES), {"audio": "audio", "visual": "frames"}, clips,
+            left_out, lists, notes=notes,
         )  # fmt: skip
 
 

@@ -1,10 +1,11 @@
 """The user's own data: any number of modalities, described by one CSV file."""
 
 import os
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from ..data.clips import ARRAYS, KINDS, PICTURES, Bad, Clip, Raw, Source
+from ..data.clips import ARRAYS, KINDS, PICTURES, Clip, Raw, Source
 from ..data.layout import ID, PARTS
 from ..data.samples import is_modality_name
 from ..system.errors import UserError
@@ -25,11 +26,10 @@ class Folder(Prepared):
     name = "folder"
     one_of_many = True  # its data_root says which data it is
     recipes = {"frames": "3fps", "audio": "stft", "images": "jpeg256"}
-    seconds = 10.0
     hint = "data/folder/README.md describes the CSV file"
 
     @classmethod
-    def add_prepare_flags(cls, parser) -> None:
+    def add_prepare_flags(cls, parser: ArgumentParser) -> None:
         super().add_prepare_flags(parser)
         # fmt: off
         parser.add_argument("--csv", type=Path, metavar="FILE",
@@ -45,7 +45,7 @@ class Folder(Prepared):
         # fmt: on
 
     @classmethod
-    def collect(cls, flags):
+    def collect(cls, flags: Namespace) -> Raw:
         path = flags.csv or flags.raw / "clips.csv"
         if not flags.raw.is_dir() or not path.is_file():
             raise UserError(f"--raw {flags.raw}: {path} not found: {cls.hint}")
@@ -92,15 +92,14 @@ class Folder(Prepared):
         classes = sorted({clip.label for clip in clips})
         if len(classes) < 2:
             raise UserError(f"{path}: {len(classes)} class found in column label, 2 or more needed")
-        _check_shapes(clips)
         lists = {"given": parts} if "split" in header else {}
         notes = [
             f"{len(clips)} clips, {len(classes)} classes, "
             + ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
         ]
         return Raw(
-            classes, kinds, clips, lists=lists, notes=notes, lengths=lengths,
-            vocabularies=vocabularies, is_whole=True,
+            cls.name, cls.hint, classes, kinds, clips, lists=lists, notes=notes, lengths=lengths,
+            vocabularies=vocabularies, seconds=10.0, is_whole=True,
         )  # fmt: skip
 
 
@@ -164,28 +163,3 @@ def _numbers(
             )
         numbers[name] = int(number)
     return numbers
-
-
-def _check_shapes(clips: list) -> None:
-    """UserError where two arrays of a modality differ in shape; reads no more than headers."""
-    if not any(source.kind in ARRAYS for clip in clips for source in clip.sources.values()):
-        return
-    from ..preparation.media import load_array
-
-    first = {}
-    for clip in clips:
-        for name, source in clip.sources.items():
-            if source.kind not in ARRAYS:
-                continue
-            try:
-                shape = load_array(source).shape
-            except Bad:
-                continue  # reported with the other bad clips
-            if source.length is not None:
-                shape = (source.length, *shape[1:])
-            id, expected = first.setdefault(name, (clip.id, shape))
-            if shape != expected:
-                raise UserError(
-                    f"modality {name}: {id} has shape {expected}, {clip.id} has {shape}: give all "
-                    f"arrays one shape, or --length {name}=N to pad or cut their first axis"
-                )

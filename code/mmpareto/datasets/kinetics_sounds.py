@@ -1,8 +1,11 @@
 """Kinetics-Sounds: 31 classes of Kinetics-400 that can be seen and heard."""
 
 import re
+from argparse import Namespace
 from pathlib import Path, PurePath
 
+from ..data.clips import Clip, Raw, Source, files_below
+from ..data.lists import read_lists
 from ..system.errors import UserError
 from .shared.prepared import Prepared
 
@@ -30,24 +33,14 @@ class KineticsSounds(Prepared):
     name = "kinetics_sounds"
     recipes = {"frames": "1fps", "audio": "fbank"}
     stills = 3
-    seconds = 10.0
     hint = "data/kinetics_sounds/README.md says where the clips are"
+    lists = (
+        "my_train.txt and my_test.txt of OGM-GE (or their folder), or train.csv, validate.csv and "
+        "test.csv of Kinetics-400; needed unless every clip lies in a folder named after its class"
+    )
 
     @classmethod
-    def add_prepare_flags(cls, parser) -> None:
-        super().add_prepare_flags(parser)
-        cls.add_lists_flags(
-            parser,
-            "my_train.txt and my_test.txt of OGM-GE (or their folder), or train.csv, validate.csv "
-            "and test.csv of Kinetics-400; needed unless every clip lies in a folder named after "
-            "its class",
-        )
-
-    @classmethod
-    def collect(cls, flags):
-        from ..data.clips import Clip, Raw, Source, files_below
-        from ..data.lists import read_lists
-
+    def collect(cls, flags: Namespace) -> Raw:
         if not flags.raw.is_dir():
             raise UserError(f"--raw {flags.raw}: no such folder: {cls.hint}")
         lists, labels, notes = {}, {}, []
@@ -88,8 +81,9 @@ class KineticsSounds(Prepared):
             f"{len(archives)} archives"
         )
         return Raw(
-            list(CLASSES), {"audio": "audio", "visual": "frames"}, list(clips.values()),
-            lists=lists, archives=archives, identify=lambda name: clip(Path(name)), notes=notes,
+            cls.name, cls.hint, list(CLASSES), {"audio": "audio", "visual": "frames"},
+            list(clips.values()), lists=lists, archives=archives,
+            identify=lambda name: clip(Path(name)), notes=notes, seconds=10.0,
         )  # fmt: skip
 
 

@@ -1,7 +1,9 @@
 """ModelNet40: two of twelve shaded views of each object, from the front and from the rear."""
 
 import re
+from argparse import Namespace
 
+from ..data.clips import Clip, Problem, Raw, Source, files_below
 from ..system.errors import UserError
 from .shared.prepared import Prepared
 
@@ -28,9 +30,7 @@ class ModelNet40(Prepared):
     hint = "data/modelnet40/README.md says where the views are"
 
     @classmethod
-    def collect(cls, flags):
-        from ..data.clips import Clip, Problem, Raw, Source, files_below
-
+    def collect(cls, flags: Namespace) -> Raw:
         folders = [
             (label, part, flags.raw / label / part) for label in CLASSES for part in
             ("train", "test") if (flags.raw / label / part).is_dir()
@@ -68,6 +68,6 @@ class ModelNet40(Prepared):
             + (f"; folders of no class: {', '.join(unknown[:10])}" if unknown else ""),
         ]
         return Raw(
-            list(CLASSES), dict.fromkeys(MODALITIES, "image"), clips, left_out,
+            cls.name, cls.hint, list(CLASSES), dict.fromkeys(MODALITIES, "image"), clips, left_out,
             {"official": listed}, notes=notes,
         )  # fmt: skip

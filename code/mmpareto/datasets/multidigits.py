@@ -1,5 +1,7 @@
 """multidigits: two overlapping digits of scikit-learn's 1,797; needs no download."""
 
+from argparse import Namespace
+
 from ..data.samples import Data
 from .cgdigits import read_digits
 from .shared.overlaid import SIDE, Overlaid
@@ -12,10 +14,10 @@ class MultiDigits(Overlaid):
     defaults = {"epochs": 20, "learning_rate": 0.01}
 
     @classmethod
-    def load(cls, options) -> Data:
+    def load(cls, flags: Namespace) -> Data:
         digits = {
             split: ((images * 255).round().byte(), labels)
             for split, (images, labels) in read_digits(SIDE).items()
         }
         recipe = {"source": "scikit-learn digits, bilinear 28x28", "split": "60/15/25"}
-        return cls.overlaid("multidigits", digits, options, recipe)
+        return cls.overlaid("multidigits", digits, flags, recipe)

@@ -5,8 +5,9 @@ import multiprocessing
 import os
 import shutil
 import signal
+from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, TimeoutError, wait
 from contextlib import suppress
 from multiprocessing import forkserver, resource_tracker
@@ -16,7 +17,7 @@ from pebble import ProcessExpired, ProcessPool
 from tqdm import tqdm
 
 from ..data import recipes
-from ..data.clips import Clip, Problem, Raw, check_media
+from ..data.clips import ARRAYS, Bad, Clip, Problem, Raw, check_media
 from ..data.layout import FILES, MANIFEST, PROBLEMS, stills_column
 from ..data.samples import recipe_hash
 from ..system import tables
@@ -27,6 +28,7 @@ from ..system.paths import clear_errors
 from ..system.tables import quote_formula
 from .archives import members
 from .journal import Journal
+from .media import load_array
 from .splits import write_splits
 from .tables import write_set
 from .worker import begin, convert_clip
@@ -54,15 +56,13 @@ def server() -> multiprocessing.context.BaseContext:
 class Preparation:
     """One call of prepare.py for a dataset of clips.
 
-    dataset: the part, with `name`, `hint` and `seconds` (typical length of a clip). flags: out,
-    workers, max_bad, allow_missing and the names of recipes.
+    flags: raw, out, workers, max_bad and the names of recipes; allow_missing where there are lists.
     """
 
-    def __init__(self, dataset: type, raw: Raw, flags):
-        self.dataset, self.raw, self.flags = dataset, raw, flags
+    def __init__(self, raw: Raw, flags: Namespace):
+        self.raw, self.flags = raw, flags
         self.out, self.scratch = flags.out, flags.out / ".tmp"
-        choices = {family: getattr(flags, family, None) for family in recipes.RECIPES}
-        self.recipe = recipes.named(choices, raw.modalities, raw.lengths, raw.vocabularies)
+        self.recipe = recipes.named(vars(flags), raw.modalities, raw.lengths, raw.vocabularies)
         self.modalities = {
             name: {"kind": STORED_KINDS.get(kind, kind)} for name, kind in raw.modalities.items()
         }
@@ -72,10 +72,15 @@ class Preparation:
     def run(self) -> None:
         """Check what can be checked, prepare what is missing, then write the set's tables."""
         raw, flags = self.raw, self.flags
+        for name, kind in raw.modalities.items():
+            if kind in ARRAYS:
+                _common_shape(name, _raw_shapes(raw.clips, name))
+        for note in raw.notes:
+            print(printable(note), flush=True)
         paths = [source.path for clip in raw.clips for source in clip.sources.values()]
-        check_media([*paths, *raw.archives], self.dataset.hint)
+        check_media([*paths, *raw.archives], raw.hint)
         if not raw.clips and not raw.archives:
-            raise UserError(f"--raw {flags.raw}: no clip found in it; {self.dataset.hint}")
+            raise UserError(f"--raw {flags.raw}: no clip found in it; {raw.hint}")
         twice = [id for id, n in Counter(clip.id for clip in raw.clips).items() if n > 1]
         if twice:
             raise UserError(f"--raw {flags.raw}: {len(twice)} clips found twice, first {twice[0]}")
@@ -94,7 +99,7 @@ class Preparation:
                 self._run(self._journal())
 
     def _journal(self) -> Journal:
-        return Journal(self.out, self.dataset.name, self.recipe)
+        return Journal(self.out, self.raw.dataset, self.recipe)
 
     def _check_links(self) -> None:
         """UserError for a link where files are written, and removed: it could lead anywhere."""
@@ -226,7 +231,7 @@ class Preparation:
     def _check_lists(self, found: set[str]) -> None:
         listed = self._listed()
         missing = sorted(listed - found)
-        if missing and not getattr(self.flags, "allow_missing", False):
+        if missing and not self.flags.allow_missing:
             raise UserError(
                 f"--lists: {len(missing)} of {len(listed)} listed clips "
                 f"({len(missing) / len(listed):.1%}) have no raw files, first "
@@ -252,7 +257,7 @@ class Preparation:
             return {"stft": 257 * 188 * 4, "fbank": 1024 * 128 * 4}[self.recipe["audio"]["name"]]
         if kind == "frames":
             still = 40e3 if "short_side" in self.recipe["frames"] else 100e3
-            return still * self.recipe["frames"].get("fps", 1) * self.dataset.seconds
+            return still * self.recipe["frames"].get("fps", 1) * self.raw.seconds
         return 50e3
 
     def _finish(self, journal: Journal) -> None:
@@ -264,7 +269,9 @@ class Preparation:
             path = self._write_problems(journal)
             raise UserError(f"--raw {self.flags.raw}: no clip left; see {path}")
         for name in self.modalities:
-            self._check_shapes(name, good)
+            shapes = ((r["id"], r["modalities"][name]["shape"]) for r in good)
+            if shape := _common_shape(name, shapes):
+                self.modalities[name]["shape"] = list(shape)
         for name in ("metadata.json", REFUSED):  # from here on the tables of the set change
             (self.out / name).unlink(missing_ok=True)
         rows = [(r["id"], r["label"], r["group"]) for r in good]
@@ -272,7 +279,7 @@ class Preparation:
         journal.compact()
         _sweep(self.out, self.modalities, good)
         metadata = {
-            "dataset": self.dataset.name,
+            "dataset": self.raw.dataset,
             "classes": self.raw.classes,
             "modalities": self.modalities,
             "recipe": self.recipe,
@@ -287,18 +294,6 @@ class Preparation:
             [dict(zip(FILES, file, strict=True)) for file in files],
             self._problems(journal),
         )
-
-    def _check_shapes(self, modality: str, good: list[dict]) -> None:
-        """Note the shape of a modality; UserError if its clips differ."""
-        shapes = {tuple(r["modalities"][modality]["shape"] or ()): r["id"] for r in reversed(good)}
-        if len(shapes) > 1:
-            (one, first), (other, second) = list(shapes.items())[-2:]
-            raise UserError(
-                f"modality {modality}: {first} has shape {one}, {second} has {other}: give all "
-                f"arrays one shape, or --length {modality}=N to pad or cut their first axis"
-            )
-        if shape := next(iter(shapes)):
-            self.modalities[modality]["shape"] = list(shape)
 
     def _counts(self, journal: Journal) -> dict:
         good = journal.good()
@@ -334,6 +329,29 @@ class Preparation:
         # a detail may quote what a file says of itself
         rows = [(*row, quote_formula(printable(detail))) for *row, detail in sorted(rows)]
         return [dict(zip(order, row, strict=True)) for row in rows]
+
+
+def _raw_shapes(clips: list[Clip], modality: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """(id, shape) of a modality's arrays as they will be kept; reads no more than headers."""
+    for clip in clips:
+        source = clip.sources[modality]
+        with suppress(Bad):  # told with the other bad clips
+            shape = load_array(source).shape
+            yield clip.id, shape if source.length is None else (source.length, *shape[1:])
+
+
+def _common_shape(modality: str, shapes: Iterable[tuple[str, Sequence | None]]) -> tuple[int, ...]:
+    """The shape of all (id, shape), () if they have none; UserError where two differ."""
+    found: dict[tuple[int, ...], str] = {}
+    for id, shape in shapes:
+        found.setdefault(tuple(shape or ()), id)
+        if len(found) > 1:
+            (one, first), (other, second) = found.items()
+            raise UserError(
+                f"modality {modality}: {first} has shape {one}, {second} has {other}: give all "
+                f"arrays one shape, or --length {modality}=N to pad or cut their first axis"
+            )
+    return next(iter(found), ())
 
 
 def _result(future, clip: Clip) -> dict:

@@ -76,7 +76,7 @@ def parse(arguments: list[str]) -> Namespace:
 
     own = Parser(add_help=False, allow_abbrev=False)
     for registry, name in _chosen(options):
-        _add_flags(registry[name], own)
+        registry[name].add_flags(own)
     options, unknown = own.parse_known_args(rest, options)
     if unknown:
         raise UserError(_explain_unknown(unknown[0].split("=")[0]))
@@ -113,25 +113,22 @@ def _find_dataset(options: Namespace) -> None:
 
 
 def check_data_root(dataset: str, data_root: Path | None) -> None:
-    if data_root and getattr(DATASETS[dataset], "built_in", False):
+    if data_root and DATASETS[dataset].built_in:
         raise UserError(f"--data_root: {dataset} is built in and reads no files: choose --dataset")
 
 
 def data_name(options: Namespace) -> str:
     """What runs are called after: the dataset, or the folder where one name stands for many."""
-    return options.data_root.name if _is_one_of_many(options.dataset) else options.dataset
+    is_one = DATASETS[options.dataset].one_of_many
+    return options.data_root.name if is_one else options.dataset
 
 
 def data_flags(options: Namespace) -> dict:
     """The dataset's own flags, which may make other data of the same files."""
     parser = Parser(add_help=False)
-    _add_flags(DATASETS[options.dataset], parser)
+    DATASETS[options.dataset].add_flags(parser)
     own = vars(parser.parse_args([]))
     return {name: value for name, value in as_config(options).items() if name in own}
-
-
-def _is_one_of_many(dataset: str) -> bool:
-    return getattr(DATASETS[dataset], "one_of_many", False)
 
 
 def as_config(options: Namespace) -> dict:
@@ -153,7 +150,7 @@ def from_config(config: dict, source: Path) -> Namespace:
                 words.append(f"--{name}" if value is True else f"--{name}={value}")
         parser = _parser(add_help=False)  # --help would end the process
         for registry in (FUSIONS, DATASETS):
-            _add_flags(registry[str(config.get(registry.kind))], parser)
+            registry[str(config.get(registry.kind))].add_flags(parser)
         options, _ = parser.parse_known_args(words)
         METHODS.find(options.method)
         found = as_config(options)
@@ -175,7 +172,7 @@ def changes(old: dict, new: dict) -> list[str]:
     """Flags in which two configs would compute different runs, as "name was this, is that"."""
     rows = []
     free = FREE_ON_RESUME - METHODS[new["method"]].fixed_on_resume
-    free -= {"data_root"} if _is_one_of_many(new["dataset"]) else set()
+    free -= {"data_root"} if DATASETS[new["dataset"]].one_of_many else set()
     for name in sorted((old.keys() | new.keys()) - free):
         pair = old.get(name), new.get(name)
         either = ("best-val", "last")  # every run holds both results
@@ -293,7 +290,7 @@ def _fill_defaults(options: Namespace) -> None:
 
 def _find_fusion(options: Namespace) -> str:
     """--fusion, else the method's default if it goes with the dataset, else the first that does."""
-    is_multitask = getattr(DATASETS[options.dataset], "is_multitask", False)
+    is_multitask = DATASETS[options.dataset].is_multitask
     fitting = [name for name in FUSIONS if FUSIONS[name].multitask == is_multitask]
 
     def valid(method: str) -> list[str]:
@@ -326,15 +323,12 @@ def _chosen(options: Namespace):
     return [(METHODS, options.method), (FUSIONS, options.fusion), (DATASETS, options.dataset)]
 
 
-def _add_flags(part: type, parser: ArgumentParser) -> None:
-    getattr(part, "add_flags", lambda parser: None)(parser)
-
-
 def _part_help(registry, name: str) -> str:
     parser = ArgumentParser(usage=SUPPRESS, add_help=False, formatter_class=PartHelp)
     part, title = registry[name], f"with --{registry.kind} {name}"
-    defaults = [f"--{flag} {value}" for flag, value in getattr(part, "defaults", {}).items()]
-    _add_flags(part, parser.add_argument_group(title, " ".join(defaults) or None))
+    chosen = DATASETS[name].defaults if registry is DATASETS else {}
+    defaults = [f"--{flag} {value}" for flag, value in chosen.items()]
+    part.add_flags(parser.add_argument_group(title, " ".join(defaults) or None))
     return parser.format_help()
 
 

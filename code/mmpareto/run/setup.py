@@ -178,7 +178,7 @@ def chosen_encoders(options: Namespace, data: Data) -> dict[str, type]:
     fusion = FUSIONS[options.fusion]
     names = {
         modality: fusion.default_encoder
-        or getattr(DATASETS[options.dataset], "encoder", None)
+        or DATASETS[options.dataset].encoder
         or DEFAULT_ENCODERS.get(spec.kind, "resnet18")
         for modality, spec in data.modalities.items()
     }

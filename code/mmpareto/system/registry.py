@@ -3,11 +3,14 @@
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from importlib import import_module
+from typing import TypeVar
 
 from .errors import UserError
 
+Part = TypeVar("Part")
 
-class Registry(Mapping):
+
+class Registry(Mapping[str, type[Part]]):
     """{name: part}; a part is given as "module:Class" inside the registry's own package.
 
     Names match without case, and aliases, {other name: name}, serve as well; an unknown one is a
@@ -18,7 +21,7 @@ class Registry(Mapping):
         self,
         kind: str,
         package: str,
-        parts: dict[str, str | type],
+        parts: dict[str, str | type[Part]],
         aliases: dict[str, str] | None = None,
     ):
         self.kind, self.package, self.parts, self.aliases = kind, package, parts, aliases or {}
@@ -39,7 +42,7 @@ class Registry(Mapping):
     def __contains__(self, name: object) -> bool:
         return str(name).lower() in self._spelling()
 
-    def __getitem__(self, name: str) -> type:
+    def __getitem__(self, name: str) -> type[Part]:
         part = self.parts[self.find(name)]
         if isinstance(part, str):
             module, _, attribute = part.partition(":")

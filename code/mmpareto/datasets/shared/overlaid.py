@@ -3,6 +3,8 @@
 The layout is that of MultiMNIST (Sabour et al. 2017; Sener and Koltun 2018).
 """
 
+from argparse import ArgumentParser, Namespace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from ...data.samples import Data, Modality, TensorSplit
 from ...system.flags import share
+from ..base import Dataset
 from .noise import salt_and_pepper
 
 SIDE, CANVAS = 28, 36  # of a digit, and of what two are laid on
@@ -18,15 +21,15 @@ MEAN, DEVIATION = 0.1307, 0.3081  # of MNIST's pixels, in [0, 1]
 SEED = 0  # of partners and noise, the same in every run
 
 
-class Overlaid:
+class Overlaid(Dataset):
     """What the datasets of overlapping digits share; a subclass gives the digits' splits."""
 
     is_multitask = True
     encoder = "lenet"
     defaults = {"epochs": 10, "learning_rate": 0.01}
 
-    @staticmethod
-    def add_flags(parser) -> None:
+    @classmethod
+    def add_flags(cls, parser: ArgumentParser) -> None:
         # fmt: off
         parser.add_argument("--noise", type=share, default=0.5,
             help="share of pixels that turn black or white, in [0, 1]")
@@ -36,7 +39,7 @@ class Overlaid:
         # fmt: on
 
     @staticmethod
-    def overlaid(name: str, digits: dict[str, tuple], options, recipe: dict) -> Data:
+    def overlaid(name: str, digits: dict[str, tuple], flags: Namespace, recipe: dict) -> Data:
         """The dataset of {split: (digits uint8 (N, 28, 28), labels (N,))}."""
         splits = {}
         for offset, (split, (images, labels)) in enumerate(digits.items()):
@@ -44,12 +47,12 @@ class Overlaid:
             random = np.random.RandomState([SEED, offset])
             partner = random.randint(len(images), size=len(images))  # may be the image itself
             right = images[partner]
-            if options.noise_on == "right_digit":
-                right = salt_and_pepper(right, options.noise, random)
+            if flags.noise_on == "right_digit":
+                right = salt_and_pepper(right, flags.noise, random)
             pictures = overlay(images, right)
-            if options.noise_on == "right_half":
+            if flags.noise_on == "right_half":
                 half = pictures[..., SIDE // 2 :]
-                pictures[..., SIDE // 2 :] = salt_and_pepper(half, options.noise, random)
+                pictures[..., SIDE // 2 :] = salt_and_pepper(half, flags.noise, random)
             targets = torch.stack([labels, labels[partner]], dim=1).long()
             splits[split] = OverlaidSplit({"image": pictures}, targets)
         return Data(
@@ -59,7 +62,7 @@ class Overlaid:
             splits=splits,
             recipe={
                 **recipe, "shift": SHIFT, "resize": "nearest", "seed": SEED,
-                "noise": options.noise, "noise_on": options.noise_on,
+                "noise": flags.noise, "noise_on": flags.noise_on,
             },
             tasks=("left", "right"),
         )  # fmt: skip

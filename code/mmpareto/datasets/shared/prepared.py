@@ -1,15 +1,18 @@
 """What the datasets in the prepared layout share: reading, splits, flags, and preparing."""
 
 import os
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from random import Random
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ...data.clips import Raw
 from ...data.layout import (
     LARGEST,
     PROBLEMS,
@@ -21,28 +24,30 @@ from ...data.layout import (
     read_metadata,
 )
 from ...data.lists import read_manifest, read_split, shared_groups
+from ...data.recipes import RECIPES
 from ...data.samples import Data, Modality, Split
-from ...system.errors import UserError, printable
+from ...system.errors import UserError
 from ...system.flags import fraction, positive
 from ...system.paths import sha256
 from ...system.tables import read_table
+from ..base import Dataset
 
 
-class Prepared:
-    """A dataset whose samples prepare.py has made from raw clips; see `layout`.
+class Prepared(Dataset):
+    """A dataset whose samples prepare.py has made from raw clips; see `data.layout`.
 
     A subclass says how its raw files become clips (`collect`) and the names of its recipes.
     """
 
-    name: str
-    recipes: dict[str, str]  # family of `data.recipes`: the default
-    stills: int | None = 2  # of each clip in a sample; None for a set without frames
-    seconds = 3.0  # a clip's typical length, to estimate space
-    hint: str  # where the raw files come from, for messages
+    name: ClassVar[str]  # as it is registered, and as metadata.json has it
+    recipes: ClassVar[dict[str, str]]  # {family of `data.recipes`: the default}
+    stills: ClassVar[int | None] = 2  # of each clip in a sample; None for a set without frames
+    hint: ClassVar[str]  # where the raw files come from, for messages
+    lists: ClassVar[str] = ""  # which lists a published split comes in, for --help; "" for none
     defaults = {"workers": min(8, os.cpu_count() or 1)}
 
     @classmethod
-    def add_flags(cls, parser) -> None:
+    def add_flags(cls, parser: ArgumentParser) -> None:
         add = parser.add_argument
         # fmt: off
         add("--split", metavar="NAME",
@@ -55,48 +60,33 @@ class Prepared:
         # fmt: on
 
     @classmethod
-    def add_prepare_flags(cls, parser) -> None:
+    def add_prepare_flags(cls, parser: ArgumentParser) -> None:
         """Flags of prepare.py besides --raw and --out."""
-        from ...data.recipes import RECIPES
-
         add = parser.add_argument
+        # fmt: off
         for family, default in cls.recipes.items():
             add(f"--{family}", choices=RECIPES[family], default=default,
-                help="recipe, see data/recipes.py (default: %(default)s)")  # fmt: skip
-        # fmt: off
+                help="recipe, see data/recipes.py (default: %(default)s)")
         add("--workers", type=positive(int), default=os.cpu_count() or 1, metavar="N",
             help="processes, >= 1; any number makes the same files (default: %(default)s)")
         add("--max_bad", type=fraction, default=0.01, metavar="SHARE",
             help="give up if a larger share of clips, in [0, 1), cannot be used "
                  "(default: %(default)s)")
-        # fmt: on
-
-    @staticmethod
-    def add_lists_flags(parser, what: str) -> None:
-        """For a dataset whose published split is a list apart from the clips."""
-        # fmt: off
-        parser.add_argument("--lists", nargs="+", type=Path, default=[], metavar="FILE", help=what)
-        parser.add_argument("--allow_missing", action="store_true",
-            help="go without listed clips that have no raw files; they are noted in problems.csv")
+        if cls.lists:
+            add("--lists", nargs="+", type=Path, default=[], metavar="FILE", help=cls.lists)
+            add("--allow_missing", action="store_true",
+                help="go without listed clips that have no raw files; they are noted in "
+                     "problems.csv")
         # fmt: on
 
     @classmethod
-    def collect(cls, flags):
-        """The clips in flags.raw, as `data.clips.Raw`."""
+    def collect(cls, flags: Namespace) -> Raw:
+        """The clips in flags.raw."""
         raise NotImplementedError
 
     @classmethod
-    def prepare(cls, flags) -> None:
-        from ...preparation.engine import Preparation
-
-        raw = cls.collect(flags)
-        for note in raw.notes:
-            print(printable(note), flush=True)
-        Preparation(cls, raw, flags).run()
-
-    @classmethod
-    def load(cls, options) -> Data:
-        root: Path = options.data_root
+    def load(cls, flags: Namespace) -> Data:
+        root: Path = flags.data_root
         metadata = read_metadata(root)
         if metadata["dataset"] != cls.name:
             raise UserError(
@@ -105,12 +95,12 @@ class Prepared:
             )
         columns = manifest_columns(metadata["modalities"])
         rows = read_manifest(root / "manifest.csv", columns)
-        split, listed = read_split(root, metadata, options.split)
+        split, listed = read_split(root, metadata, flags.split)
         parts = {part: [rows[id] for id in ids if id in rows] for part, ids in listed.items()}
         _check_parts(root, split, listed, parts, metadata)
         excluded = sum(map(len, listed.values())) - sum(map(len, parts.values()))
         more = f"; {excluded} of its clips are excluded, see problems.csv" if excluded else ""
-        readers = _readers(metadata["modalities"], options)
+        readers = _readers(metadata["modalities"], flags)
         classes = {label: i for i, label in enumerate(metadata["classes"])}
         return Data(
             name=cls.name,
@@ -193,19 +183,19 @@ def _check_parts(root: Path, split: str, listed: dict, parts: dict, metadata: di
         )
 
 
-def _readers(modalities: dict[str, dict], options) -> dict:
+def _readers(modalities: dict[str, dict], flags: Namespace) -> dict:
     try:
         from ...data.reading import Array, Frames, Picture, Tokens
     except ModuleNotFoundError as error:
         raise UserError(
-            f"--dataset {options.dataset} needs a package: pip install opencv-python ({error})"
+            f"--dataset {flags.dataset} needs a package: pip install opencv-python ({error})"
         ) from None
     readers = {}
     for name, spec in modalities.items():
         if spec["kind"] == "frames":
-            readers[name] = Frames(name, options.num_frames, options.image_size)
+            readers[name] = Frames(name, flags.num_frames, flags.image_size)
         elif spec["kind"] == "image" and "shape" not in spec:
-            readers[name] = Picture(options.image_size)
+            readers[name] = Picture(flags.image_size)
         elif spec["kind"] == "tokens":
             readers[name] = Tokens(tuple(spec["shape"]))
         else:
