@@ -28,7 +28,7 @@ from mmpareto.results import table as comparison
 from mmpareto.results.table import Comparison, Plan
 from mmpareto.run import options, report, setup
 from mmpareto.run.folder import check_flags
-from mmpareto.run.records import CONFIG, read_json
+from mmpareto.run.records import read_config
 from mmpareto.system.errors import UserError
 from mmpareto.system.flags import Parser, positive
 from mmpareto.system.lock import Lock
@@ -284,10 +284,9 @@ def check_distinct(plans: list[Plan]) -> None:
 
 def check_folder(plan: Plan) -> None:
     """UserError where its folder holds a run of other flags, finished or not."""
-    path = plan.folder / "config.json"
     with clear_errors(f"--out {plan.folder}"):
-        if path.exists():
-            found = read_json(path, CONFIG)["flags"]
+        if (plan.folder / "config.json").exists():
+            found = read_config(plan.folder).flags
             check_flags(plan.folder, found, options.as_config(plan.flags))
         plan.result()
 
@@ -365,8 +364,8 @@ def train(compared: Comparison, plans: list[Plan], slots: list[str | None]) -> d
 def outcome(plan: Plan) -> str:
     """The Result line of a finished run."""
     result = plan.result()
-    rule = result["selected"]
-    return report.result_lines({rule: result["results"][rule]})[0]
+    rule = result.selected
+    return report.result_lines({rule: result.results[rule]})[0]
 
 
 def show(compared: Comparison, plans: list[Plan]) -> list[str]:

@@ -39,9 +39,9 @@ def run(flags: Namespace) -> None:
     """The run that the flags ask for, or what is left of it."""
     flags.out = distributed.same(flags.out)
     config = options.as_config(flags)
-    if flags.resume and (result := finished(flags.out, config)):
+    if flags.resume and (done := finished(flags.out, config)):
         if distributed.is_first():
-            print(f"{flags.out} is finished", *report.result_lines(result["results"]), sep="\n")
+            print(f"{flags.out} is finished", *report.result_lines(done.result.results), sep="\n")
         return
     with closing(Run(flags.out, config, flags.resume)) as folder:
         trainer = Trainer(flags, folder)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mmpareto.results import table
 from mmpareto.results.table import Comparison, Plan
-from mmpareto.run.records import STEP, read_lines
+from mmpareto.run.records import EncoderStats, read_steps
 from mmpareto.system.tables import unquote_formula
 
 from .design import ARMS
@@ -60,10 +60,10 @@ def read_epochs(part: str, compared: Comparison, plans: list[Plan]) -> list[Epoc
     for plan in plans:
         if is_choosing(compared, plan) or plan.result() is None:
             continue
-        for step in read_lines(plan.folder / "steps.jsonl", STEP):
-            for encoder, stats in step.get("encoders", {}).items():
-                place = arms[plan.name], encoder, step["epoch"]
-                angles[place].append(turn(stats) if stats["conflict"] else None)
+        for step in read_steps(plan.folder):
+            for encoder, stats in step.encoders.items():
+                place = arms[plan.name], encoder, step.epoch
+                angles[place].append(turn(stats) if stats.conflict else None)
     rows = []
     for (arm, encoder, epoch), steps in sorted(angles.items()):
         met = [angle for angle in steps if angle is not None]
@@ -76,13 +76,13 @@ def is_choosing(compared: Comparison, plan: Plan) -> bool:
     return compared.tune_seeds != compared.seeds and plan.seed in compared.tune_seeds
 
 
-def turn(stats: dict) -> float:
+def turn(stats: EncoderStats) -> float:
     """The angle between d and s of one step with conflict, in degrees.
 
     d is twice the shortest mean of j and g, and orthogonal to j - g: <d, s> = ||d||^2. Its length
     follows from the same triangle, as the distance of its long side from the origin.
     """
-    j, g, cos = stats["joint_norm"], stats["unimodal_norm"], stats["cos"]
+    j, g, cos = stats.joint_norm, stats.unimodal_norm, stats.cos
     s = math.sqrt(max(j * j + g * g + 2 * j * g * cos, 0))
     side = math.sqrt(j * j + g * g - 2 * j * g * cos)
     d = 2 * j * g * math.sqrt(max(1 - cos * cos, 0)) / side

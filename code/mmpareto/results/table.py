@@ -5,15 +5,16 @@ import re
 import statistics
 from argparse import Namespace
 from collections.abc import Iterable
+from dataclasses import dataclass
 from math import isfinite, sqrt
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..run.folder import finished
+from ..run.folder import Finished, finished
 from ..run.options import as_config, data_flags
-from ..run.records import CONFIG, EPOCH, read_json, read_lines
+from ..run.records import Result, read_epochs
 from ..run.report import mean
-from ..system import fields
+from ..system import records
 from ..system.errors import UserError
 from ..system.lock import TABLES, Lock
 from ..system.paths import clear_errors
@@ -41,16 +42,18 @@ class Plan(NamedTuple):
     def label(self) -> str:
         return f"{label(self.name, self.setting)}, seed {self.seed}"
 
-    def result(self) -> dict[str, Any] | None:
-        """What the finished run has written; None where it is not finished."""
+    def finished(self) -> Finished | None:
         return finished(self.folder, as_config(self.flags))
+
+    def result(self) -> Result | None:
+        """What the finished run has written; None where it is not finished."""
+        done = self.finished()
+        return done and done.result
 
     def data(self) -> str | None:
         """The identity of its finished run's data; None where that is not known."""
-        if self.result() is None:
-            return None
-        known = read_json(self.folder / "config.json", CONFIG).get("data")
-        return known.get("identity") if isinstance(known, dict) else None
+        done = self.finished()
+        return done and done.config.identity
 
 
 class Comparison(NamedTuple):
@@ -89,13 +92,13 @@ def read(plan: Plan) -> list[dict]:
 
     val_Acc: validation accuracy of that epoch, None where validation was not looked at.
     """
-    result = plan.result()
-    if result is None:
+    done = plan.finished()
+    if done is None:
         return []
-    config = read_json(plan.folder / "config.json", CONFIG)
-    kept = {key: result[key] for key in MEASURED}
-    kept |= {"commit": config["commit"], "threads": config["threads"], **config["versions"]}
-    validation = _validation(plan.folder / "epochs.jsonl")
+    config, result = done
+    kept = {key: getattr(result, key) for key in MEASURED}
+    kept |= {"commit": config.commit, "threads": config.threads, **config.versions}
+    validation = _validation(plan.folder)
     return [
         {
             "method": plan.name,
@@ -107,15 +110,13 @@ def read(plan: Plan) -> list[dict]:
             **scores,
             **kept,
         }
-        for rule, scores in result["results"].items()
+        for rule, scores in result.results.items()
     ]
 
 
-def _validation(path: Path) -> dict[int, float]:
+def _validation(folder: Path) -> dict[int, float]:
     """{epoch: joint accuracy} of the epochs scored on the validation split."""
-    return {
-        epoch["epoch"]: epoch["Acc"] for epoch in read_lines(path, EPOCH) if epoch["split"] == "val"
-    }
+    return {epoch.epoch: epoch.Acc for epoch in read_epochs(folder) if epoch.split == "val"}
 
 
 def check_data(trained_on: Iterable[tuple[Plan, str | None]]) -> None:
@@ -359,17 +360,24 @@ def write_runs(comparison: Comparison, rows: list[dict]) -> Path:
     return path
 
 
-_MADE = {
-    "select": fields.is_text,
-    "names": lambda value: value and fields.are(fields.is_text)(value),
-    "seeds": fields.are(fields.is_count),
-    "tune_seeds": fields.are(fields.is_count),
-    "settings": lambda value: all(
-        setting.keys() == value[0].keys() and all(map(fields.is_text, setting.values()))
-        for setting in [*value, value[0]]
-    ),
-    "baseline": lambda value: value is None or fields.is_text(value),
-}
+@dataclass(frozen=True)
+class Made:
+    """comparison.json: a `Comparison` without its folder and plans."""
+
+    select: str
+    names: list[str]
+    seeds: list[int]
+    tune_seeds: list[int]
+    settings: list[dict[str, str]]
+    baseline: str | None
+
+    def __post_init__(self) -> None:
+        records.check(
+            names=bool(self.names),
+            seeds=all(map(records.is_count, self.seeds)),
+            tune_seeds=all(map(records.is_count, self.tune_seeds)),
+            settings=len({tuple(sorted(setting)) for setting in self.settings}) == 1,
+        )
 
 
 def reopen(folder: Path) -> tuple[Comparison, list[dict]]:
@@ -378,10 +386,8 @@ def reopen(folder: Path) -> tuple[Comparison, list[dict]]:
     Numbers have the digits that runs.csv has.
     """
     try:
-        made = read_json(folder / FILE, {})
-        if wrong := fields.wrong(made, _MADE):
-            raise ValueError(", ".join(wrong))
-        comparison = Comparison(folder, **made, plans=[])
+        made = records.as_record(records.load(folder / FILE), Made)
+        comparison = Comparison(folder, **vars(made), plans=[])
         (_, columns), *lines = read_csv(folder / "runs.csv")
         texts = {"method", "rule", *comparison.settings[0]}
         scores = [name for name in columns if name.split("_")[0] == "Acc"]

@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -21,7 +21,7 @@ from ..system.paths import blocker_of, clear_errors
 from ..system.writing import write_json
 from . import checkpoint, options, report
 from .environment import environment
-from .records import CONFIG, EPOCH, read_json, read_lines, read_result
+from .records import Config, Result, read_config, read_epochs, read_result
 
 LOGS = ("train.log", "epochs.jsonl", "steps.jsonl")
 UNFINISHED = {f"{name}.tmp" for name in ("config.json", "last.pt", "best.pt", "result.json")}
@@ -43,6 +43,8 @@ class Run:
         """Check the folder against config; nothing is written before `start`."""
         self.folder, self.config = folder, config
         self.state: dict[str, Any] | None = None
+        self.before: Config | None = None  # what config.json says of the run that is resumed
+        self.known: list[tuple[float | None, float]] = []  # conflict and seconds of every epoch
         self.board = self.lock = None
         if config.get("use_tensorboard") and not find_spec("tensorboard"):
             raise UserError("--use_tensorboard needs a package: run pip install tensorboard")
@@ -77,10 +79,10 @@ class Run:
                 f"--out {self.folder}: the folder is not empty: give another one, or --resume to "
                 "go on"
             )
-        path = self.folder / "config.json"
-        if not path.exists():
+        if not (self.folder / "config.json").exists():
             raise UserError(f"--out {self.folder}: it holds no run to resume: give another one")
-        check_flags(self.folder, read_json(path, CONFIG)["flags"], self.config)
+        self.before = read_config(self.folder)
+        check_flags(self.folder, self.before.flags, self.config)
         for name in LOGS:  # what goes on in them would be written wherever they lead
             if (self.folder / name).is_symlink():
                 raise UserError(f"--resume: {self.folder / name} is a link: put the file there")
@@ -97,7 +99,8 @@ class Run:
                     f"--resume: {path} is missing or shorter than last.pt says: restore it, or "
                     "give another --out"
                 )
-        read_lines(self.folder / "epochs.jsonl", EPOCH, self.state["logs"]["epochs.jsonl"])
+        epochs = read_epochs(self.folder, self.state["logs"]["epochs.jsonl"])
+        self.known = [(epoch.conflict, epoch.seconds) for epoch in epochs]
 
     def start(self, header: list[str], data: dict[str, Any]) -> None:
         """Create the folder, or cut its logs back to the last whole epoch; then log the header.
@@ -147,10 +150,7 @@ class Run:
         return clear_errors(f"--tensorboard_path {self._board_path()}")
 
     def _open_logs(self, data: dict[str, Any]) -> None:
-        path, earlier = self.folder / "config.json", []
-        if path.exists():
-            before = read_json(path, CONFIG)
-            earlier = [*before.pop("earlier", []), before]
+        earlier = self.before.past() if self.before else []
         config = {"flags": self.config, "data": data, **environment(), "earlier": earlier}
         self._write_json("config.json", config)
         with clear_errors(f"--out {self.folder}"):
@@ -174,6 +174,7 @@ class Run:
         """Keep an epoch's numbers and show its row."""
         if not distributed.is_first():
             return
+        self.known.append((epoch["conflict"], epoch["seconds"]))
         self._append("steps.jsonl", "".join(_json_line(step) for step in steps))
         self._append("epochs.jsonl", _json_line(epoch))
         self.log(row)
@@ -202,14 +203,13 @@ class Run:
                 self.board.close()
         for line in report.result_lines(results):
             self.log(line)
-        epochs = read_lines(self.folder / "epochs.jsonl", EPOCH)
         self._write_json(
             "result.json",
             {
                 "selected": selected,
                 "results": results,
-                "conflict": report.mean(epoch["conflict"] for epoch in epochs),
-                "seconds_per_epoch": report.mean(epoch["seconds"] for epoch in epochs),
+                "conflict": report.mean(conflict for conflict, _ in self.known),
+                "seconds_per_epoch": report.mean(seconds for _, seconds in self.known),
             },
         )
 
@@ -225,15 +225,23 @@ class Run:
         write_json(self.folder / name, _plain(content))
 
 
-def finished(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
-    """The result of the finished run in folder, None without one; UserError if its flags differ."""
+class Finished(NamedTuple):
+    """What a finished run has written, each file read once."""
+
+    config: Config
+    result: Result
+
+
+def finished(folder: Path, config: dict[str, Any]) -> Finished | None:
+    """The finished run in folder, None without one; UserError if its flags differ."""
     if not (folder / "result.json").exists():
         return None
-    check_flags(folder, read_json(folder / "config.json", CONFIG)["flags"], config)
+    known = read_config(folder)
+    check_flags(folder, known.flags, config)
     result = read_result(folder)
-    done = result["results"]["last"]["epoch"]
+    done = int(result.results["last"]["epoch"])
     check_epochs(folder, done, config)
-    return result if done == config["epochs"] else None
+    return Finished(known, result) if done == config["epochs"] else None
 
 
 def check_epochs(folder: Path, done: int, config: dict[str, Any]) -> None:

@@ -1,121 +1,170 @@
-"""What the files of a run hold: config.json, epochs.jsonl, steps.jsonl, result.json."""
+"""What the files of a run hold: config.json, epochs.jsonl, steps.jsonl, result.json.
+
+None stands for a number that is not finite. Of unknown further fields a record keeps those that a
+reader may ask for.
+"""
 
 import re
+from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from ..core.integrate import Stats
-from ..system import fields
+from ..system import records
 from ..system.errors import CONTROL, UserError
-from ..system.paths import clear_errors, expect_regular
+from ..system.records import check, is_count, is_known
+
+PACKAGE = re.compile("[A-Za-z][A-Za-z0-9._-]*")  # these names become columns of tables
 
 
-def read_result(folder: Path) -> dict[str, Any]:
-    """The result of a finished run."""
-    result = read_json(folder / "result.json", RESULT)
-    if result.get("selected") not in (*result["results"],):
-        raise UserError(f"{folder / 'result.json'}: selected is none of its results: restore it")
-    return result
+@dataclass(frozen=True)
+class Config:
+    """config.json: what was run, and where."""
 
+    flags: dict[str, Any]
+    versions: dict[str, str]
+    commit: str
+    threads: int
+    command: str
+    earlier: list[dict[str, Any]]  # what config.json said before each resume
+    data: Any = None  # identity, classes and recipe; unknown of runs of early versions
+    further: dict[str, Any] = field(default_factory=dict)
 
-def read_json(path: Path, expected: dict) -> dict[str, Any]:
-    """A run's config.json (CONFIG) or result.json (RESULT)."""
-    try:
-        expect_regular(path)
-        content = fields.parse(path.read_text(encoding="utf-8"))
-        wrong = fields.wrong(content, expected)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}): is this the folder of a run?") from None
-    if wrong:
-        raise UserError(
-            f"{path}: missing or damaged in it: {', '.join(wrong)}: restore it, or delete the "
-            "run's folder and run it again"
+    def __post_init__(self) -> None:
+        check(
+            versions=all(map(PACKAGE.fullmatch, self.versions)),
+            threads=is_count(self.threads),
+            earlier=all(isinstance(past.get("command"), str) for past in self.earlier),
         )
-    return content
+
+    @property
+    def identity(self) -> str | None:
+        """The data's; None where that is not known."""
+        return self.data.get("identity") if isinstance(self.data, dict) else None
+
+    def past(self) -> list[dict[str, Any]]:
+        """What `earlier` says after the next resume."""
+        now = {**vars(self), **self.further}
+        return [*self.earlier, {k: v for k, v in now.items() if k not in ("earlier", "further")}]
 
 
-def read_lines(path: Path, expected: dict, size: int | None = None) -> list[dict[str, Any]]:
-    """A run's epochs.jsonl (EPOCH) or steps.jsonl (STEP), or its first size bytes."""
-    try:
-        with clear_errors(path):
-            expect_regular(path)
-            with open(path, "rb") as file:
-                lines = file.read(size).decode().splitlines()
-        entries = [fields.parse(line) for line in lines]
-        found = (fields.wrong(entry, expected, OPTIONAL) for entry in entries)
-        if wrong := next(filter(None, found), None):
-            raise ValueError(", ".join(wrong))
-    except ValueError as error:
-        raise UserError(
-            f"{path}: is damaged ({error}): restore it, or delete the run's folder and run it again"
-        ) from None
-    return entries
+@dataclass(frozen=True)
+class Epoch:
+    """A line of epochs.jsonl."""
+
+    epoch: int
+    loss: float | None
+    split: str  # that was scored
+    Acc: float  # joint
+    conflict: float | None  # share of all (step, encoder) pairs
+    seconds: float
+    further: dict[str, Any] = field(default_factory=dict)  # the other scores, unchecked, and more
+
+    def __post_init__(self) -> None:
+        check(
+            epoch=is_count(self.epoch),
+            loss=is_known(self.loss),
+            Acc=isfinite(self.Acc),
+            conflict=is_known(self.conflict),
+            seconds=isfinite(self.seconds),
+        )
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """{column: score} as the file names them: Acc, Acc_MODALITY, F1..."""
+        names = [name for name in self.further if name.startswith(("Acc", "F1"))]
+        return {"Acc": self.Acc, **{name: self.further[name] for name in names}}
 
 
-def _are_scores(scores: dict) -> bool:
-    """Of one epoch: a number, and accuracies and F1 in pairs."""
+@dataclass(frozen=True)
+class EncoderStats:
+    """What one step decided for one encoder: the fields of `integrate.Stats`, as numbers."""
+
+    cos: float | None
+    joint_norm: float | None
+    unimodal_norm: float | None
+    joint_weight: float | None
+    unimodal_weight: float | None
+    scale: float | None
+    conflict: bool
+    stationary: bool
+
+    def __post_init__(self) -> None:
+        numbers = {name: is_known(value) for name, value in vars(self).items()}
+        norms = {"joint_norm": self.joint_norm, "unimodal_norm": self.unimodal_norm}
+        check(**numbers | {name: is_known(n) and (n or 0) >= 0 for name, n in norms.items()})
+        check(cos=self.cos is None or abs(self.cos) < 1 + 1e-6)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A line of steps.jsonl."""
+
+    epoch: int
+    skipped: bool
+    loss: float | None
+    losses: dict[str, float | None]
+    encoders: dict[str, EncoderStats] = field(default_factory=dict)  # whose two gradients were seen
+    further: dict[str, Any] = field(default_factory=dict)  # step, grad_norm, measures
+
+    def __post_init__(self) -> None:
+        check(
+            epoch=is_count(self.epoch),
+            loss=is_known(self.loss),
+            losses=all(map(is_known, self.losses.values())),
+        )
+
+
+@dataclass(frozen=True)
+class Result:
+    """result.json: {rule that chose an epoch: that epoch's number and its test scores}."""
+
+    results: dict[str, dict[str, int | float]]
+    conflict: float | None
+    seconds_per_epoch: float
+    selected: Any = None  # the rule whose scores are the run's result
+
+    def __post_init__(self) -> None:
+        check(
+            results="last" in self.results
+            and not any(map(CONTROL.search, self.results))
+            and all(map(_are_scores, self.results.values())),
+            conflict=is_known(self.conflict),
+            seconds_per_epoch=isfinite(self.seconds_per_epoch),
+        )
+
+
+def _are_scores(scores: dict[str, int | float]) -> bool:
+    """Of one epoch: its number, and accuracies and F1 in pairs, all of them shares."""
     names = scores.keys() - {"epoch"}
     return (
-        fields.is_count(scores["epoch"])
+        isinstance(epoch := scores.get("epoch"), int)
+        and is_count(epoch)
         and "Acc" in names
         and all(name.startswith(("Acc", "F1")) and not CONTROL.search(name) for name in names)
-        and all(fields.is_number(scores[name]) and 0 <= scores[name] <= 1 for name in names)
+        and all(0 <= scores[name] <= 1 for name in names)
         and {name[3:] for name in names if name.startswith("Acc")}
         == {name[2:] for name in names if name.startswith("F1")}
     )
 
 
-def is_known(value: Any) -> bool:
-    return value is None or fields.is_number(value)
+def read_config(folder: Path) -> Config:
+    """The run's config.json; UserError, as of the others, where it is missing or damaged."""
+    return records.read(folder / "config.json", Config)
 
 
-def _are_stats(stats: dict) -> bool:
-    """Of one encoder, as `integrate.Stats`; None stands for what is not finite."""
-    flags = ("conflict", "stationary")
-    norms = (stats["joint_norm"], stats["unimodal_norm"])
-    return (
-        set(Stats._fields) <= stats.keys()
-        and all(isinstance(stats[name], bool) for name in flags)
-        and all(is_known(value) for name, value in stats.items() if name not in flags)
-        and (stats["cos"] is None or abs(stats["cos"]) < 1 + 1e-6)
-        and all(norm is None or norm >= 0 for norm in norms)
-    )
+def read_epochs(folder: Path, size: int | None = None) -> list[Epoch]:
+    """The run's finished epochs; with size those in the first so many bytes of the file."""
+    return records.read_lines(folder / "epochs.jsonl", Epoch, size)
 
 
-PACKAGE = re.compile("[A-Za-z][A-Za-z0-9._-]*")  # these names become columns of tables
+def read_steps(folder: Path) -> list[Step]:
+    return records.read_lines(folder / "steps.jsonl", Step)
 
-CONFIG = {
-    "flags": lambda value: isinstance(value, dict),
-    "versions": lambda value: (
-        all(map(fields.is_text, value.values())) and all(map(PACKAGE.fullmatch, value))
-    ),
-    "commit": fields.is_text,
-    "threads": fields.is_count,
-    "command": fields.is_text,
-    "earlier": fields.are(lambda past: fields.is_text(past["command"])),
-}
-EPOCH = {
-    "epoch": fields.is_count,
-    "loss": is_known,
-    "split": fields.is_text,
-    "Acc": fields.is_number,
-    "conflict": is_known,
-    "seconds": fields.is_number,
-}
-STEP = {
-    "epoch": fields.is_count,
-    "skipped": lambda value: isinstance(value, bool),
-    "loss": is_known,
-    "losses": lambda value: all(map(is_known, value.values())),
-    "encoders": lambda value: all(map(_are_stats, value.values())),
-}
-OPTIONAL = ("encoders",)  # of methods that do not see both gradients apart
-RESULT = {
-    "results": lambda value: (
-        "last" in value
-        and not any(map(CONTROL.search, value))
-        and all(map(_are_scores, value.values()))
-    ),
-    "conflict": is_known,
-    "seconds_per_epoch": fields.is_number,
-}
+
+def read_result(folder: Path) -> Result:
+    """The result of a finished run."""
+    result = records.read(folder / "result.json", Result)
+    if result.selected not in (*result.results,):
+        raise UserError(f"{folder / 'result.json'}: selected is none of its results: restore it")
+    return result

@@ -1,10 +1,11 @@
 """What a run has written, read back: its settings, epochs, steps and result."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...run.records import CONFIG, EPOCH, STEP, read_json, read_lines, read_result
+from ...run.records import Config, Result, read_config, read_epochs, read_result, read_steps
 from ...run.report import mean
 from ...system.errors import UserError
 
@@ -17,14 +18,14 @@ class Logs(NamedTuple):
 
     label: str
     folder: Path
-    config: dict[str, Any]  # flags, environment, command
+    config: Config
     epochs: list[dict]
     steps: list[dict]
-    result: dict[str, Any] | None  # None of a run that is not finished
+    result: Result | None  # None of a run that is not finished
 
     @property
     def flags(self) -> dict[str, Any]:
-        return self.config["flags"]
+        return self.config.flags
 
     @property
     def encoders(self) -> list[str]:
@@ -40,7 +41,7 @@ class Logs(NamedTuple):
     @property
     def checkpoint(self) -> Path:
         """The model whose scores are the run's result; of an unfinished one the last."""
-        chosen = self.result["selected"] if self.result else "last"
+        chosen = self.result.selected if self.result else "last"
         return self.folder / (LAST if chosen == "last" else BEST)
 
 
@@ -54,12 +55,11 @@ class Step(NamedTuple):
 
 def read(folder: Path, label: str | None = None) -> Logs:
     """The run in folder; UserError where there is none, or a damaged one."""
-    config = read_json(folder / "config.json", CONFIG)
+    config = read_config(folder)
     try:
-        name = f"{config['flags']['method']}, seed {config['flags']['random_seed']}"
-        epochs = read_lines(folder / "epochs.jsonl", EPOCH)
-        steps = read_lines(folder / "steps.jsonl", STEP)
-        steps = [step for step in steps if step["epoch"] <= len(epochs)]
+        name = f"{config.flags['method']}, seed {config.flags['random_seed']}"
+        epochs = [{**vars(epoch), **epoch.further} for epoch in read_epochs(folder)]
+        steps = [{**asdict(s), **s.further} for s in read_steps(folder) if s.epoch <= len(epochs)]
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(
             f"{folder}: is no run's folder, or damaged ({type(error).__name__}: {error}): give one "

@@ -230,7 +230,8 @@ def predictions(split: str, matrices: list[Confusion]) -> Section:
 def settings(subject: Subject) -> Section:
     run = subject.first[0]
     kept = ("commit", "threads", "processes", "machine")
-    known = {**run.config["versions"], **{k: run.config[k] for k in kept if k in run.config}}
+    noted = {**vars(run.config), **run.config.further}
+    known = {**run.config.versions, **{k: noted[k] for k in kept if k in noted}}
     tables = [
         Table(caption, [{"name": name, "value": str(value)} for name, value in values.items()])
         for caption, values in (
@@ -238,7 +239,5 @@ def settings(subject: Subject) -> Section:
             (f"Environment of {run.label}", known),
         )
     ]
-    commands = [
-        past["command"] for run in subject.first for past in (*run.config["earlier"], run.config)
-    ]
+    commands = [past["command"] for run in subject.first for past in run.config.past()]
     return Section("Settings", tables=tables, commands=list(dict.fromkeys(commands)))

@@ -1,11 +1,11 @@
 """What is analysed: one run, or all runs of a comparison."""
 
+from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
 from ...methods import METHODS
 from ...methods.base import ProbedMethod
-from ...system import fields
 from ...system.errors import UserError
 from .. import table as comparison
 from . import logs
@@ -54,7 +54,7 @@ def find(folder: Path) -> Subject:
 
 def _run(folder: Path) -> Subject:
     run = logs.read(folder)
-    results = run.result["results"] if run.result else {}
+    results = run.result.results if run.result else {}
     scores = [
         {"epoch chosen by": rule, "epoch": str(row["epoch"])}
         | {name: f"{100 * row[name]:.1f}" for name in comparison.accuracies([row])}
@@ -62,7 +62,7 @@ def _run(folder: Path) -> Subject:
     ]
     return Subject(
         title=f"{run.flags['dataset']}: {run.label}",
-        rule=run.result["selected"] if run.result else None,
+        rule=run.result.selected if run.result else None,
         runs={run.label: [run]},
         series={run.label: Series({}, _curves([run]))},
         scores=scores,
@@ -121,7 +121,8 @@ def _curves(seeds: list[Logs]) -> dict[str, list[list[float | None]]]:
     names = comparison.accuracies([first])
     for run in seeds:
         for name in names:
-            if not all(fields.is_number(epoch.get(name)) for epoch in run.epochs):
+            values = [epoch.get(name) for epoch in run.epochs]
+            if not all(isinstance(value, float) and isfinite(value) for value in values):
                 raise UserError(
                     f"{run.folder / 'epochs.jsonl'}: an epoch has no {name}: restore it, or delete "
                     "the run's folder and run it again"
