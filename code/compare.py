@@ -26,7 +26,7 @@ from mmpareto.methods import METHODS
 from mmpareto.results import figures, jobs
 from mmpareto.results import table as comparison
 from mmpareto.results.table import Comparison, Plan
-from mmpareto.run import options, report, setup
+from mmpareto.run import devices, options, report, setup
 from mmpareto.run.folder import check_flags
 from mmpareto.run.records import read_config
 from mmpareto.system.errors import UserError
@@ -295,7 +295,7 @@ def check_before_training(compared: Comparison, slots: list[str | None]) -> None
     """What needs this machine's GPUs and data."""
     for gpu in slots:
         if gpu is not None:
-            setup.pick_device(compared.plans[0].flags.device, gpu)
+            devices.pick_device(compared.plans[0].flags.device, gpu)
     known = [(plan, plan.data()) for plan in compared.plans]
     left = [plan for plan in compared.plans if plan.result() is None]
     may_differ = left and any(identity for _, identity in known)

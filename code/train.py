@@ -23,7 +23,7 @@ from mmpareto.data.samples import choosing_split
 from mmpareto.methods import METHODS
 from mmpareto.methods.base import numbers
 from mmpareto.models.fusions.base import Fusion
-from mmpareto.run import checkpoint, options, report, setup
+from mmpareto.run import checkpoint, devices, options, report, setup
 from mmpareto.run.folder import Run, finished
 from mmpareto.run.scores import Scores, columns, evaluate
 from mmpareto.system.errors import UserError
@@ -31,7 +31,7 @@ from mmpareto.system.errors import UserError
 
 def main(arguments: list[str]) -> None:
     flags = options.parse(arguments)
-    with setup.joined():
+    with devices.joined():
         run(flags)
 
 
@@ -59,12 +59,12 @@ class Trainer:
 
     def __init__(self, flags: Namespace, run: Run):
         self.flags, self.run = flags, run
-        setup.seed_everything(flags.random_seed, flags.deterministic)
-        self.device = setup.pick_device(flags.device, flags.gpu_ids)
+        devices.seed_everything(flags.random_seed, flags.deterministic)
+        self.device = devices.pick_device(flags.device, flags.gpu_ids)
         self.data = setup.load_data(flags)
-        model = setup.place(setup.build_model(flags, self.data), self.device, flags.precision)
+        model = devices.place(setup.build_model(flags, self.data), self.device, flags.precision)
         distributed.copy_from_first(list(model.state_dict().values()))
-        self.equip(setup.synchronised(model, self.device) if flags.sync_bn else model)
+        self.equip(devices.synchronised(model, self.device) if flags.sync_bn else model)
 
         splits = self.data.splits
         if self.method.needs_validation and "val" not in splits:
@@ -153,6 +153,7 @@ class Trainer:
                 batch = batch.to(self.device)
                 output = self.method.forward(batch.inputs)
                 decision = self.method.decide(output, batch)
+                del output  # the maps in it would outlive the backward pass
                 last = part == parts
                 decisions.append(self.method.backward(decision, share=1 / parts, last=last))
             norm = self.clip()

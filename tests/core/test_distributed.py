@@ -17,7 +17,7 @@ import torch
 
 from mmpareto.core import distributed
 from mmpareto.data.batches import ConsecutiveBatches, ShuffledBatches
-from mmpareto.run.setup import synchronised
+from mmpareto.run.devices import synchronised
 from mmpareto.system.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

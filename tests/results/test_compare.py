@@ -24,7 +24,7 @@ import train
 from mmpareto.results import figures, jobs
 from mmpareto.results import table as comparison
 from mmpareto.results.table import Comparison
-from mmpareto.run import setup
+from mmpareto.run import devices
 from mmpareto.system.errors import UserError
 
 
@@ -252,9 +252,9 @@ def test_bad_input_starts_nothing(tmp_path, calls, flags, message):
 def test_every_gpu_takes_one_run(tmp_path, calls, monkeypatch):
     """Which one is no part of what defines a run."""
     checked = []
-    pick = setup.pick_device
+    pick = devices.pick_device
     monkeypatch.setattr(
-        setup, "pick_device", lambda name, gpu: checked.append(gpu) or pick(name, None)
+        devices, "pick_device", lambda name, gpu: checked.append(gpu) or pick(name, None)
     )
     flags = ["--methods", "joint,uniform", "--seeds", "0,1"]
     compared(tmp_path, *flags, "--gpu_ids", "4, 7")

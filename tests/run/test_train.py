@@ -16,7 +16,7 @@ import torch
 import train
 from mmpareto.methods import METHODS
 from mmpareto.methods.base import Method
-from mmpareto.run import setup
+from mmpareto.run import devices
 from mmpareto.run.scores import evaluate
 from mmpareto.system.errors import UserError
 from mmpareto.system.paths import REPOSITORY
@@ -681,10 +681,10 @@ def test_no_gpu(flags):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a usable GPU")
 def test_a_gpu_that_cannot_be_used_is_named_aloud(monkeypatch, capsys):
-    assert setup.pick_device("auto", None).type == "cpu"
+    assert devices.pick_device("auto", None).type == "cpu"
     assert capsys.readouterr().out == ""
-    monkeypatch.setattr(setup, "_nvidia_devices", lambda: ["nvidia0"])
-    assert setup.pick_device("auto", None).type == "cpu"
+    monkeypatch.setattr(devices, "_nvidia_devices", lambda: ["nvidia0"])
+    assert devices.pick_device("auto", None).type == "cpu"
     assert "TRAINING ON THE CPU" in capsys.readouterr().out
 
 

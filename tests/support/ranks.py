@@ -18,7 +18,7 @@ from mmpareto.data.samples import Data, TensorSplit
 from mmpareto.datasets import DATASETS
 from mmpareto.methods import METHODS, base
 from mmpareto.models.encoders import ENCODERS
-from mmpareto.run import setup
+from mmpareto.run import devices
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 
@@ -73,7 +73,7 @@ def main(arguments):
     ENCODERS.parts = ENCODERS.parts | {"plain": Plain}
     METHODS.parts = METHODS.parts | {"half": recipe()}
     try:
-        with setup.joined():
+        with devices.joined():
             for line in Path(arguments[0]).read_text().splitlines():
                 train.main(["--dataset", "wide", "--encoder", "plain", *shlex.split(line)])
     finally:

@@ -18,7 +18,7 @@ from ..data.samples import Batch, Data, Modality, to_device
 from ..methods import METHODS
 from ..models.fusions import FUSIONS
 from ..models.fusions.base import Fusion
-from ..run import options, setup
+from ..run import devices, options, setup
 from ..run.environment import commit
 from ..system.flags import positive
 from .rivals import Released, TorchJD
@@ -80,7 +80,7 @@ class Stepper:
         if rival:
             self.model: Fusion = model.to(device)
         else:
-            self.model = setup.place(model, device, flags.precision)
+            self.model = devices.place(model, device, flags.precision)
         if flags.compile:
             self.model.compile()
         if rival:
@@ -111,7 +111,7 @@ OURS = {
 
 def measure(flags: Namespace) -> None:
     """Seconds of a training step and its parts, bytes of gradients, and ratios."""
-    device = setup.pick_device(flags.device, flags.gpu_ids)
+    device = devices.pick_device(flags.device, flags.gpu_ids)
     size, modalities = SIZES[flags.size]
     inputs, targets = random_batch(size, modalities, device)
     names = [name for name in RIVALS if find_spec(name) or name != "torchjd"]
@@ -255,8 +255,8 @@ def measure_scaling(flags: Namespace) -> None:
 
     Started by torchrun, the exchange of gradients as well.
     """
-    with setup.joined():
-        device = setup.pick_device(flags.device, flags.gpu_ids)
+    with devices.joined():
+        device = devices.pick_device(flags.device, flags.gpu_ids)
         say = print if distributed.is_first() else lambda _: None
         say(f"commit {commit()}, {distributed.size()} processes, batch of 64 pictures of 32x32")
         for number in flags.modalities:
@@ -313,7 +313,7 @@ VARIANTS = {  # of `throughput`: what to build, flags
 
 def measure_throughput(flags: Namespace) -> None:
     """Samples a second at CREMA-D's full size: made for a GPU, it runs anywhere."""
-    device = setup.pick_device(flags.device, flags.gpu_ids)
+    device = devices.pick_device(flags.device, flags.gpu_ids)
     cuda = device.type == "cuda"
     print(f"commit {commit()}, {torch.cuda.get_device_name(device) if cuda else 'CPU'}")
     for size in flags.batch_size:

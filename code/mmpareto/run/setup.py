@@ -1,10 +1,6 @@
-"""From flags to the things a run is made of: device, data, model, forward pass, optimizer."""
+"""From flags to the things a run is made of: data, model, optimizer."""
 
-import os
-import warnings
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 
@@ -34,83 +30,6 @@ from .options import OPTIMIZER_DEFAULTS
 # By kind of modality; resnet18 for the others.
 DEFAULT_ENCODERS = {"array": "mlp", "tokens": "transformer"}
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-
-
-def pick_device(name: str, gpu_ids: str | None) -> torch.device:
-    """The device to train on; warns aloud about a GPU that cannot be used."""
-    ids = [] if gpu_ids is None else [part.strip() for part in gpu_ids.split(",")]
-    if len(ids) > 1:
-        raise UserError(
-            f"--gpu_ids {gpu_ids}: one process trains on one GPU; for a run on several say "
-            f"CUDA_VISIBLE_DEVICES={gpu_ids} sh script/distributed.sh ..., for several methods or "
-            "seeds start one run per GPU"
-        )
-    if ids and distributed.is_launched():
-        raise UserError(
-            f"--gpu_ids {gpu_ids}: torchrun gives every process its GPU: drop it, and choose with "
-            f"CUDA_VISIBLE_DEVICES={gpu_ids}"
-        )
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        usable = torch.cuda.is_available()
-    reason = "".join(f" ({str(w.message).splitlines()[0]})" for w in caught)
-    if ids or name == "cuda" or (name == "auto" and usable):
-        if not usable:
-            raise UserError(
-                f"--{'gpu_ids' if ids else 'device cuda'}: torch {torch.__version__} finds no "
-                f"usable GPU{reason}: use --device cpu, or mend the driver"
-            )
-        if name not in ("auto", "cuda"):
-            raise UserError(
-                f"--gpu_ids chooses a CUDA GPU, but --device is {name}: drop one of them"
-            )
-        if ids and not (ids[0].isdecimal() and int(ids[0]) < torch.cuda.device_count()):
-            raise UserError(
-                f"--gpu_ids {gpu_ids}: expected a number below {torch.cuda.device_count()}, "
-                "the number of GPUs here"
-            )
-        if distributed.is_launched():
-            ids = [os.environ["LOCAL_RANK"]]
-            if int(ids[0]) >= torch.cuda.device_count():
-                raise UserError(
-                    f"process {ids[0]} of this machine finds {torch.cuda.device_count()} GPUs: "
-                    "start no more processes than GPUs, or give --device cpu"
-                )
-        device = torch.device("cuda", int(ids[0]) if ids else torch.cuda.current_device())
-        torch.cuda.set_device(device)
-        return device
-    mps = torch.backends.mps.is_available()
-    if name == "mps" and not mps:
-        raise UserError("--device mps: no Apple GPU is usable here: use --device cpu")
-    if name == "auto" and _nvidia_devices():
-        print(
-            f"WARNING: this machine has an NVIDIA GPU that torch {torch.__version__} cannot "
-            f"use{reason}. TRAINING ON THE CPU.",
-            flush=True,
-        )
-    return torch.device("mps" if name == "mps" or (name == "auto" and mps) else "cpu")
-
-
-def _nvidia_devices() -> list[Path]:
-    return list(Path("/dev").glob("nvidia[0-9]*"))
-
-
-@contextmanager
-def joined() -> Iterator[None]:
-    """Together with the other processes of a run, as `distributed.joined`."""
-    try:
-        with distributed.joined():
-            yield
-    except distributed.Lost as error:
-        raise UserError(f"{error}; --resume goes on after the last whole epoch") from None
-
-
-def seed_everything(seed: int, deterministic: bool) -> None:
-    torch.manual_seed(seed)
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
 
 
 def load_data(options: Namespace) -> Data:
@@ -200,27 +119,6 @@ def chosen_encoders(options: Namespace, data: Data) -> dict[str, type]:
         if not is_modality_name(modality):
             raise UserError(f"{data.name}: a modality cannot be called {modality!r}: rename it")
     return encoders
-
-
-def place(model: Fusion, device: torch.device, precision: str) -> Fusion:
-    """The model on device at a precision, convolutions in the memory format that is fast there.
-
-    channels_last makes evaluation on a CPU 1.5 times as fast, and is what a GPU's bfloat16
-    convolutions want.
-    """
-    model.precision = precision
-    is_channels_last = device.type == "cpu" or precision == "bf16"
-    layout = torch.channels_last if is_channels_last else torch.contiguous_format
-    return model.to(device, memory_format=layout)
-
-
-def synchronised(model: Fusion, device: torch.device) -> Fusion:
-    """The model with BatchNorm's statistics taken over all processes' shares of a batch."""
-    if device.type != "cuda":
-        raise UserError(f"--sync_bn: torch has it on CUDA GPUs only, not on {device}: drop it")
-    if not distributed.is_launched():
-        raise UserError("--sync_bn acts only in several processes: use script/distributed.sh")
-    return torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def _pretrainable(encoder: type) -> bool:

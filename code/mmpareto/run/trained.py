@@ -8,7 +8,7 @@ import torch
 
 from ..data.samples import Data, choosing_split
 from ..models.fusions.base import Fusion
-from . import checkpoint, setup
+from . import checkpoint, devices, setup
 from .options import check_data_root, from_config
 
 
@@ -33,7 +33,7 @@ def load(path: Path, flags: Namespace) -> Trained:
     check_data_root(options.dataset, flags.data_root)
     options.data_root = flags.data_root or options.data_root
     options.pretrained = None  # the checkpoint holds the weights
-    device = setup.pick_device(flags.device, flags.gpu_ids)
+    device = devices.pick_device(flags.device, flags.gpu_ids)
     data = setup.load_data(options)
     setup.check_data(data, state["data"], path)
     if data.identity != state["data"]["identity"]:
@@ -45,6 +45,6 @@ def load(path: Path, flags: Namespace) -> Trained:
     setup.check_sizes(options, data, state["model"], path)
     model = setup.build_model(options, data)
     setup.load_weights(model, state["model"], path)
-    model = setup.place(model, device, options.precision)
+    model = devices.place(model, device, options.precision)
     chosen_on = None if "optimizer" in state else choosing_split(data.splits, options.select)
     return Trained(options, state["epoch"], data, model, device, chosen_on)
