@@ -53,9 +53,9 @@ def test_every_held_gradient_is_counted():
         words = step.OURS.get(name, name)
         stepper = step.Stepper(words, step.DIGITS, device, "--encoder", "cnn")
         batch = step.random_batch(4, step.DIGITS, device)
-        stepper(*batch)  # whose optimizer then holds its momentum
+        stepper(batch)  # whose optimizer then holds its momentum
         encoders = sum(p.nbytes for p in stepper.model.encoders.parameters())
-        found[name] = step.most_gradients(stepper, *batch) / encoders
+        found[name] = step.most_gradients(stepper, batch) / encoders
     assert 1.9 < found["mmpareto"] < 2.2
     assert 0.9 < found["mmpareto features"] < 1.2
     assert 0.9 < found["uniform"] < 1.2

@@ -3,10 +3,13 @@
 import gc
 import statistics
 from argparse import Namespace
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
+from itertools import count
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import torch
@@ -14,7 +17,7 @@ from torch import Tensor
 
 from ..core import distributed, integrate
 from ..core import integrator as core
-from ..data.samples import Batch, Data, Modality, to_device
+from ..data.samples import Batch, Data, Modality
 from ..methods import METHODS
 from ..models.fusions import FUSIONS
 from ..models.fusions.base import Fusion
@@ -35,13 +38,11 @@ RIVALS = {"released": Released, "torchjd": TorchJD}
 
 
 def add_flags(parser) -> None:
-    add = parser.add_argument
     # fmt: off
-    add("--size", choices=SIZES, default="small",
+    parser.add_argument("--size", choices=SIZES, default="small",
         help="small: 64 pictures of 32x32; cremad: 8 clips of full size (default: %(default)s)")
-    add("--steps", type=positive(int), default=4, help="of every job in a round (default: 4)")
     # fmt: on
-    options.add_device_flags(parser)
+    _add_common_flags(parser, steps=4)
 
 
 def add_scaling_flags(parser) -> None:
@@ -52,17 +53,22 @@ def add_scaling_flags(parser) -> None:
     add("--millions", type=positive(int), nargs="+", default=[1, 10, 100],
         help="of parameters in an encoder whose gradients are integrated (default: 1 10 100)")
     add("--fusion", default="concat", help="where modalities meet (default: %(default)s)")
-    add("--steps", type=positive(int), default=2, help="of every job in a round (default: 2)")
     # fmt: on
-    options.add_device_flags(parser)
+    _add_common_flags(parser, steps=2)
 
 
 def add_throughput_flags(parser) -> None:
-    add = parser.add_argument
     # fmt: off
-    add("--batch_size", type=positive(int), nargs="+", default=[64, 256],
+    parser.add_argument("--batch_size", type=positive(int), nargs="+", default=[64, 256],
         help="samples in a batch (default: 64 256)")
-    add("--steps", type=positive(int), default=10, help="of every job in a round (default: 10)")
+    # fmt: on
+    _add_common_flags(parser, steps=10)
+
+
+def _add_common_flags(parser, steps: int) -> None:
+    # fmt: off
+    parser.add_argument("--steps", type=positive(int), default=steps,
+        help="of every job in a round (default: %(default)s)")
     # fmt: on
     options.add_device_flags(parser)
 
@@ -72,31 +78,24 @@ class Stepper:
 
     def __init__(self, name: str, modalities: dict, device: torch.device, *more: str):
         rival = RIVALS.get(name)
-        words = ["--method", "mmpareto"] if rival else name.split()
-        flags = options.parse([*words, *more])
-        data = Data("random", CLASSES, modalities, {}, {})
+        flags = options.parse(["--method", "mmpareto"] if rival else [*name.split(), *more])
         torch.manual_seed(0)
-        model = setup.build_model(flags, data)
+        model = setup.build_model(flags, Data("random", CLASSES, modalities, {}, {}))
         if rival:
             self.model: Fusion = model.to(device)
-        else:
-            self.model = devices.place(model, device, flags.precision)
-        if flags.compile:
-            self.model.compile()
-        if rival:
             self.method = rival(self.model)
             self.optimizer = torch.optim.SGD(
-                self.model.parameters(), lr=flags.learning_rate, momentum=flags.momentum,
-                weight_decay=flags.weight_decay,
-            )  # fmt: skip
-        else:
-            self.method = METHODS[flags.method](self.model, flags)
-            self.optimizer, _ = setup.build_optimizer(flags, self.model, device)
+                model.parameters(), flags.learning_rate, flags.momentum, 0, flags.weight_decay
+            )
+            return
+        self.model = devices.place(model, device, flags.precision)
+        if flags.compile:
+            self.model.compile()
+        self.method = METHODS[flags.method](self.model, flags)
+        self.optimizer, _ = setup.build_optimizer(flags, self.model, device)
 
-    def __call__(self, inputs: dict[str, Tensor], targets: Tensor) -> None:
-        self.method.backward(
-            self.method.decide(self.method.forward(inputs), Batch(inputs, targets))
-        )
+    def __call__(self, batch: Batch) -> None:
+        self.method.backward(self.method.decide(self.method.forward(batch.inputs), batch))
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -113,19 +112,19 @@ def measure(flags: Namespace) -> None:
     """Seconds of a training step and its parts, bytes of gradients, and ratios."""
     device = devices.pick_device(flags.device, flags.gpu_ids)
     size, modalities = SIZES[flags.size]
-    inputs, targets = random_batch(size, modalities, device)
+    batch = random_batch(size, modalities, device)
     names = [name for name in RIVALS if find_spec(name) or name != "torchjd"]
     steppers = {name: Stepper(name, modalities, device) for name in names}
     steppers |= {name: Stepper(words, modalities, device) for name, words in OURS.items()}
     print(f"commit {commit()}, {flags.size}: batch of {size}, {device}", flush=True)
 
-    jobs = {name: repeated(s, inputs, targets, flags.steps) for name, s in steppers.items()}
+    jobs = {name: repeated(s, batch, flags.steps) for name, s in steppers.items()}
     seconds = compare(jobs, flags.repeats)
     parameters = sum(p.nbytes for p in steppers["mmpareto"].model.encoders.parameters())
     print(f"encoders: {parameters / 1e6:.1f} MB of parameters")
     print(f"{'':20}{'s a step':>10}{'gradients':>12}{'of parameters':>15}")
     for name, stepper in steppers.items():
-        held = most_gradients(stepper, inputs, targets)
+        held = most_gradients(stepper, batch)
         middle = statistics.median(seconds[name]) / flags.steps
         print(f"{name:20}{middle:10.3f}{held / 1e6:9.0f} MB{held / parameters:14.2f}x")
     if "torchjd" in steppers:
@@ -134,80 +133,64 @@ def measure(flags: Namespace) -> None:
     show_ratio(seconds, "mmpareto", "uniform")
     show_ratio(seconds, "mmpareto features", "uniform")
     for name in ("mmpareto", "mmpareto features"):
-        show_parts(name, steppers[name], inputs, targets, flags.steps)
+        show_parts(name, steppers[name], batch, flags.steps)
 
 
-def repeated(step: Callable, inputs: dict, targets: Tensor, steps: int) -> Callable[[int], None]:
+def repeated(step: Callable, batch: Batch, steps: int) -> Callable[[int], None]:
     """A job of so many steps on one batch."""
-
-    def run(_: int) -> None:
-        for _ in range(steps):
-            step(inputs, targets)
-
-    return run
+    return lambda _: [step(batch) for _ in range(steps)]
 
 
-def random_batch(size: int, modalities: dict, device: torch.device) -> tuple[dict, Tensor]:
+def random_batch(size: int, modalities: dict, device: torch.device) -> Batch:
     generator = torch.Generator().manual_seed(0)
     inputs = {
         name: torch.randn(size, *spec.shape, generator=generator)
         for name, spec in modalities.items()
     }
     targets = torch.randint(len(CLASSES), (size,), generator=generator)
-    return to_device(inputs, device), targets.to(device)
+    return Batch(inputs, targets).to(device)
 
 
-def show_parts(name: str, stepper: Stepper, inputs: dict, targets: Tensor, steps: int) -> None:
+def show_parts(name: str, stepper: Stepper, batch: Batch, steps: int) -> None:
     """Where the time of a step goes, by a clock around each part, which stops a GPU for it."""
-    seconds: dict[str, float] = {}
-    for i in range(steps + 1):
-        if i == 1:
-            seconds.clear()
-        with observed(stepper, lambda part, spent: seconds.update(
-            {part: seconds.get(part, 0.0) + spent}
-        )):  # fmt: skip
+    seconds: Counter[str] = Counter()
+
+    def timed(part: str, call: Callable) -> Callable:
+        def run(*args, **settings):
             began = now()
-            stepper(inputs, targets)
-            whole = now() - began
-        seconds["whole"] = seconds.get("whole", 0.0) + whole
-    whole = seconds.pop("whole")
+            result = call(*args, **settings)
+            number = f" {next(traversals)}" if part == "backward" else ""
+            seconds[part + number] += now() - began
+            return result
+
+        return run
+
+    method, optimizer = stepper.method, stepper.optimizer
+    rules = {name: timed("integration", rule) for name, rule in method.integrator.rules.items()}
+    stepper(batch)  # warms up
+    with (
+        patch.object(method, "forward", timed("forward", method.forward)),
+        patch.object(core, "_gradients", timed("backward", core._gradients)),
+        patch.object(optimizer, "step", timed("optimizer", optimizer.step)),
+        patch.object(method.integrator, "rules", rules),
+    ):
+        began = now()
+        for _ in range(steps):
+            traversals = count(1)
+            stepper(batch)
+        whole = now() - began
     seconds["rest"] = whole - sum(seconds.values())
     parts = ", ".join(f"{part} {s / steps:.3f} s ({s / whole:.1%})" for part, s in seconds.items())
     print(f"{name}: {parts}")
 
 
-@contextmanager
-def observed(stepper: Stepper, tell: Callable[[str, float], None]) -> Iterator[None]:
-    """Tell the name and the seconds of every part of the steps taken inside."""
-
-    def timed(part: str | Iterator[str], call: Callable) -> Callable:
-        def run(*args, **settings):
-            began = now()
-            result = call(*args, **settings)
-            tell(part if isinstance(part, str) else next(part), now() - began)
-            return result
-
-        return run
-
-    method, traversals = stepper.method, (f"backward {i}" for i in range(1, 100))
-    with ExitStack() as stack:
-        replace = lambda *args: stack.enter_context(patch.object(*args))  # noqa: E731
-        replace(method, "forward", timed("forward", method.forward))
-        replace(core, "_gradients", timed(traversals, core._gradients))
-        replace(stepper.optimizer, "step", timed("optimizer", stepper.optimizer.step))
-        rules = method.integrator.rules
-        replace(method.integrator, "rules", {
-            name: timed("integration", rule) for name, rule in rules.items()
-        })  # fmt: skip
-        yield
-
-
-def most_gradients(stepper: Stepper, inputs: dict, targets: Tensor) -> int:
+def most_gradients(stepper: Stepper, batch: Batch) -> int:
     """Most bytes of tensors that a step holds beside model, optimizer, batch and activations.
 
     Asked after every backward traversal, as every integration begins, and before the optimizer.
     """
-    known = [*stepper.model.parameters(), *stepper.model.buffers(), *inputs.values(), targets]
+    known = [*stepper.model.parameters(), *stepper.model.buffers()]
+    known += [*batch.inputs.values(), batch.targets]
     known += [t for s in stepper.optimizer.state.values() for t in s.values() if t is not None]
     before = {t.untyped_storage().data_ptr() for t in [*known, *python_tensors()]}
     most = 0
@@ -233,16 +216,15 @@ def most_gradients(stepper: Stepper, inputs: dict, targets: Tensor) -> int:
 
         return run
 
-    with ExitStack() as stack:
-        for name in ("grad", "backward"):
-            call = getattr(torch.autograd, name)
-            stack.enter_context(patch.object(torch.autograd, name, asking(call)))
-        step = asking(stepper.optimizer.step, first=True)
-        stack.enter_context(patch.object(stepper.optimizer, "step", step))
-        if integrator := getattr(stepper.method, "integrator", None):
-            rules = {k: asking(rule, first=True) for k, rule in integrator.rules.items()}
-            stack.enter_context(patch.object(integrator, "rules", rules))
-        stepper(inputs, targets)
+    integrator = getattr(stepper.method, "integrator", None) or SimpleNamespace(rules={})
+    rules = {name: asking(rule, first=True) for name, rule in integrator.rules.items()}
+    with (
+        patch.object(torch.autograd, "grad", asking(torch.autograd.grad)),
+        patch.object(torch.autograd, "backward", asking(torch.autograd.backward)),
+        patch.object(stepper.optimizer, "step", asking(stepper.optimizer.step, first=True)),
+        patch.object(integrator, "rules", rules),
+    ):
+        stepper(batch)
     return most
 
 
@@ -274,12 +256,12 @@ def scaled(number: int, device: torch.device, flags: Namespace) -> str:
     fusion = FUSIONS.find(flags.fusion)
     names = ["uniform", "mmpareto", *(["mmpareto features"] if FUSIONS[fusion].late else [])]
     steppers = {name: Stepper(OURS[name], modalities, device, "--fusion", fusion) for name in names}
-    jobs = {name: repeated(stepper, *batch, flags.steps) for name, stepper in steppers.items()}
+    jobs = {name: repeated(stepper, batch, flags.steps) for name, stepper in steppers.items()}
     gradients = [torch.zeros_like(p) for p in steppers["mmpareto"].model.parameters()] * 2
     jobs["exchange"] = lambda _: distributed.average(gradients)
     seconds = {name: statistics.median(v) for name, v in compare(jobs, flags.repeats).items()}
     steps = ", ".join(f"{name} {seconds[name] / flags.steps:.3f} s" for name in names)
-    held = most_gradients(steppers["mmpareto"], *batch) / 1e6
+    held = most_gradients(steppers["mmpareto"], batch) / 1e6
     size = sum(gradient.nbytes for gradient in gradients) / 1e6
     return (
         f"{number} modalities: {steps}; mmpareto holds {held:.0f} MB of gradients; "
@@ -325,7 +307,7 @@ def measure_throughput(flags: Namespace) -> None:
                 torch.cuda.reset_peak_memory_stats(device)
             stepper = Stepper(name, CREMAD, device, *more)
             take = traverse_twice if title.startswith("two") else Stepper.__call__
-            job = repeated(partial(take, stepper), *batch, flags.steps)
+            job = repeated(partial(take, stepper), batch, flags.steps)
             seconds = statistics.median(compare({"": job}, flags.repeats)[""]) / flags.steps
             slowest = slowest or seconds
             peak = f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB" if cuda else "-"
@@ -334,10 +316,10 @@ def measure_throughput(flags: Namespace) -> None:
             del stepper, job
 
 
-def traverse_twice(stepper: Stepper, inputs: dict, targets: Tensor) -> None:
+def traverse_twice(stepper: Stepper, batch: Batch) -> None:
     """The floor of every exact method: forward, two traversals, nothing integrated."""
-    output = stepper.model(inputs)
-    joint, own, _ = stepper.model.objectives(output, output.losses(targets))
+    output = stepper.model(batch.inputs)
+    joint, own, _ = stepper.model.objectives(output, output.losses(batch.targets))
     params = list(stepper.model.parameters())
     torch.autograd.grad(joint, params, retain_graph=True, allow_unused=True)
     torch.autograd.grad(sum(own.values()), params, allow_unused=True)
