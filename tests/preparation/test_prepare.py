@@ -51,11 +51,11 @@ def first(raw, folder):
 class TestCremad:
     def test_tables(self, one_set):
         metadata = layout.read_metadata(one_set)
-        assert metadata["classes"] == ["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"]
-        assert metadata["modalities"] == {
+        assert metadata.classes == ["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"]
+        assert metadata.as_json()["modalities"] == {
             "audio": {"kind": "spectrogram", "shape": [257, 188]}, "visual": {"kind": "frames"},
         }  # fmt: skip
-        assert metadata["counts"]["per_class"] == dict.fromkeys(metadata["classes"], 4)
+        assert metadata.counts["per_class"] == dict.fromkeys(metadata.classes, 4)
         manifest = rows(one_set / "manifest.csv")
         assert len(manifest) == 24 and manifest == sorted(manifest)
         for id, label, group, audio, visual, stills in manifest:

@@ -133,7 +133,7 @@ def large():
 def stills(path, name):
     """The numbers that a video's stills carry, and their shapes."""
     files = prepared("frames", path, name).files
-    assert list(files) == [f"{i:06d}.jpg" for i in range(len(files))]
+    assert list(files) == [f"/{i:06d}.jpg" for i in range(len(files))]
     decoded = [cv2.imdecode(np.frombuffer(content, np.uint8), 1) for content in files.values()]
     assert all(blue.mean() < red.mean() - 10 for blue, _, red in map(cv2.split, decoded))
     return [int(frame_number(picture)) for picture in decoded], {p.shape for p in decoded}

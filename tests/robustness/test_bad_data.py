@@ -30,6 +30,7 @@ from mmpareto.datasets import cremad, kinetics_sounds
 from mmpareto.datasets.folder import Folder
 from mmpareto.preparation import engine
 from mmpareto.preparation.journal import Journal
+from mmpareto.preparation.tables import manifest_row, twins
 from mmpareto.preparation.worker import begin, convert_clip
 from mmpareto.results import figures
 from mmpareto.run import options
@@ -255,12 +256,12 @@ def test_raw_media(raw, pool, examples, tmp_path):
         source = Source(kinds[ending], path, vocabulary=10)
         clip = Clip("clip", "cat", "", {"it": source})
         record = engine._result(pool.schedule(convert_clip, [clip, recipe, out], timeout=60), clip)
-        assert ("problem" in record) != ("modalities" in record)
-        if "problem" in record:
-            _, word, detail = record["problem"]
+        assert bool(record.problem) != bool(record.modalities)
+        if record.problem:
+            _, word, detail = record.problem
             assert word and detail and word != "timeout"
         else:
-            assert record["modalities"]["it"]["files"]
+            assert record.modalities["it"].files
 
     attack(examples, check)
 
@@ -288,8 +289,8 @@ def test_journal(whole, raw, examples, tmp_path):
             else:
                 journal.forget(clip.id)
         for record in journal.good():
-            engine._manifest_row(record)
-        list(engine._twins(journal.good()))
+            manifest_row(record)
+        list(twins(journal.good()))
 
     def check(draw):
         damage = draw(st.sampled_from([lines_of, lines_of, None]))

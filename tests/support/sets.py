@@ -9,7 +9,7 @@ import soundfile
 
 import prepare
 from mmpareto.benchmarks import synthetic
-from mmpareto.data.layout import FILES, PARTS, SPLIT, split_path
+from mmpareto.data.layout import FILES, PARTS, SPLIT, Spec, split_path
 from mmpareto.preparation.tables import write_set
 from mmpareto.system.errors import UserError
 from mmpareto.system.paths import sha256
@@ -94,7 +94,7 @@ def write_arrays(root: Path, labels=(0, 1) * 18, values=None, classes=("one", "t
     metadata = {
         "dataset": "folder",
         "classes": list(classes),
-        "modalities": {"x": {"kind": "array", "shape": [8, 8]}},
+        "modalities": {"x": Spec("array", shape=[8, 8])},
         "recipe": dict(recipe),
         "splits": ["given"],
         "counts": {"clips": len(ids)},

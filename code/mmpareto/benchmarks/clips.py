@@ -93,7 +93,7 @@ class PlainReader(Dataset):
         from ..system import tables
 
         metadata = layout.read_metadata(root)
-        columns = layout.manifest_columns(metadata["modalities"])
+        columns = layout.manifest_columns(metadata.modalities)
         rows = tables.read_table(root / "manifest.csv", columns)
         self.clips = []
         wanted = set(ids)
@@ -170,7 +170,7 @@ def show_stages(raw: Path) -> None:
             worker.convert_clip(clip, recipe, Path(out))
         profile.disable()
     stages = {"_stills": "decode frames", "_jpeg": "resize, JPEG", "_samples": "read sound",
-              "spectrogram": "resample, STFT", "_hash": "hash raw files",
+              "spectrogram": "resample, STFT", "sha256": "hash raw files",
               "_store": "write, hash"}  # fmt: skip
     for (_, _, name), numbers in pstats.Stats(profile).stats.items():
         if name in stages:

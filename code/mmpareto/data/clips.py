@@ -10,7 +10,8 @@ from ..system.errors import UserError
 from ..system.paths import expect_regular
 
 ARRAYS = ("array", "flow", "tokens")  # kinds of .npy files
-KINDS = ("frames", "image", "audio", *ARRAYS)
+KINDS = ("frames", "image", "audio", *ARRAYS)  # of sources
+STORED_KINDS = {"audio": "spectrogram"}  # kind of what a source becomes, where it is another
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 POINTER = b"version https://git-lfs"  # how Git LFS pointers begin
 
@@ -46,6 +47,16 @@ class Problem(NamedTuple):
     modality: str
     reason: str
     detail: str
+
+
+class State(NamedTuple):
+    """What tells whether a source is still the one it was, and whether two are the same."""
+
+    name: str
+    row: int | None
+    bytes: int
+    changed: int  # nanoseconds
+    sha256: str = ""  # "" for a folder and for a row of a packed array
 
 
 class Bad(Exception):
@@ -136,11 +147,11 @@ def check_media(paths: Iterable[Path], hint: str) -> None:
         )
 
 
-def state_of(source: Source) -> list:
-    """What tells whether a source is still the one it was: name, row, bytes and time of change."""
+def state_of(source: Source) -> State:
+    """What a source is now, without its sum: reading files takes long."""
     path = source.path
     if not path.exists():
-        return [path.name, source.row, -1, 0]
+        return State(path.name, source.row, -1, 0)
     files = [p for p in path.iterdir() if p.is_file()] if path.is_dir() else [path]
     changed = max((p.stat().st_mtime_ns for p in files), default=0)
-    return [path.name, source.row, sum(p.stat().st_size for p in files), changed]
+    return State(path.name, source.row, sum(p.stat().st_size for p in files), changed)

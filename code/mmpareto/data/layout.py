@@ -13,12 +13,14 @@ journal.jsonl    what each clip became; a later call of prepare.py goes on from 
 
 import os
 import re
+from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from ..system import fields
 from ..system.errors import CONTROL, UserError
 from ..system.paths import expect_regular
+from ..system.records import as_record, check, is_count, parse
 from .samples import is_modality_name
 
 SCHEMA = 1
@@ -33,7 +35,60 @@ LARGEST = 2**27  # numbers, or pixels, in one file; more is a mistake, or meant 
 WORDS = 2**24  # in a vocabulary
 
 
-def read_metadata(root: Path) -> dict:
+@dataclass(frozen=True)
+class Spec:
+    """A modality of a set; its name is that of a plain folder."""
+
+    kind: str  # as of `Modality`
+    vocabulary: int | None = None  # of tokens
+    shape: list[int] | None = None  # of an array; None for pictures
+
+    def __post_init__(self) -> None:
+        """ValueError unless a reader can be made of it."""
+        shape, words = self.shape or [], self.vocabulary or 0
+        axes = {
+            "frames": [0], "image": [0], "tokens": [1], "spectrogram": [2], "flow": [4],
+            "array": range(1, 33),  # numpy's limit is 64, and batches have more axes
+        }  # fmt: skip
+        check(
+            kind=len(shape) in axes.get(self.kind, ()),
+            shape=all(map(is_count, shape)) and 0 < prod(shape) <= LARGEST,
+            vocabulary=0 < words <= WORDS if self.kind == "tokens" else not words,
+        )
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """metadata.json."""
+
+    schema: int
+    dataset: str
+    classes: list[str]
+    modalities: dict[str, Spec]
+    recipe: dict[str, Any]
+    splits: list[str]  # that prepare.py has written
+    counts: dict[str, Any]
+    recipe_hash: str
+    versions: dict[str, Any]
+    sha256: dict[str, str]  # of the tables
+
+    def __post_init__(self) -> None:
+        check(
+            schema=self.schema == SCHEMA,
+            classes=bool(self.classes) and _are_names(self.classes),
+            modalities=bool(self.modalities) and all(map(is_modality_name, self.modalities)),
+            splits=_are_names(self.splits) and all(map(is_file_name, self.splits)),
+            counts=type(self.counts.get("clips")) is int and is_count(self.counts["clips"]),
+            sha256=all(map(is_inside, self.sha256)),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        specs = asdict(self)["modalities"]
+        known = {n: {k: v for k, v in spec.items() if v is not None} for n, spec in specs.items()}
+        return {**vars(self), "modalities": known}
+
+
+def read_metadata(root: Path) -> Metadata:
     """metadata.json of the prepared set in root; UserError where there is none, or another."""
     path = root / "metadata.json"
     if not path.exists():
@@ -48,62 +103,18 @@ def read_metadata(root: Path) -> dict:
         )
     try:
         expect_regular(path)
-        metadata = fields.parse(path.read_text(encoding="utf-8"))
-        wrong = fields.wrong(metadata, _METADATA)
+        return as_record(parse(path.read_text(encoding="utf-8")), Metadata)
     except (OSError, ValueError) as error:
-        wrong = [f"{type(error).__name__}: {error}"]
-    if wrong:
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
         raise UserError(
-            f"{path}: is no metadata of a prepared set ({', '.join(wrong)}): copy the set again, "
-            "or prepare it anew"
-        )
-    return metadata
+            f"{path}: is no metadata of a prepared set ({kind}{error}): copy the set again, or "
+            "prepare it anew"
+        ) from None
 
 
-def _is_modality(name: str, spec: dict) -> bool:
-    """Whether it is a plain folder's name, and a reader can be made of its spec."""
-    kind, shape = spec["kind"], spec.get("shape")
-    if not is_modality_name(name) or not fields.is_number(spec.get("scale", 1)):
-        return False
-    if spec.get("scale", 1) <= 0 or not (shape is None or _is_shape(shape)):
-        return False
-    if kind == "tokens":
-        words = spec["vocabulary"]
-        return len(shape) == 1 and fields.is_count(words) and 0 < words <= WORDS
-    if kind == "frames" or (kind == "image" and shape is None):
-        return True
-    axes = {"spectrogram": 2, "image": 3, "flow": 4, "array": len(shape)}
-    return len(shape) == axes[kind]
-
-
-def _is_shape(value: list) -> bool:
-    return (
-        fields.are(fields.is_count)(value)
-        and 1 <= len(value) <= 32  # numpy's limit is 64, and batches have more axes
-        and 0 < prod(value) <= LARGEST
-    )
-
-
-def _are_names(value: list) -> bool:
-    """Texts that differ, and that a terminal can show."""
-    return (
-        fields.are(fields.is_text)(value)
-        and len(set(value)) == len(value)
-        and not any(map(CONTROL.search, value))
-    )
-
-
-_METADATA = {
-    "schema": lambda value: value == SCHEMA,
-    "dataset": fields.is_text,
-    "classes": lambda value: value and _are_names(value),
-    "modalities": lambda value: value and all(_is_modality(*item) for item in value.items()),
-    "recipe": lambda value: isinstance(value, dict),
-    "recipe_hash": fields.is_text,
-    "splits": lambda value: _are_names(value) and all(map(is_file_name, value)),
-    "counts": lambda value: fields.is_count(value["clips"]),
-    "sha256": lambda value: all(map(fields.is_text, value.values())) and all(map(is_inside, value)),
-}
+def _are_names(texts: list[str]) -> bool:
+    """Whether they differ, and a terminal can show them."""
+    return len(set(texts)) == len(texts) and not any(map(CONTROL.search, texts))
 
 
 def is_inside(path: str) -> bool:
@@ -139,10 +150,10 @@ def is_index(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) < 19
 
 
-def manifest_columns(modalities: dict[str, dict]) -> list[str]:
+def manifest_columns(modalities: dict[str, Spec]) -> list[str]:
     columns = list(MANIFEST)
     for name, spec in modalities.items():
-        columns += [name, stills_column(name)] if spec["kind"] == "frames" else [name]
+        columns += [name, stills_column(name)] if spec.kind == "frames" else [name]
     return columns
 
 
@@ -154,7 +165,7 @@ def split_path(root: Path, name: str) -> Path:
     return root / "splits" / f"{name}.csv"
 
 
-def split_names(root: Path, metadata: dict) -> list[str]:
+def split_names(root: Path, metadata: Metadata) -> list[str]:
     """The default split first; files that the user has added come last."""
-    known = metadata.get("splits", [])
-    return known + sorted({p.stem for p in (root / "splits").glob("*.csv")} - set(known))
+    found = {path.stem for path in (root / "splits").glob("*.csv")}
+    return metadata.splits + sorted(found - set(metadata.splits))

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from ..system.errors import UserError
 from ..system.tables import read_csv, read_table
-from .layout import PARTS, SPLIT, split_names, split_path
+from .layout import PARTS, SPLIT, Metadata, split_names, split_path
 
 List = dict[str, tuple[str, str]]  # id: (part, label)
+Parts = dict[str, list[str]]  # part: ids
 
 
 def read_lists(
@@ -84,7 +85,9 @@ def _counts(parts: Iterable[str]) -> str:
     return ", ".join(f"{part} {counts[part]}" for part in PARTS if part in counts)
 
 
-def read_split(root: Path, metadata: dict, wanted: str | None) -> tuple[str, dict[str, list[str]]]:
+def read_split(
+    root: Path, metadata: Metadata, wanted: str | None
+) -> tuple[str, dict[str, list[str]]]:
     """The name of a split, the default one if none is wanted, and the ids of its parts."""
     names = split_names(root, metadata)
     if not names:
@@ -94,7 +97,7 @@ def read_split(root: Path, metadata: dict, wanted: str | None) -> tuple[str, dic
     name = wanted or names[0]
     if name not in names:
         raise UserError(f"--split {name}: {root} has {', '.join(names)}")
-    parts: dict[str, list[str]] = {part: [] for part in PARTS}
+    parts: Parts = {part: [] for part in PARTS}
     seen = set()
     for row in read_table(split_path(root, name), SPLIT):
         if row["split"] not in parts or row["id"] in seen:

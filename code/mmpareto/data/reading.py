@@ -47,12 +47,12 @@ class Picture:
 
 
 class Array:
-    """Numbers as float32, as they are or divided by scale; FILE.npy, or FILE.npy#ROW."""
+    """Numbers as float32; FILE.npy, or FILE.npy#ROW."""
 
     dtype = np.float32
 
-    def __init__(self, shape: tuple[int, ...], scale: float = 1.0):
-        self.shape, self.scale = shape, scale
+    def __init__(self, shape: tuple[int, ...]):
+        self.shape = shape
 
     def read(self, path: str, row: dict[str, str], random: Random | None, out: np.ndarray) -> None:
         file, _, number = path.partition("#")
@@ -71,7 +71,7 @@ class Array:
         if values.size != out.size:
             raise UserError(_advice(path, f"shape {values.shape} found, {self.shape} expected"))
         with np.errstate(all="ignore"):  # what is not finite shows in the loss, and is told there
-            np.divide(values.reshape(self.shape), self.scale, out=out, casting="unsafe")
+            np.copyto(out, values.reshape(self.shape), casting="unsafe")
 
 
 class Tokens(Array):

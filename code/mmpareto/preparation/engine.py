@@ -1,8 +1,6 @@
 """Preparing a set clip by clip: in parallel, atomically, and from where the last call stopped."""
 
-import json
 import multiprocessing
-import os
 import shutil
 import signal
 from argparse import Namespace
@@ -17,20 +15,19 @@ from pebble import ProcessExpired, ProcessPool
 from tqdm import tqdm
 
 from ..data import recipes
-from ..data.clips import ARRAYS, Bad, Clip, Problem, Raw, check_media
-from ..data.layout import FILES, MANIFEST, PROBLEMS, stills_column
+from ..data.clips import ARRAYS, STORED_KINDS, Bad, Clip, Problem, Raw, check_media
+from ..data.layout import PROBLEMS, Spec
 from ..data.samples import recipe_hash
-from ..system import tables
 from ..system.errors import UserError, printable
 from ..system.interrupts import held_back
 from ..system.lock import Lock
 from ..system.paths import clear_errors
-from ..system.tables import quote_formula
+from ..system.tables import write_table
 from .archives import members
-from .journal import Journal
+from .journal import Journal, ReadArchive, Tried
 from .media import load_array
 from .splits import write_splits
-from .tables import write_set
+from .tables import counts, manifest_row, problem_rows, sweep, write_set
 from .worker import begin, convert_clip
 
 PATIENCE = 600  # seconds that one clip may take
@@ -40,7 +37,6 @@ HEAVY = ["av", "cv2", "sklearn.utils", "soundfile", "torch", "torchaudio"]
 HOPELESS = 50  # so many bad clips without a good one end the work early
 BY_CHANCE = ("worker_died", "timeout")  # problems that another try may not have
 REFUSED = "problems-of-last-call.csv"
-STORED_KINDS = {"audio": "spectrogram"}  # by kind of the source, where it is another
 
 
 def server() -> multiprocessing.context.BaseContext:
@@ -63,11 +59,6 @@ class Preparation:
         self.raw, self.flags = raw, flags
         self.out, self.scratch = flags.out, flags.out / ".tmp"
         self.recipe = recipes.named(vars(flags), raw.modalities, raw.lengths, raw.vocabularies)
-        self.modalities = {
-            name: {"kind": STORED_KINDS.get(kind, kind)} for name, kind in raw.modalities.items()
-        }
-        for name, size in raw.vocabularies.items():
-            self.modalities[name]["vocabulary"] = size
 
     def run(self) -> None:
         """Check what can be checked, prepare what is missing, then write the set's tables."""
@@ -103,7 +94,7 @@ class Preparation:
 
     def _check_links(self) -> None:
         """UserError for a link where files are written, and removed: it could lead anywhere."""
-        folders = [self.out / name for name in self.modalities]
+        folders = [self.out / name for name in self.raw.modalities]
         shards = [shard for folder in folders if folder.is_dir() for shard in folder.iterdir()]
         others = [self.scratch, self.out / "splits", self.out / "journal.jsonl"]
         for path in (*others, *folders, *shards):
@@ -150,7 +141,9 @@ class Preparation:
                 for future in wait(pending, return_when=FIRST_COMPLETED).done:
                     clip = pending.pop(future)
                     journal.add(_result(future, clip))
-                    self._forget_extracted(clip)
+                    for source in clip.sources.values():
+                        if source.path.is_relative_to(self.scratch):  # out of an archive
+                            source.path.unlink(missing_ok=True)
                     bar.update()
                     bar.set_postfix_str(f"{len(journal.bad_ids)} bad")
                     self._check_bad(journal, finished=False)
@@ -168,7 +161,7 @@ class Preparation:
                         collect(3 * self.flags.workers)
                     collect(0)
                     if archive:
-                        journal.add_archive(archive.name, self._state(archive))
+                        journal.add(ReadArchive(archive.name, self._state(archive)))
             except UserError:
                 collect(0)  # an archive ended early; what came out of it is kept
                 raise
@@ -188,8 +181,8 @@ class Preparation:
 
     def _lacks_some(self, journal: Journal) -> bool:
         """Whether clips have lost files since, or might do better at a second try."""
-        chance = any(r["problem"][1] in BY_CHANCE for r in journal.bad())
-        return chance or not all(journal.has_id(r["id"]) for r in journal.good())
+        chance = any(problem.reason in BY_CHANCE for _, problem in journal.bad())
+        return chance or not all(journal.has_id(record.id) for record in journal.good())
 
     def _state(self, archive: Path) -> list:
         return [archive.stat().st_size, recipe_hash({"wanted": sorted(self._wanted())})]
@@ -205,27 +198,21 @@ class Preparation:
         in_archives = self._wanted() if self.raw.archives else set()
         return in_archives | {clip.id for clip in self.raw.clips}
 
-    def _forget_extracted(self, clip: Clip) -> None:
-        for source in clip.sources.values():
-            if source.path.is_relative_to(self.scratch):
-                source.path.unlink(missing_ok=True)
-
     def _check_bad(self, journal: Journal, *, finished: bool) -> None:
         """UserError for too many bad clips at the end, and where nothing works from the start."""
         hopeless = len(journal.records) == len(journal.bad_ids) >= HOPELESS
         if not finished and not hopeless:
             return
         asked = self._asked()
-        bad = [record for record in journal.bad() if record["id"] in asked]
+        bad = [(record.id, problem) for record, problem in journal.bad() if record.id in asked]
         if hopeless or len(bad) > self.flags.max_bad * len(asked):
-            reasons = Counter(record["problem"][1] for record in bad)
-            counts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
+            reasons = Counter(problem.reason for _, problem in bad)
+            told = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
             path = self._write_problems(journal)
             raise UserError(
-                f"{len(bad)} of {len(asked)} clips cannot be used ({counts}), more than --max_bad "
-                f"{self.flags.max_bad:g} allows; first {bad[0]['id']}: {bad[0]['problem'][2]}; all "
-                f"in {path}: mend or replace their files and run this again, "
-                "or raise --max_bad"
+                f"{len(bad)} of {len(asked)} clips cannot be used ({told}), more than --max_bad "
+                f"{self.flags.max_bad:g} allows; first {bad[0][0]}: {bad[0][1].detail}; all in "
+                f"{path}: mend or replace their files and run this again, or raise --max_bad"
             )
 
     def _check_lists(self, found: set[str]) -> None:
@@ -264,71 +251,48 @@ class Preparation:
         """The tables of the set; metadata.json last."""
         good = journal.good()
         if self.raw.archives:
-            self._check_lists({r["id"] for r in (*good, *journal.bad())} | self.raw.left_out.keys())
+            self._check_lists(journal.records.keys() | self.raw.left_out.keys())
         if not good:
             path = self._write_problems(journal)
             raise UserError(f"--raw {self.flags.raw}: no clip left; see {path}")
-        for name in self.modalities:
-            shapes = ((r["id"], r["modalities"][name]["shape"]) for r in good)
-            if shape := _common_shape(name, shapes):
-                self.modalities[name]["shape"] = list(shape)
+        specs = {}
+        for name, kind in self.raw.modalities.items():
+            shape = _common_shape(name, ((r.id, r.modalities[name].shape) for r in good))
+            size = self.raw.vocabularies.get(name)
+            specs[name] = Spec(STORED_KINDS.get(kind, kind), size, list(shape) or None)
         for name in ("metadata.json", REFUSED):  # from here on the tables of the set change
             (self.out / name).unlink(missing_ok=True)
-        rows = [(r["id"], r["label"], r["group"]) for r in good]
-        split_names = write_splits(self.out, rows, self.raw.lists)
+        clips = [(record.id, record.label, record.group) for record in good]
+        split_names = write_splits(self.out, clips, self.raw.lists)
         journal.compact()
-        _sweep(self.out, self.modalities, good)
+        sweep(self.out, specs, good)
+        problems = self._problems(journal)
         metadata = {
             "dataset": self.raw.dataset,
             "classes": self.raw.classes,
-            "modalities": self.modalities,
+            "modalities": specs,
             "recipe": self.recipe,
             "splits": split_names,
-            "counts": self._counts(journal),
+            "counts": counts(good, problems),
         }
-        files = [f for r in good for item in r["modalities"].values() for f in item["files"]]
-        write_set(
-            self.out,
-            metadata,
-            map(_manifest_row, good),
-            [dict(zip(FILES, file, strict=True)) for file in files],
-            self._problems(journal),
-        )
-
-    def _counts(self, journal: Journal) -> dict:
-        good = journal.good()
-        actions = Counter((row["action"], row["reason"]) for row in self._problems(journal))
-        return {
-            "clips": len(good),
-            "per_class": dict(sorted(Counter(r["label"] for r in good).items())),
-            "files": sum(len(i["files"]) for r in good for i in r["modalities"].values()),
-            "bytes": sum(f[1] for r in good for i in r["modalities"].values() for f in i["files"]),
-            "excluded": {k: n for (action, k), n in sorted(actions.items()) if action != "kept"},
-            "doubtful": {k: n for (action, k), n in sorted(actions.items()) if action == "kept"},
-        }
+        files = [file._asdict() for record in good for file in record.files]
+        write_set(self.out, metadata, map(manifest_row, good), files, problems)
 
     def _write_problems(self, journal: Journal) -> Path:
         """For a call that ends without a set; a set that is there keeps its own table."""
         is_set = (self.out / "metadata.json").exists()
         path = self.out / (REFUSED if is_set else "problems.csv")
-        tables.write_table(path, PROBLEMS, self._problems(journal))
+        write_table(path, PROBLEMS, self._problems(journal))
         return path
 
-    def _problems(self, journal: Journal) -> list[dict]:
-        good, bad = journal.good(), journal.bad()
-        rows = [(r["id"], "excluded", *r["problem"]) for r in bad]
-        tried = {r["id"] for r in (*good, *bad)}
-        left_out = {id: p for id, p in self.raw.left_out.items() if id not in tried}
-        rows += [(id, "excluded", *problem) for id, problem in left_out.items()]
-        known = tried | left_out.keys()
-        missing = self._listed() - known
-        rows += [(id, "excluded", "", "missing", "in a list") for id in missing]
-        rows += [(r["id"], "kept", *doubt) for r in good for doubt in r["doubts"]]
-        rows += [(id, "kept", *problem) for id, problem in _twins(good)]
-        order = ("id", "action", "modality", "reason", "detail")
-        # a detail may quote what a file says of itself
-        rows = [(*row, quote_formula(printable(detail))) for *row, detail in sorted(rows)]
-        return [dict(zip(order, row, strict=True)) for row in rows]
+    def _problems(self, journal: Journal) -> list[dict[str, str]]:
+        """The rows of problems.csv."""
+        left_out = {
+            id: Problem("", "missing", "in a list")
+            for id in self._listed() - journal.records.keys()
+        }
+        left_out |= {i: p for i, p in self.raw.left_out.items() if i not in journal.records}
+        return problem_rows(journal, left_out)
 
 
 def _raw_shapes(clips: list[Clip], modality: str) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -354,48 +318,15 @@ def _common_shape(modality: str, shapes: Iterable[tuple[str, Sequence | None]]) 
     return next(iter(found), ())
 
 
-def _result(future, clip: Clip) -> dict:
+def _result(future, clip: Clip) -> Tried:
     """The record of a clip whose conversion has ended, however it ended."""
-    record = {"id": clip.id, "label": clip.label, "group": clip.group, "sources": {}}
     try:
-        return json.loads(json.dumps(future.result()))
+        return future.result()
     except ProcessExpired as death:
         reason = f"exit code {death.exitcode}"
         if death.exitcode < 0:
             reason = signal.Signals(-death.exitcode).name
-        return {**record, "problem": ["", "worker_died", f"its process ended by {reason}"]}
+        problem = Problem("", "worker_died", f"its process ended by {reason}")
     except TimeoutError:
-        return {**record, "problem": ["", "timeout", f"took more than {PATIENCE} s"]}
-
-
-def _manifest_row(record: dict) -> dict:
-    row = {column: record[column] for column in MANIFEST}
-    for name, item in record["modalities"].items():
-        row[name] = item["path"]
-        if item["stills"] is not None:
-            row[stills_column(name)] = item["stills"]
-    return row
-
-
-def _sweep(out: Path, modalities: dict, good: list[dict]) -> None:
-    """Remove what clips left behind that were bad this time, or killed before they were noted."""
-    listed = {out / f[0] for r in good for item in r["modalities"].values() for f in item["files"]}
-    for name in modalities:
-        for folder, _, files in os.walk(out / name, topdown=False):
-            for file in files:
-                if Path(folder, file) not in listed:
-                    Path(folder, file).unlink()
-            with suppress(OSError):
-                os.rmdir(folder)  # if it is empty
-
-
-def _twins(good: list[dict]) -> list[tuple[str, Problem]]:
-    """Clips whose raw file is another's, byte for byte, under another label."""
-    first, twins = {}, []
-    for record in good:
-        for name, (*_, digest) in record["sources"].items():
-            other = first.setdefault((name, digest), record) if digest else record
-            if other["label"] != record["label"]:
-                detail = f"same file as {other['id']}, labelled {other['label']}"
-                twins.append((record["id"], Problem(name, "duplicate", detail)))
-    return twins
+        problem = Problem("", "timeout", f"took more than {PATIENCE} s")
+    return Tried(clip.id, clip.label, clip.group, {}, problem=problem)

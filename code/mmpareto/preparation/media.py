@@ -32,10 +32,14 @@ FLAT = 1.0  # standard deviation of a picture, on the scale of [0, 255]
 class Item(NamedTuple):
     """One modality of one clip, ready to be written."""
 
-    files: dict[str, bytes]  # ending of the file's name, or a still's name
+    files: dict[str, bytes]  # by what follows the clip's name: ".npy", or "/000000.jpg"...
     shape: tuple[int, ...] | None = None  # of an array or spectrogram
     seconds: float | None = None
     doubts: dict[str, str] = {}  # reason: detail
+
+    @property
+    def is_folder(self) -> bool:
+        return next(iter(self.files)).startswith("/")
 
 
 class Still(NamedTuple):
@@ -68,7 +72,7 @@ def _frames(source: Source, recipe: dict) -> Item:
         raise Bad("too_short", f"{source.path.name} has no still ({seconds or 0:.2f} s)")
     flat = all(still.is_flat for still in stills)
     doubts = {"constant_picture": f"{len(stills)} stills of one colour"} if flat else {}
-    files = {f"{i:06d}.jpg": still.jpeg for i, still in enumerate(stills)}
+    files = {f"/{i:06d}.jpg": still.jpeg for i, still in enumerate(stills)}
     return Item(files, seconds=seconds, doubts=doubts)
 
 

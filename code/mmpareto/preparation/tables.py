@@ -1,36 +1,111 @@
 """The tables that make a folder of prepared files a set."""
 
+import os
 import platform
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
-from ..data.layout import FILES, PROBLEMS, SCHEMA, manifest_columns
+from ..data.clips import Problem
+from ..data.layout import FILES, PROBLEMS, SCHEMA, Metadata, manifest_columns, stills_column
 from ..data.samples import recipe_hash
+from ..system.errors import printable
 from ..system.paths import sha256
-from ..system.tables import write_table
+from ..system.tables import quote_formula, write_table
 from ..system.writing import write_json
+from .journal import Journal, Tried
 
 TOOLS = ("numpy", "torch", "torchaudio", "av", "opencv-python", "soundfile")
 
 
 def write_set(
-    out: Path, metadata: dict, manifest: Iterable[dict], files: Iterable[dict], problems: list[dict]
+    out: Path,
+    metadata: dict[str, Any],
+    manifest: Iterable[dict],
+    files: Iterable[dict],
+    problems: list[dict],
 ) -> None:
-    """Write all tables, metadata.json last; metadata lacks only what follows from the rest."""
+    """Write all tables, metadata.json last.
+
+    metadata: the fields of `Metadata`, without those that follow from the rest.
+    """
     write_table(out / "manifest.csv", manifest_columns(metadata["modalities"]), manifest)
     write_table(out / "files.csv", FILES, files)
     write_table(out / "problems.csv", PROBLEMS, problems)
     tables = ["manifest.csv", "files.csv", "problems.csv"]
     tables += [f"splits/{name}.csv" for name in metadata["splits"]]
-    metadata = {
-        "schema": SCHEMA,
+    content = Metadata(
+        SCHEMA,
         **metadata,
-        "recipe_hash": recipe_hash(metadata["recipe"]),
-        "versions": {"python": platform.python_version()} | _versions(),
-        "sha256": {name: sha256(out / name) for name in tables},
+        recipe_hash=recipe_hash(metadata["recipe"]),
+        versions={"python": platform.python_version()} | _versions(),
+        sha256={name: sha256(out / name) for name in tables},
+    )
+    write_json(out / "metadata.json", content.as_json())
+
+
+def manifest_row(record: Tried) -> dict[str, Any]:
+    row = {"id": record.id, "label": record.label, "group": record.group}
+    for name, item in record.modalities.items():
+        row[name] = item.path
+        if item.stills is not None:
+            row[stills_column(name)] = item.stills
+    return row
+
+
+def problem_rows(journal: Journal, left_out: dict[str, Problem]) -> list[dict[str, str]]:
+    """left_out: {id: why it was not tried}."""
+    good = journal.good()
+    rows = [(record.id, "excluded", problem) for record, problem in journal.bad()]
+    rows += [(id, "excluded", problem) for id, problem in left_out.items()]
+    rows += [(record.id, "kept", doubt) for record in good for doubt in record.doubts]
+    rows += [(id, "kept", twin) for id, twin in twins(good)]
+    # a detail may quote what a file says of itself
+    return [
+        {"id": id, "modality": problem.modality, "action": action, "reason": problem.reason,
+         "detail": quote_formula(printable(problem.detail))}
+        for id, action, problem in sorted(rows)
+    ]  # fmt: skip
+
+
+def twins(good: list[Tried]) -> Iterator[tuple[str, Problem]]:
+    """Clips whose raw file is another's, byte for byte, under another label."""
+    first: dict[tuple[str, str], Tried] = {}
+    for record in good:
+        for name, state in record.sources.items():
+            key = name, state.sha256
+            other = first.setdefault(key, record) if state.sha256 else record
+            if other.label != record.label:
+                detail = f"same file as {other.id}, labelled {other.label}"
+                yield record.id, Problem(name, "duplicate", detail)
+
+
+def counts(good: list[Tried], problems: list[dict[str, str]]) -> dict[str, Any]:
+    actions = Counter((row["action"], row["reason"]) for row in problems)
+    files = [file for record in good for file in record.files]
+    return {
+        "clips": len(good),
+        "per_class": dict(sorted(Counter(record.label for record in good).items())),
+        "files": len(files),
+        "bytes": sum(file.bytes for file in files),
+        "excluded": {k: n for (action, k), n in sorted(actions.items()) if action != "kept"},
+        "doubtful": {k: n for (action, k), n in sorted(actions.items()) if action == "kept"},
     }
-    write_json(out / "metadata.json", metadata)
+
+
+def sweep(out: Path, modalities: Iterable[str], good: list[Tried]) -> None:
+    """Remove what clips left behind that were bad this time, or killed before they were noted."""
+    listed = {out / file.path for record in good for file in record.files}
+    for name in modalities:
+        for folder, _, files in os.walk(out / name, topdown=False):
+            for file in files:
+                if Path(folder, file) not in listed:
+                    Path(folder, file).unlink()
+            with suppress(OSError):
+                os.rmdir(folder)  # if it is empty
 
 
 def _versions() -> dict[str, str]:

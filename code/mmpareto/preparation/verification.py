@@ -13,13 +13,14 @@ from tqdm import tqdm
 
 from ..data import layout, pictures
 from ..data.clips import POINTER
-from ..data.layout import is_index, is_inside, is_linked
+from ..data.layout import Metadata, is_index, is_inside, is_linked
 from ..data.lists import read_split, shared_groups
 from ..data.samples import recipe_hash
 from ..system import paths, tables
 from ..system.errors import UserError, printable
 from ..system.paths import expect_regular
 
+Finding = tuple[str, str]  # its kind, and what it was found in
 SAMPLE = 0.05  # share of the media files that are read without --full
 
 
@@ -47,10 +48,10 @@ def verify(root: Path, *, full: bool, workers: int) -> Report:
     metadata = layout.read_metadata(root)
     report = Report()
     fact = report.facts.append
-    fact(f"Set      {metadata['dataset']}, recipe {metadata['recipe_hash']}, {root}")
+    fact(f"Set      {metadata.dataset}, recipe {metadata.recipe_hash}, {root}")
     _check_metadata(root, metadata, report)
     try:
-        columns = layout.manifest_columns(metadata["modalities"])
+        columns = layout.manifest_columns(metadata.modalities)
         clips = tables.read_table(root / "manifest.csv", columns)
         files = tables.read_table(root / "files.csv", layout.FILES)
         problems = tables.read_table(root / "problems.csv", layout.PROBLEMS)
@@ -64,17 +65,17 @@ def verify(root: Path, *, full: bool, workers: int) -> Report:
     actions = Counter(row["action"] for row in problems)
     size = sum(int(f["bytes"]) for f in files if is_index(f["bytes"]))
     fact(
-        f"Clips    {len(clips)} in {len(metadata['classes'])} classes; {actions['excluded']} "
+        f"Clips    {len(clips)} in {len(metadata.classes)} classes; {actions['excluded']} "
         f"excluded, {actions['kept']} remarks on kept ones, see problems.csv"
     )
     fact(f"Files    {len(files)}, {size / 1e6:.1f} MB; {read} of them read whole")
     return report
 
 
-def _check_metadata(root: Path, metadata: dict, report: Report) -> None:
-    if recipe_hash(metadata["recipe"]) != metadata["recipe_hash"]:
+def _check_metadata(root: Path, metadata: Metadata, report: Report) -> None:
+    if recipe_hash(metadata.recipe) != metadata.recipe_hash:
         report.add("recipe is not what its hash says", "metadata.json")
-    for name, digest in metadata["sha256"].items():
+    for name, digest in metadata.sha256.items():
         path = root / name
         if is_linked(root, name):
             report.add("link instead of a file", name)
@@ -84,7 +85,7 @@ def _check_metadata(root: Path, metadata: dict, report: Report) -> None:
             report.add("edited or damaged since it was prepared", name)
 
 
-def _check_clips(clips: list[dict], metadata: dict, report: Report) -> None:
+def _check_clips(clips: list[dict], metadata: Metadata, report: Report) -> None:
     ids = Counter(row["id"].lower() for row in clips)
     for id, count in ids.items():
         if count > 1:
@@ -92,23 +93,23 @@ def _check_clips(clips: list[dict], metadata: dict, report: Report) -> None:
     for row in clips:
         if not layout.ID.fullmatch(row["id"]):
             report.add("id with other characters than A-Z a-z 0-9 _ . -", repr(row["id"]))
-        if row["label"] not in metadata["classes"]:
+        if row["label"] not in metadata.classes:
             report.add("label that is no class", f"{row['id']}: {row['label']}")
-    if len(clips) != metadata["counts"]["clips"]:
-        report.add("number of clips", f"{len(clips)}, of {metadata['counts']['clips']}")
+    if len(clips) != metadata.counts["clips"]:
+        report.add("number of clips", f"{len(clips)}, of {metadata.counts['clips']}")
 
 
 def _check_paths(
-    root: Path, clips: list[dict], files: list[dict], metadata: dict, report: Report
+    root: Path, clips: list[dict], files: list[dict], metadata: Metadata, report: Report
 ) -> None:
     """Every path stays inside, every file is listed once, and none is there that is not listed."""
     expected = set()
     for row in clips:
-        for name, spec in metadata["modalities"].items():
+        for name, spec in metadata.modalities.items():
             path, stills = row[name], row.get(layout.stills_column(name))
             if not is_inside(path):
                 report.add("path outside the set", f"{row['id']}: {path}")
-            elif spec["kind"] != "frames":
+            elif spec.kind != "frames":
                 file, _, number = path.partition("#")
                 expected.add(file)
                 if number and not (is_index(number) and int(number) < _rows(root / file)):
@@ -125,7 +126,7 @@ def _check_paths(
         report.add("not in files.csv", path)
     for path in listed - expected:
         report.add("in files.csv, but of no clip", path)
-    for name in metadata["modalities"]:
+    for name in metadata.modalities:
         for folder, _, names in os.walk(root / name):
             for file in names:
                 path = Path(folder, file).relative_to(root).as_posix()
@@ -143,7 +144,7 @@ def _rows(path: Path) -> int:
 
 
 def _check_splits(
-    root: Path, clips: list[dict], problems: list[dict], metadata: dict, report: Report
+    root: Path, clips: list[dict], problems: list[dict], metadata: Metadata, report: Report
 ) -> None:
     rows = {row["id"]: row for row in clips}
     explained = {row["id"] for row in problems if row["action"] == "excluded"}
@@ -178,7 +179,7 @@ def _of(listed: int, present: int) -> str:
 
 
 def _read_files(
-    root: Path, files: list[dict], metadata: dict, report: Report, *, full: bool, workers: int
+    root: Path, files: list[dict], metadata: Metadata, report: Report, *, full: bool, workers: int
 ) -> int:
     """Sizes of all files; contents of all, or of a seeded sample. Returns how many were read."""
     chosen = range(len(files))
@@ -188,7 +189,7 @@ def _read_files(
     chosen = set(chosen)
     packed = {f["path"] for f in files if f["path"].count("/") == 0}
 
-    def check(number: int) -> tuple[str, str] | None:
+    def check(number: int) -> Finding | None:
         file = files[number]
         return _check_file(root, file, metadata, whole=number in chosen or file["path"] in packed)
 
@@ -200,7 +201,7 @@ def _read_files(
     return len(chosen)
 
 
-def _check_file(root: Path, file: dict, metadata: dict, *, whole: bool) -> tuple[str, str] | None:
+def _check_file(root: Path, file: dict, metadata: Metadata, *, whole: bool) -> Finding | None:
     path, name = root / file["path"], file["path"]
     if not is_inside(name):
         return None  # reported with the paths, and nothing is read there
@@ -225,8 +226,8 @@ def _check_file(root: Path, file: dict, metadata: dict, *, whole: bool) -> tuple
     return _check_content(path, name, metadata)
 
 
-def _check_content(path: Path, name: str, metadata: dict) -> tuple[str, str] | None:
-    spec = metadata["modalities"].get(name.split("/")[0], {})
+def _check_content(path: Path, name: str, metadata: Metadata) -> Finding | None:
+    spec = metadata.modalities.get(name.split("/")[0])
     if not name.endswith(".npy"):
         is_picture = pictures.read(path) is not None
         return None if is_picture else ("picture that does not decode", name)
@@ -237,11 +238,11 @@ def _check_content(path: Path, name: str, metadata: dict) -> tuple[str, str] | N
         return "array that does not load", name
     if not isinstance(values, np.ndarray):
         return "array that does not load", name
-    if "shape" in spec and list(values.shape) != spec["shape"]:
+    if spec and spec.shape and list(values.shape) != spec.shape:
         return "array of another shape than declared", f"{name} {values.shape}"
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         return "array with NaN or infinite numbers", name
-    if spec.get("kind") == "tokens" and not _are_tokens(values, spec["vocabulary"]):
+    if spec and spec.vocabulary and not _are_tokens(values, spec.vocabulary):
         return "tokens that are no integers of the vocabulary", name
     return None
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
-from ..data.clips import Bad, Clip, Problem, state_of
+from ..data.clips import Bad, Clip, Problem, State, state_of
 from ..data.pictures import cv2
 from ..system.errors import UserError
 from ..system.orphans import end_after
 from ..system.paths import sha256
+from .journal import File, Stored, Tried
 from .media import Item, convert
 
 LONGEST_GAP = 0.25  # seconds between the ends of sound and picture that need no remark
@@ -26,29 +27,30 @@ def begin() -> None:
     torch.set_num_threads(1)
 
 
-def convert_clip(clip: Clip, recipe: dict, out: Path) -> dict:
+def convert_clip(clip: Clip, recipe: dict, out: Path) -> Tried:
     """In a worker: prepare one clip, and say what became of it."""
-    record = {"id": clip.id, "label": clip.label, "group": clip.group, "sources": {}}
+    sources: dict[str, State] = {}
+    known = clip.id, clip.label, clip.group, sources
     items, doubts = {}, []
     for name, source in clip.sources.items():
         try:
-            record["sources"][name] = [*state_of(source), _hash(source.path, source.row)]
+            is_file = source.row is None and source.path.is_file()
+            digest = sha256(source.path) if is_file else ""
+            sources[name] = state_of(source)._replace(sha256=digest)
             items[name] = convert(source, recipe)
         except Bad as bad:
-            return {**record, "problem": Problem(name, bad.reason, bad.detail)}
+            return Tried(*known, problem=Problem(name, bad.reason, bad.detail))
         except Exception as error:  # decoders fail in many ways; the other clips go on
             reason = " ".join(str(error).split())
             detail = f"{source.path.name}: {type(error).__name__}: {reason}"
-            return {**record, "problem": Problem(name, "unreadable", detail)}
+            return Tried(*known, problem=Problem(name, "unreadable", detail))
         doubts += [Problem(name, *doubt) for doubt in items[name].doubts.items()]
     doubts += _gaps(clip, items)
-    stored = {}
-    for name, item in items.items():
-        stored[name] = _store(out, name, clip.id, item)
-    return {**record, "modalities": stored, "doubts": doubts}
+    stored = {name: _store(out, name, clip.id, item) for name, item in items.items()}
+    return Tried(*known, stored, doubts)
 
 
-def _gaps(clip: Clip, items: dict) -> list[Problem]:
+def _gaps(clip: Clip, items: dict[str, Item]) -> list[Problem]:
     ends = {clip.sources[n].kind: item.seconds for n, item in items.items() if item.seconds}
     gap = abs(ends.get("audio", 0) - ends.get("frames", 0)) if len(ends) > 1 else 0
     if gap <= LONGEST_GAP:
@@ -57,23 +59,22 @@ def _gaps(clip: Clip, items: dict) -> list[Problem]:
     return [Problem("", "length_mismatch", detail)]
 
 
-def _store(out: Path, modality: str, id: str, item: Item) -> dict:
-    """Write an item aside, then move it into its place; nothing half-written is ever there."""
+def _store(out: Path, modality: str, id: str, item: Item) -> Stored:
+    """Write an item aside, then move it into its place; nothing half-written is ever there.
+
+    Files are not synced one by one, as `write_atomically` does: a clip may have hundreds.
+    """
     shard = hashlib.sha256(id.encode()).hexdigest()[:2]
-    if len(item.files) == 1 and next(iter(item.files)).startswith("."):
-        path, stills = f"{modality}/{shard}/{id}{next(iter(item.files))}", None
-        names = {path: path}
-    else:
-        path, stills = f"{modality}/{shard}/{id}", len(item.files)
-        names = {name: f"{path}/{name}" for name in item.files}
+    files = {f"{modality}/{shard}/{id}{end}": content for end, content in item.files.items()}
+    path, stills = next(iter(files)), None
+    if item.is_folder:
+        path, stills = f"{modality}/{shard}/{id}", len(files)
     aside, place = out / ".tmp" / f"{modality}.{id}", out / path
     try:
-        if stills is None:
-            aside.write_bytes(next(iter(item.files.values())))
-        else:
+        if item.is_folder:
             aside.mkdir()
-            for name, content in item.files.items():
-                (aside / name).write_bytes(content)
+        for name, content in files.items():
+            (aside / name[len(path) + 1 :]).write_bytes(content)  # of one file, aside itself
         place.parent.mkdir(parents=True, exist_ok=True)
         if place.is_dir():
             shutil.rmtree(place)  # of a process killed before its journal line
@@ -83,13 +84,5 @@ def _store(out: Path, modality: str, id: str, item: Item) -> dict:
             f"{place}: cannot be written ({error.strerror}): make room and run this again; "
             "finished clips are kept"
         ) from None
-    files = [
-        [name, len(content), hashlib.sha256(content).hexdigest()]
-        for name, content in zip(names.values(), item.files.values(), strict=True)
-    ]
-    return {"path": path, "stills": stills, "shape": item.shape, "files": files}
-
-
-def _hash(path: Path, row: int | None) -> str:
-    """Of a raw file, to find twins; "" for a folder and for a row of a packed array."""
-    return sha256(path) if row is None and path.is_file() else ""
+    listed = [File(n, len(c), hashlib.sha256(c).hexdigest()) for n, c in files.items()]
+    return Stored(path, stills, list(item.shape) if item.shape else None, listed)

@@ -106,7 +106,7 @@ def _find_dataset(options: Namespace) -> None:
     if options.dataset not in DATASETS and folder.is_dir():
         if options.data_root:
             raise UserError(f"--data_root: --dataset {folder} is a folder already: drop one")
-        options.dataset, options.data_root = read_metadata(folder)["dataset"], folder
+        options.dataset, options.data_root = read_metadata(folder).dataset, folder
     elif options.dataset not in DATASETS and len(folder.parts) > 1:
         raise UserError(f"--dataset {folder}: no such folder: give a prepared set, or a name")
     options.dataset = DATASETS.find(options.dataset)

@@ -17,6 +17,8 @@ from ...data.layout import (
     LARGEST,
     PROBLEMS,
     STILLS,
+    Metadata,
+    Spec,
     is_index,
     is_inside,
     is_linked,
@@ -88,35 +90,35 @@ class Prepared(Dataset):
     def load(cls, flags: Namespace) -> Data:
         root: Path = flags.data_root
         metadata = read_metadata(root)
-        if metadata["dataset"] != cls.name:
+        if metadata.dataset != cls.name:
             raise UserError(
-                f"--data_root {root}: it holds {metadata['dataset']}, not {cls.name}: give "
-                f"--dataset {metadata['dataset']}"
+                f"--data_root {root}: it holds {metadata.dataset}, not {cls.name}: give "
+                f"--dataset {metadata.dataset}"
             )
-        columns = manifest_columns(metadata["modalities"])
+        columns = manifest_columns(metadata.modalities)
         rows = read_manifest(root / "manifest.csv", columns)
         split, listed = read_split(root, metadata, flags.split)
         parts = {part: [rows[id] for id in ids if id in rows] for part, ids in listed.items()}
         _check_parts(root, split, listed, parts, metadata)
         excluded = sum(map(len, listed.values())) - sum(map(len, parts.values()))
         more = f"; {excluded} of its clips are excluded, see problems.csv" if excluded else ""
-        readers = _readers(metadata["modalities"], flags)
-        classes = {label: i for i, label in enumerate(metadata["classes"])}
+        readers = _readers(metadata.modalities, flags)
+        classes = {label: i for i, label in enumerate(metadata.classes)}
         return Data(
             name=cls.name,
-            classes=metadata["classes"],
+            classes=metadata.classes,
             modalities={
-                name: Modality(spec["kind"], readers[name].shape, spec.get("vocabulary"))
-                for name, spec in metadata["modalities"].items()
+                name: Modality(spec.kind, readers[name].shape, spec.vocabulary)
+                for name, spec in metadata.modalities.items()
             },
             splits={
                 part: PreparedSplit(root, chosen, readers, classes)
                 for part, chosen in parts.items()
             },
-            recipe=metadata["recipe"],
+            recipe=metadata.recipe,
             notes=(f"Split    {split}{more}", *_overlaps(parts)),
             # metadata.json stands for the media files, which would take long to read
-            identity=f"{sha256(root / 'manifest.csv')} {metadata['sha256'].get('files.csv')}",
+            identity=f"{sha256(root / 'manifest.csv')} {metadata.sha256.get('files.csv')}",
         )
 
 
@@ -152,9 +154,9 @@ class PreparedSplit(Split):
         return PreparedSplit(self.root, rows, self.readers, self.classes)
 
 
-def _check_parts(root: Path, split: str, listed: dict, parts: dict, metadata: dict) -> None:
+def _check_parts(root: Path, split: str, listed: dict, parts: dict, metadata: Metadata) -> None:
     """UserError for a part without clips, a class unknown, or a clip gone without a reason."""
-    classes, names = metadata["classes"], list(metadata["modalities"])
+    classes, names = metadata.classes, list(metadata.modalities)
     for part, rows in parts.items():
         if not rows:
             raise UserError(f"--split {split}: not one clip of {part} is in the set {root}")
@@ -183,7 +185,7 @@ def _check_parts(root: Path, split: str, listed: dict, parts: dict, metadata: di
         )
 
 
-def _readers(modalities: dict[str, dict], flags: Namespace) -> dict:
+def _readers(modalities: dict[str, Spec], flags: Namespace) -> dict:
     try:
         from ...data.reading import Array, Frames, Picture, Tokens
     except ModuleNotFoundError as error:
@@ -192,15 +194,15 @@ def _readers(modalities: dict[str, dict], flags: Namespace) -> dict:
         ) from None
     readers = {}
     for name, spec in modalities.items():
-        if spec["kind"] == "frames":
+        shape = tuple(spec.shape or ())
+        if spec.kind == "frames":
             readers[name] = Frames(name, flags.num_frames, flags.image_size)
-        elif spec["kind"] == "image" and "shape" not in spec:
+        elif spec.kind == "image":
             readers[name] = Picture(flags.image_size)
-        elif spec["kind"] == "tokens":
-            readers[name] = Tokens(tuple(spec["shape"]))
+        elif spec.kind == "tokens":
+            readers[name] = Tokens(shape)
         else:
-            channel = (1,) if spec["kind"] == "spectrogram" else ()
-            readers[name] = Array((*channel, *spec["shape"]), spec.get("scale", 1.0))
+            readers[name] = Array((1, *shape) if spec.kind == "spectrogram" else shape)
         if prod(readers[name].shape) > LARGEST:
             raise UserError(
                 f"--image_size, --num_frames: a sample of {name} would have the shape "
