@@ -239,3 +239,86 @@ class TestHowLossesAreMade:
         with torch.no_grad():
             integrator.backward(*losses)
         torch.testing.assert_close(gradients(model), expected, rtol=0, atol=0)
+
+
+class TestRefusals:
+    def test_wrong_late(self):
+        model = tiny_models.build(tiny_models.Mixing)
+        inputs, targets = tiny_models.batch(model)
+        integrator = MMPareto(model, model.encoders, late=True)
+        with pytest.raises(ValueError, match="late=False if modalities mix"):
+            integrator.backward(*tiny_models.losses(model(inputs), targets))
+        assert not gradients(model)
+
+    def test_losses_under_each_others_names(self):
+        model = tiny_models.build()
+        inputs, targets = tiny_models.batch(model)
+        joint, unimodal = tiny_models.losses(model(inputs), targets)
+        with pytest.raises(ValueError, match="which loss goes under which name"):
+            MMPareto(model, model.encoders).backward(
+                joint, {"a": unimodal["b"], "b": unimodal["a"]}
+            )
+
+    def test_missing_loss(self):
+        model = tiny_models.build()
+        joint, unimodal = tiny_models.losses(
+            model(tiny_models.batch(model)[0]), torch.zeros(12).long()
+        )
+        with pytest.raises(ValueError, match=r"\['a'\] given for encoders \['a', 'b'\]"):
+            MMPareto(model, model.encoders).backward(joint, {"a": unimodal["a"]})
+
+    def test_losses_that_are_no_scalars(self):
+        model = tiny_models.build()
+        joint, unimodal = tiny_models.losses(
+            model(tiny_models.batch(model)[0]), torch.zeros(12).long()
+        )
+        integrator = MMPareto(model, model.encoders)
+        with pytest.raises(ValueError, match=r"the loss of 'joint' has shape \(12,\)"):
+            integrator.backward(joint.expand(12), unimodal)
+        with pytest.raises(ValueError, match=r"the loss of 'b' has shape \(3, 4\)"):
+            integrator.observe(joint, {**unimodal, "b": unimodal["b"].expand(3, 4)})
+
+    def test_encoder_under_two_names(self):
+        model = tiny_models.build()
+        with pytest.raises(ValueError, match="'a' and 'b' share a parameter"):
+            MMPareto(model, {"a": model.encoders["a"], "b": model.encoders["a"]})
+
+    def test_shared_parameter(self):
+        model = tiny_models.build()
+        model.encoders["b"][0].weight = model.encoders["a"][0].weight
+        with pytest.raises(ValueError, match="share a parameter"):
+            MMPareto(model, model.encoders)
+
+    def test_foreign_encoder(self):
+        with pytest.raises(ValueError, match="'a' is not a part of the model"):
+            MMPareto(tiny_models.build(), {"a": tiny_models.Encoder()})
+
+    def test_no_encoder(self):
+        with pytest.raises(ValueError, match="no named encoders"):
+            MMPareto(tiny_models.build(), {})
+        model = tiny_models.build()
+        with pytest.raises(ValueError, match=r"give \{name: module\}"):
+            MMPareto(model, list(model.encoders.values()))
+
+    def test_distributed_model(self, tmp_path):
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1
+        )
+        try:
+            model = tiny_models.build()
+            wrapped = nn.parallel.DistributedDataParallel(model)
+            with pytest.raises(ValueError, match="processes would drift apart"):
+                MMPareto(wrapped, model.encoders)
+        finally:
+            torch.distributed.destroy_process_group()
+
+    @pytest.mark.parametrize("gamma", [0, -1, float("nan"), float("inf")])
+    def test_gamma(self, gamma):
+        model = tiny_models.build()
+        with pytest.raises(ValueError, match="gamma is"):
+            MMPareto(model, model.encoders, gamma=gamma)
+
+    def test_granularity(self):
+        model = tiny_models.build()
+        with pytest.raises(ValueError, match="granularity is 'layer'"):
+            MMPareto(model, model.encoders, granularity="layer")

@@ -13,8 +13,9 @@ CODE = Path(__file__).resolve().parents[2] / "code"
 
 
 def test_a_step_stays_in_few_files(tmp_path):
-    """Of MMPareto with the defaults; comprehensions are no calls."""
-    flags = options.parse(["--limit_batches", "2", "--out", str(tmp_path / "run")])
+    """Of MMPareto on cgdigits; comprehensions are no calls."""
+    words = ["--encoder", "cnn", "--limit_batches", "2", "--out", str(tmp_path / "run")]
+    flags = options.parse(words)
     trainer = Trainer(flags, Namespace(state=None))
     trainer.train_epoch()  # the first step of all verifies what it is given
     calls = []

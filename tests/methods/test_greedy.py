@@ -1,0 +1,213 @@
+"""The greedy method and G-Blend: published values, literal references, separate trainings."""
+
+from argparse import Namespace
+from copy import deepcopy
+from types import SimpleNamespace
+
+import pytest
+import reference_imbalance as literal
+import tiny_models
+import torch
+import torch.nn.functional as F
+from balance import double, method_of, trainer_of
+
+from mmpareto.data.samples import Batch
+from mmpareto.methods import METHODS, gblend, greedy
+from mmpareto.models.predict import mean_losses
+
+
+class TestGreedy:
+    def test_conditional_speed(self):
+        """Speeds (.02, .05) and (.08, .1): branch 1 leans on the other and loses its gate."""
+        found = greedy.conditional_speed(double(0.02, 0.05), double(0.08, 0.1))
+        assert found.tolist() == pytest.approx((-0.602060, -0.301030), abs=1e-6)
+        assert found.argmax() == 1
+
+    @pytest.mark.parametrize("modalities", [2, 3])
+    @pytest.mark.parametrize("parts", [1, 3])
+    def test_sixty_steps_equal_the_reference(self, modalities, parts):
+        ours = tiny_models.mmtm(modalities)
+        theirs = deepcopy(ours)
+        steppers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (ours, theirs)]
+        method = method_of("greedy", ours, threshold=0.05)
+        slow = literal.Greedy(list(ours.encoders), 3, threshold=0.05, steps=3)
+        ours.train()
+        windows = []
+        for step in range(60):
+            method.epoch = 1 if step < 5 else 2  # one epoch of warm-up
+            inputs, targets = tiny_models.batch(ours)
+            inputs["b"] = inputs["b"] / 9 + targets[:, None]
+            for stepper in steppers:
+                stepper.zero_grad()
+            for chunk, truth, told in tiny_models.micro_batches(inputs, targets, parts):
+                tiny_models.step(method, chunk, truth, **told)
+                features = slow.features(theirs, chunk)
+                logits = [theirs.joint_heads[n](z) for n, z in features.items()]
+                (sum(F.cross_entropy(u, truth) for u in logits) / parts).backward()
+            windows.append(slow.left)
+            slow.after_backward(theirs, warm=step >= 5)
+            for stepper in steppers:
+                stepper.step()
+            assert method.state["window"][0] == slow.left
+        assert not any(windows[:6]) and 5 < sum(left > 0 for left in windows) < 60
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-6)
+        for exchange, seen in zip(ours.exchanges, slow.gates, strict=True):
+            for name, gates in seen.items():  # each gate its own mean
+                expected = sum(gates) / len(gates)
+                torch.testing.assert_close(exchange.mean_gate(name), expected, rtol=1e-5, atol=1e-6)
+
+    def test_speeds_are_measured_before_the_step_and_outside_windows(self):
+        model = tiny_models.mmtm().train()
+        method = method_of("greedy", model, threshold=0.0, warmup_epochs=0)
+        method.epoch = 1
+        inputs, targets = tiny_models.batch(model)
+        tiny_models.step(method, inputs, targets)
+        assert method.state["window"][0] == 3
+        before = method.state["main_speed"].clone()
+        for left in (2, 1, 0):
+            model.zero_grad()
+            record = tiny_models.step(method, inputs, targets)
+            assert method.state["window"][0] == left and record.measures["window"] == 1
+            assert torch.equal(method.state["main_speed"], before)
+        model.zero_grad()
+        assert tiny_models.step(method, inputs, targets).measures["window"] == 0
+        assert (method.state["main_speed"] > before).all()
+
+    def test_gates_of_a_window(self):
+        """The frozen branch's gates take no gradient; all others do."""
+        model = tiny_models.mmtm().train()
+        method = method_of("greedy", model)
+        model(tiny_models.batch(model)[0])
+        method.state["window"].copy_(torch.tensor([2, 1]))
+        tiny_models.step(method, *tiny_models.batch(model))
+        for exchange in model.exchanges:
+            assert exchange.excite["b"].weight.grad is None
+            assert exchange.excite["a"].weight.grad.abs().sum() > 0
+
+    def test_the_joint_prediction_is_the_mean(self):
+        model = tiny_models.mmtm().eval()
+        output = model(tiny_models.batch(model)[0])
+        logits = model.read_out(output.features)
+        torch.testing.assert_close(output.joint, (logits["a"] + logits["b"]) / 2)
+
+
+class TestGBlend:
+    # losses of A, V, J: training before and after, validation before and after
+    TABLE = (1.8, 1.9, 1.5), (2.0, 2.0, 1.6), (1.0, 1.6, 0.9), (1.5, 1.8, 1.2)
+
+    def test_values(self):
+        found = gblend.blend(*(double(*row) for row in self.TABLE))
+        assert found.tolist() == pytest.approx((0.15625, 0.5625, 0.28125), abs=1e-6)
+
+    def test_no_generalisation(self):
+        """Weight zero, not its absolute value; if nobody generalises all are equal."""
+        rows = [double(*row) for row in self.TABLE]
+        rows[3][1] = 2.5
+        found = gblend.blend(*rows)
+        assert found[1] == 0 and found.sum().item() == pytest.approx(1)
+        rows[3] = rows[1] + 1
+        assert gblend.blend(*rows).tolist() == pytest.approx([1 / 3] * 3)
+
+    def test_no_overfitting_at_all(self):
+        found = gblend.blend(double(2, 2), double(2, 2), double(1, 1), double(1, 1.5))
+        assert found.isfinite().all() and found[0] > 0.99
+
+    def losses(self, trainer):
+        """Means over samples in evaluation mode, one sample after the other."""
+        found = {}
+        for name in ("train", "val"):
+            split, rows = trainer.data.splits[name], []
+            for i in range(len(split)):
+                inputs, targets = split.read([i])
+                with torch.no_grad():
+                    joint, unimodal = tiny_models.losses(trainer.model.eval()(inputs), targets)
+                rows.append({"joint": joint, **unimodal})
+            found[name] = {k: torch.stack([r[k] for r in rows]).mean().double() for k in rows[0]}
+        return found
+
+    @pytest.mark.parametrize("dataset", ["toy", "toy3"])
+    @pytest.mark.parametrize(("own", "at", "length"), [([], 0, 3), (["--super_epoch", 2], 2, 1)])
+    def test_weights_are_those_of_separate_trainings(self, tmp_path, dataset, own, at, length):
+        """Offline, and online before the third epoch, whose copies go on from where it is."""
+        flags = ["--epochs", 3, "--lr_decay_step", 1]
+        ours = trainer_of(tmp_path / "a", "--method", "gblend", *own, *flags, dataset=dataset)
+        for _ in range(at):
+            ours.train_epoch()
+            ours.scheduler.step()
+            ours.epoch += 1
+        model = deepcopy(ours.model.state_dict())
+        optimizer = deepcopy(ours.optimizer.state_dict())
+        before, after = self.losses(ours), {"train": {}, "val": {}}
+        for objective in [*ours.model.encoders, "joint"]:
+            method = "joint" if objective == "joint" else "unimodal"
+            alone = trainer_of(
+                tmp_path / objective, "--method", method, "--no_probes", *flags, dataset=dataset
+            )
+            alone.model.load_state_dict(model)
+            alone.optimizer.load_state_dict(deepcopy(optimizer))
+            alone.scheduler.load_state_dict(ours.scheduler.state_dict())
+            alone.epoch = at
+            for _ in range(length):
+                alone.train_epoch()
+                alone.scheduler.step()
+                alone.epoch += 1
+            found = self.losses(alone)
+            for split in after:
+                after[split][objective] = found[split][objective]
+        raw = {}
+        for name in before["val"]:
+            gain = before["val"][name] - after["val"][name]
+            gap = [losses["val"][name] - losses["train"][name] for losses in (before, after)]
+            raw[name] = max(float(gain), 0) / float(gap[1] - gap[0]) ** 2
+        ours.method.start_epoch(ours)
+        names = [*ours.model.encoders, "joint"]
+        expected = [raw[name] / sum(raw.values()) for name in names]
+        assert ours.method.state["weights"].tolist() == pytest.approx(expected, rel=5e-3)
+        assert len({round(value, 3) for value in expected}) > 1
+        for name, value in ours.model.state_dict().items():
+            assert torch.equal(value, model[name])
+        for index, state in ours.optimizer.state_dict()["state"].items():
+            assert torch.equal(
+                state["momentum_buffer"], optimizer["state"][index]["momentum_buffer"]
+            )
+
+    def test_estimates_when_due_only(self, tmp_path, monkeypatch):
+        due = []
+        monkeypatch.setattr(
+            gblend.GBlend, "estimate",
+            lambda self, trainer, epochs: due.append((trainer.epoch, epochs)) or torch.ones(3) / 3,
+        )  # fmt: skip
+        trainer = trainer_of(
+            tmp_path / "run", "--method", "gblend", "--super_epoch", 2, "--epochs", 5
+        )
+        trainer.train()
+        assert due == [(0, 2), (2, 2), (4, 1)]
+
+    def test_step(self):
+        """Weighted losses in one pass; weights are constants of the given sum."""
+        model = tiny_models.build().eval()
+        method = METHODS["gblend"](model, Namespace(super_epoch=None, weight_sum=3.0))
+        method.estimate = lambda trainer, epochs: torch.tensor([0.5, 0.2, 0.3])
+        flags = Namespace(epochs=4)
+        method.start_epoch(SimpleNamespace(epoch=0, flags=flags))
+        inputs, targets = tiny_models.batch(model)
+        joint, unimodal = tiny_models.losses(model(inputs), targets)
+        loss = 3 * (0.5 * unimodal["a"] + 0.2 * unimodal["b"] + 0.3 * joint)
+        expected = torch.autograd.grad(loss, list(model.parameters()))
+        record = tiny_models.step(method, inputs, targets)
+        for p, g in zip(model.parameters(), expected, strict=True):
+            torch.testing.assert_close(p.grad, g, rtol=1e-6, atol=1e-8)
+        assert record.loss.item() == pytest.approx(loss.item())
+
+    def test_losses_are_means(self, tmp_path):
+        """Twice the samples, and batches of another size, change nothing."""
+        trainer = trainer_of(tmp_path / "run", "--method", "gblend")
+        split = trainer.data.splits["val"]
+        found = []
+        for indices, size in ((range(40), 16), (list(range(40)) * 2, 7)):
+            part = split.subset(indices)
+            batches = [Batch(*part.read(list(range(i, min(i + size, len(part))))))
+                       for i in range(0, len(part), size)]  # fmt: skip
+            found.append(mean_losses(trainer.model, batches, trainer.device))
+        assert found[0] == pytest.approx(found[1], rel=1e-5)
