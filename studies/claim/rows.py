@@ -6,8 +6,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-from mmpareto.results import table
-from mmpareto.results.table import Comparison, Plan
+from mmpareto.results.choice import of_rule
+from mmpareto.results.plans import Comparison, Plan
+from mmpareto.results.saved import write_numbers
 from mmpareto.run.records import EncoderStats, read_steps
 from mmpareto.system.tables import unquote_formula
 
@@ -46,7 +47,7 @@ def read_runs(part: str, compared: Comparison, plans: list[Plan]) -> list[Run]:
     arms = {method: arm for arm, method in ARMS.items()}
     runs = []
     for plan in plans:
-        for row in table.of_rule(table.read(plan), "best-val"):
+        for row in of_rule(plan.rows(), "best-val"):
             rate, chooses = float(plan.setting["learning_rate"]), is_choosing(compared, plan)
             kept = [row[column] for column in Run._fields[5:]]
             runs.append(Run(part, arms[plan.name], rate, plan.seed, chooses, *kept))
@@ -58,7 +59,7 @@ def read_epochs(part: str, compared: Comparison, plans: list[Plan]) -> list[Epoc
     arms = {method: arm for arm, method in ARMS.items()}
     angles = defaultdict(list)  # one for each step, None without conflict
     for plan in plans:
-        if is_choosing(compared, plan) or plan.result() is None:
+        if is_choosing(compared, plan) or plan.run is None:
             continue
         for step in read_steps(plan.folder):
             for encoder, stats in step.encoders.items():
@@ -91,7 +92,7 @@ def turn(stats: EncoderStats) -> float:
 
 def kept(path: Path, rows: list[NamedTuple]) -> list[NamedTuple]:
     """The rows with the digits that the file has, which is written: tables are made of it."""
-    table.write_numbers(path, [row._asdict() for row in rows])
+    write_numbers(path, [row._asdict() for row in rows])
     return read_rows(path, type(rows[0]))
 
 

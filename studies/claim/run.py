@@ -21,7 +21,9 @@ import compare
 from claim import pictures, rows
 from claim.design import ARMS, FIXED, MAIN, PARTS
 from claim.tables import tables
-from mmpareto.results import table as comparison
+from mmpareto.results.choice import asked_plans
+from mmpareto.results.plans import plan_comparison
+from mmpareto.results.saved import table_lock
 from mmpareto.system.errors import UserError
 from mmpareto.system.flags import Parser
 from mmpareto.system.writing import write_text
@@ -80,13 +82,13 @@ def report(out: Path, commands: dict[str, list[str]]) -> None:
     """Write and print what the finished runs say."""
     trained, epochs = [], []
     for name, words in commands.items():
-        compared = compare.plan_comparison(*compare.parser().parse_known_args(words))
-        plans = comparison.asked_plans(compared)
+        compared = plan_comparison(*compare.parser().parse_known_args(words))
+        plans = asked_plans(compared)
         trained += rows.read_runs(name, compared, plans)
         epochs += rows.read_epochs(name, compared, plans)
     if not trained:
         return
-    with comparison.table_lock(out):
+    with table_lock(out):
         trained = rows.kept(out / "runs.csv", trained)
         epochs = rows.kept(out / "epochs.csv", epochs)
         found = tables(trained, epochs).items()

@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from math import sqrt
 from pathlib import Path
 
@@ -21,9 +22,8 @@ import torch
 import compare
 import evaluate
 import train
-from mmpareto.results import figures, jobs
-from mmpareto.results import table as comparison
-from mmpareto.results.table import Comparison
+from mmpareto.results import choice, figures, jobs, plans, saved, table
+from mmpareto.results.plans import Comparison
 from mmpareto.run import devices
 from mmpareto.system.errors import UserError
 
@@ -83,19 +83,19 @@ def test_what_is_compared_can_be_read_back(tmp_path, calls):
     tuned = ["--tune", "learning_rate=0.05,0.01"]
     rows = compared(tmp_path / "first", *flags, *tuned)
     (tmp_path / "first").rename(tmp_path / "moved")
-    again, found = comparison.reopen(tmp_path / "moved")
+    again, found = saved.reopen(tmp_path / "moved")
     assert len(found) == len(rows) == 16
-    chosen, notes = comparison.pick_settings(again, comparison.of_rule(found, again.select))
-    table = comparison.cells(again, comparison.summarise(again, chosen))
+    chosen, notes = choice.pick_settings(again, choice.of_rule(found, again.select))
+    cells = table.cells(again, table.summarise(again, chosen))
     made = (tmp_path / "moved/table.md").read_text()
-    assert comparison.as_markdown(comparison.title(chosen), table, notes) == made
+    assert table.as_markdown(table.title(chosen), cells, notes) == made
     for row in found:
         setting = {"learning_rate": row["learning_rate"]}
-        name = comparison.folder_name(row["method"], setting, row["seed"])
+        name = plans.folder_name(row["method"], setting, row["seed"])
         assert (tmp_path / "moved" / name / "config.json").exists()
     (tmp_path / "moved/comparison.json").write_text("{}")
     with pytest.raises(UserError, match=r"comparison\.json or runs\.csv is damaged .* --collect"):
-        comparison.reopen(tmp_path / "moved")
+        saved.reopen(tmp_path / "moved")
 
 
 def test_default_baseline(tmp_path, calls, capsys):
@@ -134,6 +134,28 @@ def test_nothing_is_computed_twice(tmp_path, calls, capsys):
     out = capsys.readouterr().out
     assert "joint, seed 1: finished already" in out
     assert re.search(r"== uniform, seed 1: Result \(best-val, epoch 1\): test Acc 0\.\d+", out)
+
+
+def test_files_of_a_finished_run_are_read_once(tmp_path, calls):
+    """By a second call, which trains nothing and makes the same table."""
+    tune = ["--tune", "learning_rate=0.05,0.003", "--tune_seeds", "8"]
+    flags = ["--methods", "joint,uniform", "--seeds", "0,1", *tune]
+    compared(tmp_path, *flags)
+    opened = Counter()
+
+    def note(event, arguments):
+        if event == "open" and str(tmp_path) in str(arguments[0]) and opened is watched[0]:
+            opened[Path(arguments[0]).name] += 1
+
+    watched = [opened]
+    sys.addaudithook(note)
+    try:
+        assert len(compared(tmp_path, *flags)) == 2 * len(calls)
+    finally:
+        watched[0] = None  # the hook itself stays as long as this process
+    runs = len(calls)
+    assert runs == 8 and opened["config.json"] == opened["result.json"] == runs
+    assert opened["epochs.jsonl"] == runs
 
 
 def test_last_epoch_of_finished_runs(tmp_path, calls, capsys):
@@ -305,11 +327,11 @@ def test_paths_in_commands_are_absolute(tmp_path, monkeypatch):
         "--data_root",
         "no",
     ]
-    assert compare.from_anywhere(words) == [
+    assert plans.from_anywhere(words) == [
         "--dataset", f"{tmp_path}/set", f"--pretrained={tmp_path}/weights=1.pt",
         "--select", "last", "--data_root", "no",
     ]  # fmt: skip
-    assert compare.from_anywhere(["--dataset=toy"]) == ["--dataset=toy"]  # a registered name
+    assert plans.from_anywhere(["--dataset=toy"]) == ["--dataset=toy"]  # a registered name
 
 
 def test_collect(tmp_path, calls, capsys):
@@ -371,24 +393,22 @@ class TestTune:
             for seed, (acc, val) in enumerate(seeds)
         ]
         settings = [{"learning_rate": "1"}, {"learning_rate": "2"}]
-        assert comparison.choose(rows, settings) == {"learning_rate": "2"}
+        assert choice.choose(rows, settings) == {"learning_rate": "2"}
 
     def test_the_first_of_equals(self):
         rows = [row("joint", 0, 0.5, val_Acc=0.5, momentum=value) for value in "312"]
         for order in ("312", "231"):
             settings = [{"momentum": value} for value in order]
-            assert comparison.choose(rows, settings) == settings[0]
+            assert choice.choose(rows, settings) == settings[0]
 
     def test_without_validation_accuracies(self):
         with pytest.raises(UserError, match="joint momentum=1 was scored on the test split only"):
-            comparison.choose([row("joint", 0, 0.5, momentum="1")], [{"momentum": "1"}])
+            choice.choose([row("joint", 0, 0.5, momentum="1")], [{"momentum": "1"}])
 
     def test_no_setting_is_whole(self):
         settings = [{"momentum": "1"}, {"momentum": "2"}]
         rows = [row("joint", s, 0.5, val_Acc=0.5, momentum=m) for s, m in [(0, "1"), (1, "2")]]
-        kept, notes = comparison.pick_settings(
-            made(["joint"], settings=settings, seeds=[0, 1]), rows
-        )
+        kept, notes = choice.pick_settings(made(["joint"], settings=settings, seeds=[0, 1]), rows)
         assert kept == [] and "joint: only 0 of 2 settings" in notes[0]
 
     def test_own_seeds_choose(self, tmp_path, calls, capsys):
@@ -457,7 +477,7 @@ class TestTune:
         assert (tmp_path / "joint-learning_rate=0.0001-s0/result.json").exists()
 
     def test_all_combinations(self):
-        assert compare.find_settings(["a=1,2", "b=x,y"]) == [
+        assert plans.find_settings(["a=1,2", "b=x,y"]) == [
             {"a": "1", "b": "x"}, {"a": "1", "b": "y"}, {"a": "2", "b": "x"}, {"a": "2", "b": "y"},
         ]  # fmt: skip
 
@@ -471,7 +491,7 @@ def validation(folder, rule):
 
 
 def row(method, seed, acc, **more):
-    """Of a finished run, as comparison.read gives it."""
+    """Of a finished run, as Plan.rows gives it."""
     scores = {"Acc": acc, "Acc_a": acc / 2, "F1": acc - 0.01, "F1_a": acc / 4}
     kept = {"rule": "last", "val_Acc": None, "conflict": None, "seconds_per_epoch": 2.0}
     return {"method": method, "seed": seed, **scores, **kept, **more}
@@ -484,34 +504,34 @@ def made(names, settings=({},), seeds=(0, 1, 2), baseline=None, folder=Path()):
 class TestStatistics:
     def test_interval_of_two(self):
         """Student's t with 1 degree of freedom: 12.706."""
-        low, high = comparison.interval([1.0, 3.0])
+        low, high = table.interval([1.0, 3.0])
         half = 12.706 * sqrt(2) / sqrt(2)
         assert (low, high) == pytest.approx((2 - half, 2 + half), rel=1e-4)
 
     def test_interval_of_three(self):
-        low, high = comparison.interval([1.0, 2.0, 3.0])
+        low, high = table.interval([1.0, 2.0, 3.0])
         assert (low, high) == pytest.approx((2 - 4.303 / sqrt(3), 2 + 4.303 / sqrt(3)), abs=1e-3)
 
     def test_interval_of_one(self):
-        assert comparison.interval([1.0]) is None
+        assert table.interval([1.0]) is None
 
     def test_difference_over_common_seeds(self):
         """Seed 3 and seed 9 have no partner; 0.1 and 0.3 are left: 0.2 +- 12.706 * 0.1."""
-        found = comparison.paired_difference({0: 0.5, 3: 0.9, 1: 0.7}, {1: 0.4, 0: 0.4, 9: 0.0})
+        found = table.paired_difference({0: 0.5, 3: 0.9, 1: 0.7}, {1: 0.4, 0: 0.4, 9: 0.0})
         assert found == pytest.approx((2, 0.2, 0.2 - 1.2706, 0.2 + 1.2706), rel=1e-4)
 
     def test_difference_of_one_seed(self):
-        assert comparison.paired_difference({0: 0.5}, {0: 0.25}) == (1, 0.25, None, None)
+        assert table.paired_difference({0: 0.5}, {0: 0.25}) == (1, 0.25, None, None)
 
     def test_difference_without_common_seed(self):
-        assert comparison.paired_difference({0: 0.5}, {1: 0.5}) is None
+        assert table.paired_difference({0: 0.5}, {1: 0.5}) is None
 
     def test_summary(self):
         """In the order asked for; a method without runs is left out."""
         rows = [row("uniform", s, acc) for s, acc in enumerate([0.1, 0.2, 0.6])]
         rows += [row("pareto", 1, 0.5, conflict=0.25)]
         asked = made(["pareto", "joint", "uniform"], baseline="uniform")
-        pareto, uniform = comparison.summarise(asked, rows)
+        pareto, uniform = table.summarise(asked, rows)
         assert (pareto["method"], uniform["method"]) == ("pareto", "uniform")
         assert (pareto["seeds"], uniform["seeds"]) == (1, 3)
         assert uniform["Acc_mean"] == pytest.approx(0.3)
@@ -525,7 +545,7 @@ class TestStatistics:
 
     def test_baseline_without_runs(self):
         asked = made(["joint", "uniform"], baseline="uniform")
-        (joint,) = comparison.summarise(asked, [row("joint", 0, 0.5)])
+        (joint,) = table.summarise(asked, [row("joint", 0, 0.5)])
         assert joint["difference_mean"] is None
 
 
@@ -537,8 +557,8 @@ class TestFiles:
     @pytest.fixture
     def folder(self, tmp_path):
         asked = made(["ogm_ge:without_ge", "joint"], baseline="joint", folder=tmp_path)
-        summary = comparison.summarise(asked, self.ROWS)
-        comparison.write_table_files(asked, self.ROWS, summary, ["a note"])
+        summary = table.summarise(asked, self.ROWS)
+        table.write_table_files(asked, self.ROWS, summary, ["a note"])
         return tmp_path
 
     def test_numbers(self, folder):
@@ -573,7 +593,7 @@ class TestFiles:
     def test_picture(self, tmp_path):
         """A panel for each accuracy; methods from the top in their order; every seed is a dot."""
         asked = made(["ogm_ge:without_ge", "joint"])
-        points = comparison.points(asked, self.ROWS)
+        points = table.points(asked, self.ROWS)
         assert points["Acc"] == {"ogm_ge:without_ge": [50, 40], "joint": [25, 35]}
         panels = figures.table(points, "last").axes
         assert [panel.get_title() for panel in panels] == ["Acc", "Acc_a"]
@@ -586,7 +606,7 @@ class TestFiles:
         assert bar[:, 0] == pytest.approx([45 - sqrt(50), 45 + sqrt(50)])
 
     def test_picture_files(self, tmp_path):
-        points = comparison.points(made(["joint"]), [row("joint", 0, 0.5)])
+        points = table.points(made(["joint"]), [row("joint", 0, 0.5)])
         paths = [tmp_path / "table.png", tmp_path / "table.svg"]
         figures.write(paths, figures.table, points, "last")
         contents = [path.read_bytes() for path in paths]

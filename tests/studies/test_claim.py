@@ -3,6 +3,7 @@
 import statistics
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -228,7 +229,7 @@ def test_turn():
         stats["cos"] = j @ g / stats["joint_norm"] / stats["unimodal_norm"]
         (d,), s = formula("C", [j], [g]), j + g
         expected = np.degrees(np.arccos(d @ s / np.linalg.norm(d) / np.linalg.norm(s)))
-        assert runs.turn(stats) == pytest.approx(expected, abs=1e-5)
+        assert runs.turn(SimpleNamespace(**stats)) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.fixture

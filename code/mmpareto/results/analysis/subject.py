@@ -1,4 +1,4 @@
-"""What is analysed: one run, or all runs of a comparison."""
+"""What is analysed: one run, or all runs of a table."""
 
 from math import isfinite
 from pathlib import Path
@@ -7,7 +7,9 @@ from typing import NamedTuple
 from ...methods import METHODS
 from ...methods.base import ProbedMethod
 from ...system.errors import UserError
-from .. import table as comparison
+from .. import saved, table
+from ..choice import of_rule, pick_settings
+from ..plans import folder_name, label
 from . import logs
 from .logs import Logs
 from .panels import Series
@@ -42,13 +44,13 @@ class Subject(NamedTuple):
 
 def find(folder: Path) -> Subject:
     """What lies in folder."""
-    if (folder / comparison.FILE).exists():
+    if (folder / saved.FILE).exists():
         return _compared(folder)
     if (folder / "config.json").exists():
         return _run(folder)
     raise UserError(
         f"{folder}: neither a run's folder (with config.json) nor a comparison's (with "
-        f"{comparison.FILE}, which compare.py writes, with --collect at once): give one of them"
+        f"{saved.FILE}, which compare.py writes, with --collect at once): give one of them"
     )
 
 
@@ -57,7 +59,7 @@ def _run(folder: Path) -> Subject:
     results = run.result.results if run.result else {}
     scores = [
         {"epoch chosen by": rule, "epoch": str(row["epoch"])}
-        | {name: f"{100 * row[name]:.1f}" for name in comparison.accuracies([row])}
+        | {name: f"{100 * row[name]:.1f}" for name in table.accuracies([row])}
         for rule, row in results.items()
     ]
     return Subject(
@@ -72,35 +74,35 @@ def _run(folder: Path) -> Subject:
 
 
 def _compared(folder: Path) -> Subject:
-    made, rows = comparison.reopen(folder)
-    rows, notes = comparison.of_rule(rows, made.select), []
+    made, rows = saved.reopen(folder)
+    rows, notes = of_rule(rows, made.select), []
     if made.settings[0]:
-        rows, notes = comparison.pick_settings(made, rows)
+        rows, notes = pick_settings(made, rows)
     if not rows:
         raise UserError(f"{folder}: no run is in its table yet: finish some first")
-    percents = comparison.points(made, rows)
+    percents = table.points(made, rows)
     runs, series = {}, {}
     for row in rows:
         setting = {flag: row[flag] for flag in made.settings[0]}
-        name = comparison.label(row["method"], setting)
-        path = folder / comparison.folder_name(row["method"], setting, row["seed"])
+        name = label(row["method"], setting)
+        path = folder / folder_name(row["method"], setting, row["seed"])
         runs.setdefault(name, []).append(logs.read(path, f"{name}, seed {row['seed']}"))
     runs = {name: runs[name] for name in next(iter(percents.values()))}
     for name, seeds in runs.items():
         points = {accuracy: values[name] for accuracy, values in percents.items()}
         method = METHODS[seeds[0].flags["method"]]
         series[name] = Series(points, _curves(seeds), method.single_loss)
-    table = [
+    scores = [
         {column: cell.replace(" +- ", " \N{PLUS-MINUS SIGN} ") for column, cell in row.items()}
-        for row in comparison.cells(made, comparison.summarise(made, rows))
+        for row in table.cells(made, table.summarise(made, rows))
     ]
     return Subject(
         title=f"{next(iter(runs.values()))[0].flags['dataset']}: {', '.join(made.names)}",
         rule=rows[0]["rule"],
         runs=runs,
         series=series,
-        scores=table,
-        notes=[comparison.title(rows), *notes, *_probes(made.names)],
+        scores=scores,
+        notes=[table.title(rows), *notes, *_probes(made.names)],
     )
 
 
@@ -118,7 +120,7 @@ def _probes(names: list[str]) -> list[str]:
 
 def _curves(seeds: list[Logs]) -> dict[str, list[list[float | None]]]:
     first = seeds[0].epochs[0]
-    names = comparison.accuracies([first])
+    names = table.accuracies([first])
     for run in seeds:
         for name in names:
             values = [epoch.get(name) for epoch in run.epochs]

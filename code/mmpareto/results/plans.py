@@ -1,0 +1,303 @@
+"""What compare.py trains: every run that its flags ask for, and what its folder holds."""
+
+import json
+import re
+from argparse import Namespace
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..datasets import DATASETS
+from ..methods import METHODS
+from ..run import devices, options, setup
+from ..run.folder import Finished, check_flags, finished
+from ..run.records import Config, Result, read_config, read_epochs
+from ..system.errors import UserError
+from ..system.paths import clear_errors
+
+MEASURED = ("conflict", "seconds_per_epoch")  # of a run besides its scores
+
+SET_HERE = {
+    "method": "give --methods",
+    "random_seed": "give --seeds",
+    "resume": "drop it",
+    "out": "give one for all runs",
+    "ckpt_path": "give one for all runs",
+    "gpu_ids": "give them for all runs",
+    "tensorboard_path": "drop it, every run has its own",
+}
+# Without these in common, numbers of two runs have no place in one table.
+IN_COMMON = ("dataset", "data_root", "split", "select")
+PATHS = ("--data_root", "--pretrained")
+
+
+@dataclass(eq=False)
+class Plan:
+    """One run to be made."""
+
+    name: str  # the method with its flags, as given
+    setting: dict[str, str]  # {flag: value} that --tune tries
+    seed: int
+    arguments: list[str]  # of train.py
+    flags: Namespace
+    run: Finished | None = None  # as `look` found it; None where it is not finished
+    _rows: list[dict[str, Any]] | None = None
+
+    @property
+    def folder(self) -> Path:
+        return self.flags.out
+
+    @property
+    def label(self) -> str:
+        return f"{label(self.name, self.setting)}, seed {self.seed}"
+
+    @property
+    def identity(self) -> str | None:
+        """The identity of its finished run's data; None where that is not known."""
+        return self.run and self.run.config.identity
+
+    def look(self) -> None:
+        """Read the folder; UserError where it holds a run of other flags, finished or not."""
+        self.run = self._rows = None
+        config = options.as_config(self.flags)
+        with clear_errors(f"--out {self.folder}"):
+            if (self.folder / "result.json").exists():
+                self.run = finished(self.folder, config)
+            elif (self.folder / "config.json").exists():
+                check_flags(self.folder, read_config(self.folder).flags, config)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The finished run, one row for each rule that chose an epoch; none where it is unfinished.
+
+        val_Acc: validation accuracy of that epoch, None where validation was not looked at.
+        """
+        if self._rows is None:
+            self._rows = self._read_rows(*self.run) if self.run else []
+        return self._rows
+
+    def _read_rows(self, config: Config, result: Result) -> list[dict[str, Any]]:
+        validation = {e.epoch: e.Acc for e in read_epochs(self.folder) if e.split == "val"}
+        kept = {key: getattr(result, key) for key in MEASURED}
+        kept |= {"commit": config.commit, "threads": config.threads, **config.versions}
+        return [
+            {
+                "method": self.name,
+                **self.setting,
+                "seed": self.seed,
+                "rule": rule,
+                "epoch": scores["epoch"],
+                "val_Acc": validation.get(int(scores["epoch"])),
+                **scores,
+                **kept,
+            }
+            for rule, scores in result.results.items()
+        ]
+
+
+class Comparison(NamedTuple):
+    """What is compared."""
+
+    folder: Path  # of all runs and of the table
+    select: str
+    names: list[str]
+    seeds: list[int]  # of the table
+    tune_seeds: list[int]  # that choose among settings: the table's, or --tune_seeds
+    settings: list[dict[str, str]]  # that --tune tries; a single empty one without it
+    baseline: str | None
+    plans: list[Plan]  # of all settings with all seeds
+
+
+def label(name: str, setting: dict[str, str]) -> str:
+    return " ".join([name, *(f"{flag}={value}" for flag, value in setting.items())])
+
+
+def folder_name(name: str, setting: dict[str, str], seed: str | int) -> str:
+    tried = [f"{flag}={value}" for flag, value in setting.items()]
+    return re.sub(r"[^\w.,=+-]", "-", "-".join([*name.split(":"), *tried, f"s{seed}"]))
+
+
+def plan_comparison(flags: Namespace, rest: list[str]) -> Comparison:
+    """All that is asked for; every run's flags, and those found in its folder, are checked."""
+    given = _flags_in(rest)
+    _refuse_set_here(given)
+    names = [find_name(name) for name in _split(flags.methods)]
+    settings = find_settings(flags.tune)
+
+    def plans_with(seeds: str) -> list[Plan]:
+        return [
+            plan_run(flags.out, rest, name, setting, seed)
+            for seed in _split(seeds)
+            for name in names
+            for setting in settings
+        ]
+
+    final = plans_with(flags.seeds)
+    tuning = plans_with(flags.tune_seeds) if flags.tune_seeds else []
+    seeds, tune_seeds = (list(dict.fromkeys(p.seed for p in part)) for part in (final, tuning))
+    check_tune_seeds(flags, seeds, tune_seeds)
+    plans = [*tuning, *final]
+    check_distinct(plans)
+    for plan in plans:
+        plan.look()
+    select = plans[0].flags.select
+    if flags.tune and select == "best-test":
+        raise UserError("--tune: validation chooses, --select best-test has none: drop one")
+    baseline = find_name(flags.baseline) if flags.baseline else "uniform"
+    if flags.baseline and baseline not in names:
+        raise UserError(f"--baseline {flags.baseline}: choose one of --methods {flags.methods}")
+    return Comparison(
+        folder=flags.out or plans[0].folder.parent,
+        select=select,
+        names=names,
+        seeds=seeds,
+        tune_seeds=tune_seeds or seeds,
+        settings=settings,
+        baseline=baseline if baseline in names and len(names) > 1 else None,
+        plans=plans,
+    )
+
+
+def find_name(name: str) -> str:
+    """METHOD:FLAG=VALUE:FLAG... in its registered spelling; what its flags are is checked later."""
+    method, *own = name.split(":")
+    if not all(own):
+        raise UserError(f"--methods {name}: a flag is empty: give METHOD:FLAG=VALUE")
+    _check_own(own, f"--methods {name}")
+    return ":".join([METHODS.find(method), *own])
+
+
+def find_settings(words: list[str]) -> list[dict[str, str]]:
+    """Every combination of --tune's values, the first flag's changing last."""
+    tuned: dict[str, list[str]] = {}
+    for word in words:
+        flag, _, values = word.partition("=")
+        if not flag or not all(_split(values)):
+            raise UserError(f"--tune {word}: give FLAG=VALUE,VALUE, as in learning_rate=0.01,0.002")
+        if flag in tuned:
+            raise UserError(f"--tune {flag}: given twice: give all its values at once")
+        tuned[flag] = _split(values)
+    _check_own(tuned, "--tune")
+    return [dict(zip(tuned, values, strict=True)) for values in product(*tuned.values())]
+
+
+def _check_own(words, where: str) -> None:
+    """Whether flags may differ from run to run."""
+    flags = {word.split("=")[0] for word in words}
+    _refuse_set_here(flags)
+    if common := flags & set(IN_COMMON):
+        raise UserError(f"{where}: --{min(common)} has to be the same for all: give it as a flag")
+
+
+def _refuse_set_here(flags: set[str]) -> None:
+    if found := flags & SET_HERE.keys():
+        raise UserError(f"--{min(found)}: compare.py sets it itself: {SET_HERE[min(found)]}")
+
+
+def plan_run(
+    out: Path | None, rest: list[str], name: str, setting: dict[str, str], seed: str
+) -> Plan:
+    method, *own = name.split(":")
+    words = [*rest, "--method", method, *(f"--{word}" for word in own), "--random_seed", seed]
+    if both := _flags_in(words) & setting.keys():
+        raise UserError(f"--tune {min(both)}: it is given with a single value, too: drop one")
+    words = from_anywhere([*words, *(f"--{flag}={value}" for flag, value in setting.items())])
+    flags = parse(words, name, setting)
+    out = out or Path("runs") / f"compare-{options.data_name(flags)}"
+    flags.out, flags.resume = (out / folder_name(name, setting, seed)).absolute(), True
+    words += ["--resume", "--out", str(flags.out)]
+    return Plan(name, setting, flags.random_seed, words, flags)
+
+
+def parse(words: list[str], name: str, setting: dict[str, str]) -> Namespace:
+    """The flags of a run, with those of its setting last; the error says which are wrong."""
+    try:
+        return options.parse(words)
+    except UserError as error:
+        options.parse(words[: len(words) - len(setting)])
+        raise UserError(f"--tune with {label(name, setting)}: {error}") from None
+
+
+def from_anywhere(words: list[str]) -> list[str]:
+    """The words of a command, the paths in them absolute."""
+    moved: list[str] = []
+    for word in words:
+        joined = word.startswith("--") and "=" in word
+        flag, value = word.split("=", 1) if joined else (moved[-1] if moved else "", word)
+        is_path = flag in PATHS or (flag == "--dataset" and value not in DATASETS)
+        if is_path and Path(value).exists():
+            value = str(Path(value).absolute())
+        moved.append(f"{flag}={value}" if joined else value)
+    return moved
+
+
+def check_tune_seeds(flags: Namespace, seeds: list[int], tune_seeds: list[int]) -> None:
+    if tune_seeds and not flags.tune:
+        raise UserError("--tune_seeds acts only with --tune: give both")
+    if both := set(seeds) & set(tune_seeds):
+        raise UserError(
+            f"--tune_seeds {flags.tune_seeds}: {min(both)} is one of --seeds, too, whose scores "
+            "have to be of runs that did not choose: give others"
+        )
+
+
+def check_distinct(plans: list[Plan]) -> None:
+    """UserError where two plans would compute the same run, or share a folder."""
+    labels: dict[str, str] = {}
+    free = options.FREE_ON_RESUME - {"epochs"}
+    for plan in plans:
+        config = options.as_config(plan.flags)
+        run = json.dumps({flag: config[flag] for flag in config.keys() - free}, sort_keys=True)
+        for key in (run, str(plan.folder)):
+            if key in labels:
+                raise UserError(f"{labels[key]} and {plan.label}: one run is given twice: drop one")
+            labels[key] = plan.label
+
+
+def check_data(trained_on: Iterable[tuple[Plan, str | None]]) -> None:
+    """UserError where runs whose dataset has the same flags have seen different data.
+
+    trained_on: runs, and the identity of the data of each; None where that is not known.
+    """
+    first: dict[str, tuple[Plan, str]] = {}
+    for plan, found in trained_on:
+        if found is None:
+            continue
+        group = json.dumps(options.data_flags(plan.flags), sort_keys=True)
+        other, before = first.setdefault(group, (plan, found))
+        if found != before:
+            raise UserError(
+                f"{other.label} and {plan.label}: the data has changed between them (identity "
+                f"{before}, then {found}), one table cannot hold both: restore the data, or give "
+                "another --out"
+            )
+
+
+def check_before_training(compared: Comparison, slots: list[str | None]) -> None:
+    """What needs this machine's GPUs and data."""
+    for gpu in slots:
+        if gpu is not None:
+            devices.pick_device(compared.plans[0].flags.device, gpu)
+    known = [(plan, plan.identity) for plan in compared.plans]
+    left = [plan for plan in compared.plans if plan.run is None]
+    may_differ = left and any(identity for _, identity in known)
+    if not (may_differ or compared.settings[0]):
+        return
+    plan = left[0] if left else compared.plans[0]
+    data = setup.load_data(plan.flags)
+    if may_differ:
+        check_data([*known, (plan, data.identity)])
+    if compared.settings[0] and "val" not in data.splits:
+        raise UserError(
+            f"--tune: {data.name} has no validation split to choose by: drop --tune, or choose "
+            "another --split"
+        )
+
+
+def _flags_in(words: list[str]) -> set[str]:
+    return {word.split("=")[0][2:] for word in words if word.startswith("--")}
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]

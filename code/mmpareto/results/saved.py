@@ -1,0 +1,106 @@
+"""The files of a comparison: every run in runs.csv, what is compared in comparison.json."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from ..system import records
+from ..system.errors import UserError
+from ..system.lock import TABLES, Lock
+from ..system.paths import clear_errors
+from ..system.tables import quote_formula, read_csv, unquote_formula, write_table
+from ..system.writing import write_json
+from .plans import MEASURED, Comparison
+
+FILE = "comparison.json"  # of a comparison's folder
+
+
+def table_lock(folder: Path) -> Lock:
+    """Waits for whoever writes tables into folder at this moment; runs there may go on."""
+    with clear_errors(f"--out {folder}"):
+        return Lock(folder, name=TABLES, waits=True)
+
+
+def write_runs(comparison: Comparison, rows: list[dict]) -> Path:
+    """Every run, seed and rule; and what is compared, for `reopen`."""
+    path = comparison.folder / "runs.csv"
+    write_numbers(path, rows)
+    kept = {k: v for k, v in comparison._asdict().items() if k not in ("folder", "plans")}
+    write_json(comparison.folder / FILE, kept)
+    return path
+
+
+@dataclass(frozen=True)
+class Made:
+    """comparison.json: a `Comparison` without its folder and plans."""
+
+    select: str
+    names: list[str]
+    seeds: list[int]
+    tune_seeds: list[int]
+    settings: list[dict[str, str]]
+    baseline: str | None
+
+    def __post_init__(self) -> None:
+        records.check(
+            names=bool(self.names),
+            seeds=all(map(records.is_count, self.seeds)),
+            tune_seeds=all(map(records.is_count, self.tune_seeds)),
+            settings=len({tuple(sorted(setting)) for setting in self.settings}) == 1,
+        )
+
+
+def reopen(folder: Path) -> tuple[Comparison, list[dict]]:
+    """The comparison that has written folder, without its plans, and its rows as `read` has them.
+
+    Numbers have the digits that runs.csv has.
+    """
+    try:
+        made = records.as_record(records.load(folder / FILE), Made)
+        comparison = Comparison(folder, **vars(made), plans=[])
+        (_, columns), *lines = read_csv(folder / "runs.csv")
+        texts = {"method", "rule", *comparison.settings[0]}
+        scores = [name for name in columns if name.split("_")[0] == "Acc"]
+        scores += [f"F1{name[3:]}" for name in scores]
+        needed = {*texts, *scores, "seed", "epoch", "Acc", "val_Acc", *MEASURED}
+        if lacking := needed - set(columns):
+            raise ValueError(f"no column {', '.join(sorted(lacking))}")
+        rows = [dict(zip(columns, map(unquote_formula, row), strict=True)) for _, row in lines]
+        rows = [
+            {name: text if name in texts else _number(name, text) for name, text in row.items()}
+            for row in rows
+        ]
+        if any(row[name] is None for row in rows for name in (*scores, "seconds_per_epoch")):
+            raise ValueError("a cell is empty")
+        if others := {row["method"] for row in rows} - set(comparison.names):
+            raise ValueError(f"methods {', '.join(sorted(others))}, which were not compared")
+        return comparison, rows
+    except (TypeError, ValueError, LookupError) as error:
+        raise UserError(
+            f"{folder}: its {FILE} or runs.csv is damaged ({error}): make them again, by the same "
+            "compare.py command with --collect"
+        ) from None
+
+
+def _number(column: str, text: str) -> Any:
+    if column in ("seed", "epoch"):
+        return int(text)
+    if column.startswith(("Acc", "F1", "val_")) or column in MEASURED:
+        if text and not isfinite(float(text)):
+            raise ValueError(f"{column} {text}")
+        return float(text) if text else None
+    return text
+
+
+def write_numbers(path: Path, rows: Iterable[dict]) -> None:
+    """Rows need not have the same columns: versions that a run has noted differ over time."""
+    short = [{k: _cell(v) for k, v in row.items()} for row in rows]
+    write_table(path, list(dict.fromkeys(key for row in short for key in row)), short)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, str):
+        return quote_formula(value)  # a run's folder may come from others
+    return f"{value:.6g}" if isinstance(value, float) else value
