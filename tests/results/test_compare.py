@@ -645,22 +645,27 @@ class TestJobs:
         assert capfd.readouterr() == ("", "")
 
     def test_output_to_the_console(self, capfd):
-        code = "import sys; sys.stderr.write('a bar\\rerror: one\\n\\n'); print('rows')"
-        child = self.ended(self.child(code))
-        assert child.last_line() == "one"
-        assert capfd.readouterr() == ("rows\n", "a bar\rerror: one\n\n")
-
-    def test_a_terminal_stays_one(self, monkeypatch, capfd):
-        """So that a run alone draws its progress bars."""
-        ours, theirs = os.openpty()
-        with os.fdopen(theirs, "w") as terminal:
-            monkeypatch.setattr(jobs.sys, "stderr", terminal)
-            code = "import sys; print(sys.stderr.isatty(), file=sys.stderr)"
-            child = self.ended(self.child(code))
-            assert child.last_line() == "True"
-            monkeypatch.undo()
-        os.close(ours)
-        assert capfd.readouterr().err == "True\n"
+        """The console is the child's own; how it ended is told apart."""
+        entry = (
+            "import sys; from mmpareto.system import entry; from mmpareto.system.errors import *"
+        )
+        less = "give a smaller --batch_size"
+        for ends, told, shown in (
+            ("UserError('all wrong')", "all wrong", "error: all wrong\n"),
+            (
+                "MemoryError('16 TB')",
+                f"not enough memory (16 TB): {less}",
+                None,
+            ),
+            ("LookupError('x')", "LookupError: x", None),
+            ("KeyboardInterrupt", "", ""),
+        ):
+            code = f"{entry}\ndef main(words):\n  print('rows')\n  raise {ends}\nentry.run(main)"
+            paths = os.pathsep.join(sys.path)
+            child = self.ended(self.child(code, environment={**os.environ, "PYTHONPATH": paths}))
+            out, error = capfd.readouterr()
+            assert (child.last_line(), out) == (told, "rows\n")
+            assert told in error and shown in (None, error)
 
     def test_share_of_cores(self, monkeypatch):
         monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8), raising=False)

@@ -82,7 +82,7 @@ def gone(leader: int, seconds: float = 30) -> bool:
 class Forked:
     """Stands where subprocess.Popen starts `python COMMAND.py WORDS`, and forks instead."""
 
-    def __init__(self, command, *, env, stdout=None, stderr=None, stdin=None):
+    def __init__(self, command, *, env, stdout=None, stderr=None, stdin=None, pass_fds=()):
         # Python forgets a Ctrl-C that comes while what is registered for a fork is called.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         self.pid, self.returncode = os.fork(), None

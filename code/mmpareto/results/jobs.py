@@ -3,14 +3,13 @@
 import os
 import signal
 import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
+from ..system.entry import LAST_WORDS
 from ..system.orphans import PARENT
 from ..system.paths import clear_errors
 
@@ -22,11 +21,11 @@ TAIL = 4096  # bytes of output in which its last line is looked for
 class Child:
     """A command of ours that runs, and does not outlive this process.
 
-    All it prints goes to log; without a log the console shows it.
+    All it prints goes to log; without a log to our console.
     """
 
     def __init__(self, command: list[str], environment: dict[str, str], log: Path | None = None):
-        self.log, self._tail, self._shown = log, b"", True
+        self._log, self._end, self._words = log, b"", None
         environment = {**environment, PARENT: str(os.getpid())}
         if log:
             with clear_errors(log), open(log, "wb") as file:
@@ -34,40 +33,26 @@ class Child:
                     command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file
                 )
             return
-        reader, writer = _open_console()
-        self.process = subprocess.Popen(command, env=environment, stderr=writer)
-        os.close(writer)
-        self._copier = Thread(target=self._copy, args=(reader,), daemon=True)
-        self._copier.start()
-
-    def _copy(self, reader: int) -> None:
-        """Show what arrives on stderr, and keep its end."""
-        while chunk := _read(reader):
-            self._tail = (self._tail + chunk)[-TAIL:]
-            if self._shown:
-                with suppress(OSError):  # a console that is gone must not block the child
-                    os.write(2, chunk)
-        os.close(reader)
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115 (closed by poll)
+        number = self._words.fileno()
+        environment[LAST_WORDS] = str(number)
+        self.process = subprocess.Popen(command, env=environment, pass_fds=[number])
 
     def poll(self) -> int | None:
         """Its exit code, below 0 the signal that killed it; None while it runs."""
-        return self.process.poll()
+        code = self.process.poll()
+        if code is not None and self._words:
+            self._words.seek(0)
+            self._end = self._words.read()
+            self._words.close()
+            self._words = None
+        return code
 
     def last_line(self) -> str:
-        """What it said last, on stderr where the console shows it."""
-        if self.log:
-            self._tail = self.log.read_bytes()[-TAIL:]
-        else:
-            self._copier.join(1)  # workers that outlive the child may hold its stderr
-        lines = [line.strip() for line in self._tail.decode(errors="replace").splitlines()]
+        """What it said last; where the console shows that, the error with which it ended."""
+        end = self._log.read_bytes()[-TAIL:] if self._log else self._end
+        lines = [line.strip() for line in end.decode(errors="replace").splitlines()]
         return next((line.removeprefix("error: ") for line in reversed(lines) if line), "")
-
-    def interrupt(self) -> None:
-        """As Ctrl-C does; from here on nothing of it is shown."""
-        self._shown = False
-        if self.log is None and sys.stderr.isatty():
-            os.write(2, b"\r\x1b[K")  # its progress bar stays half-drawn otherwise
-        self.process.send_signal(signal.SIGINT)
 
 
 def run(
@@ -105,13 +90,14 @@ def stop(children: Iterable[Child]) -> None:
     end = time.monotonic() + GRACE
     try:
         for child in running:
-            child.interrupt()
+            child.process.send_signal(signal.SIGINT)
         while any(child.poll() is None for child in running) and time.monotonic() < end:
             time.sleep(POLL)
     finally:
         for child in running:
             child.process.kill()
             child.process.wait()
+            child.poll()
 
 
 def share_of_cores(count: int) -> dict[str, str]:
@@ -129,23 +115,3 @@ def share_of_cores(count: int) -> dict[str, str]:
 def how(code: int) -> str:
     """An exit code in words."""
     return f"exit {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
-
-
-def _open_console() -> tuple[int, int]:
-    """Where a child's stderr is read and written: a terminal where ours is, for progress bars."""
-    if not sys.stderr.isatty():
-        return os.pipe()
-    import termios
-    import tty
-
-    reader, writer = os.openpty()
-    tty.setraw(writer)
-    termios.tcsetwinsize(writer, termios.tcgetwinsize(sys.stderr.fileno()))
-    return reader, writer
-
-
-def _read(reader: int) -> bytes:
-    try:
-        return os.read(reader, TAIL)
-    except OSError:  # how a terminal says that its other side is closed
-        return b""

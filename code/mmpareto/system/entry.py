@@ -13,6 +13,9 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
+# In a command's environment: the number of an open file for the message with which it ends.
+LAST_WORDS = "MMPARETO_LAST_WORDS"
+
 
 def _is_command() -> bool:
     """Whether the main program lies in code/ or studies/: not for a test that imports a command."""
@@ -47,15 +50,18 @@ def run(main: Callable[[list[str]], None]) -> None:
     try:
         with _interruptible(), usable():
             main(sys.argv[1:])
-    except UserError as error:
-        sys.exit(_fail(2, f"error: {error}"))
-    except (MemoryError, RuntimeError) as error:
-        if not _is_of_memory(error):
-            raise
-        advice = "give a smaller --batch_size"
-        sys.exit(_fail(2, f"error: not enough memory ({reason(error)}): {advice}"))
     except KeyboardInterrupt as interrupt:
-        sys.exit(_fail(130, str(interrupt) or "interrupted"))
+        # a parent that is told how this process ends says itself that it was interrupted
+        told = LAST_WORDS in os.environ
+        sys.exit(130 if told else _fail(130, str(interrupt) or "interrupted"))
+    except Exception as error:
+        if isinstance(error, UserError):
+            sys.exit(_fail(2, f"error: {error}"))
+        if _is_of_memory(error):
+            advice = "give a smaller --batch_size"
+            sys.exit(_fail(2, f"error: not enough memory ({reason(error)}): {advice}"))
+        _tell_parent(f"{type(error).__name__}: {reason(error)}")
+        raise
 
 
 @contextmanager
@@ -83,7 +89,8 @@ def _again(lost) -> None:
 def _is_of_memory(error: Exception) -> bool:
     """Python's own, a GPU's, or that of torch on a CPU, which has no name."""
     words = ("out of memory", "can't allocate memory")
-    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+    is_of_torch = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return is_of_torch or isinstance(error, MemoryError)
 
 
 def _fail(code: int, message: str) -> int:
@@ -91,6 +98,14 @@ def _fail(code: int, message: str) -> int:
 
     rank = os.environ.get("RANK", "0")  # of several processes that torchrun has started
     message = printable(message)  # it may quote a name from a file
+    _tell_parent(message)
     with suppress(OSError):  # nobody is there to read it
         print(message if rank == "0" else f"rank {rank}: {message}", file=sys.stderr)
     return code
+
+
+def _tell_parent(message: str) -> None:
+    """Write the message with which this process ends where its parent reads it."""
+    if number := os.environ.get(LAST_WORDS):
+        with suppress(OSError):
+            os.write(int(number), message.encode(errors="backslashreplace"))
