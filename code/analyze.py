@@ -16,7 +16,7 @@ from mmpareto.results.analysis import page, sections
 from mmpareto.results.analysis.sections import Work
 from mmpareto.results.analysis.subject import Subject, find
 from mmpareto.run import report
-from mmpareto.run.options import add_device_flags
+from mmpareto.run.options import add_device_flags, add_part_flag
 from mmpareto.system.errors import UserError, printable
 from mmpareto.system.flags import Parser, non_negative, positive
 from mmpareto.system.lock import Lock
@@ -48,7 +48,7 @@ def analyze(subject: Subject, folder: Path, flags: Namespace) -> None:
         sections.training(work),
         sections.conflicts(work),
         sections.magnitudes(work, looked, why_not),
-        sections.predictions(flags.split, matrices),
+        sections.predictions(flags.part, matrices),
         sections.settings(subject),
     ]
     print(printable(subject.title))
@@ -72,8 +72,7 @@ def parser() -> Parser:
              "run's own last.pt; of a comparison none)")
     add("--window", type=positive(int), default=20, metavar="N",
         help="steps over which a conflict rate is taken, >= 1 (default: %(default)s)")
-    add("--split", default="test",
-        help="train, val or test: what the confusion matrices are of (default: %(default)s)")
+    add_part_flag(parser, ": what the confusion matrices are of (default: %(default)s)")
     add("--logs_only", action="store_true",
         help="load no model and no data: no gradient magnitudes, no confusion matrices")
     add("--data_root", type=Path, metavar="DIR", help="(default: where the run found its data)")

@@ -1,7 +1,7 @@
 """Score a checkpoint: accuracy and macro-F1 of the joint prediction and of every modality's own.
 
 python code/evaluate.py runs/RUN/best.pt
-python code/evaluate.py runs/RUN/best.pt --split val --data_root DIR
+python code/evaluate.py runs/RUN/best.pt --part val --data_root DIR
 python code/evaluate.py runs/RUN/best.pt --per_class --robustness --predictions FILE.csv
 """
 
@@ -17,7 +17,7 @@ from mmpareto.data.batches import loader
 from mmpareto.data.samples import Data
 from mmpareto.run import corruption, report, trained
 from mmpareto.run import scores as evaluation
-from mmpareto.run.options import add_device_flags
+from mmpareto.run.options import add_device_flags, add_part_flag
 from mmpareto.run.scores import column
 from mmpareto.system.errors import UserError
 from mmpareto.system.flags import Parser, comma_separated, non_negative, positive, seed
@@ -29,27 +29,26 @@ WIDTH = 80  # of the console; a table of more columns than fit is as wide as it 
 def main(arguments: list[str]) -> None:
     flags = parser().parse_args(arguments)
     check(flags)
-    options, epoch, data, model, device, chosen_on = trained.load(flags.checkpoint, flags)
-    if flags.split not in data.splits:
-        raise UserError(f"--split {flags.split}: {data.name} has {', '.join(data.splits)}")
-    split, batch_size = data.splits[flags.split], flags.batch_size or options.batch_size
+    found = trained.load(flags.checkpoint, flags)
+    data, model, device, split = found.data, found.model, found.device, found.part(flags.part)
+    batch_size = flags.batch_size or found.flags.batch_size
     size = len(split)
     if flags.limit_batches and flags.limit_batches * batch_size < size:
         split = split.subset(range(flags.limit_batches * batch_size))
     load = partial(loader, batches=batch_size, workers=flags.workers)
-    found = evaluation.predict_with_probabilities(model, load(split), device)
-    predictions, targets, _ = found
+    predicted = evaluation.predict_with_probabilities(model, load(split), device)
+    predictions, targets, _ = predicted
 
     print(
-        f"{options.dataset} {flags.split}, {len(split)} of {size} samples; "
-        f"{options.method}, seed {options.random_seed}, epoch {epoch}"
-        f"{', which was chosen on this split' if chosen_on == flags.split else ''}"
+        f"{found.flags.dataset} {flags.part}, {len(split)} of {size} samples; "
+        f"{found.flags.method}, seed {found.flags.random_seed}, epoch {found.epoch}"
+        f"{', which was chosen on this split' if found.chosen_on == flags.part else ''}"
     )
     show_summary(evaluation.score(predictions, targets), data)
     if flags.per_class:
         show_classes(evaluation.per_class(predictions, targets, len(data.classes)), data)
     if flags.predictions:
-        evaluation.write_predictions(flags.predictions, split.ids, data.classes, *found)
+        evaluation.write_predictions(flags.predictions, split.ids, data.classes, *predicted)
         print(f"\nPrediction of every sample: {flags.predictions}", flush=True)
     if flags.robustness:
         random_seed = flags.random_seed or 0
@@ -65,7 +64,7 @@ def parser() -> Parser:
     # fmt: off
     add = parser.add_argument
     add("checkpoint", type=Path, help="a run's best.pt or last.pt")
-    add("--split", default="test", help="train, val or test (default: test)")
+    add_part_flag(parser, " (default: test)")
     add("--data_root", type=Path, help="(default: where the run found its data)")
     add("--batch_size", type=positive(int), help="(default: the run's)")
     add("--workers", type=non_negative(int), default=0, help="(default: 0)")

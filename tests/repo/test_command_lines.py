@@ -2,6 +2,7 @@
 
 import pytest
 
+import analyze
 import benchmark
 import compare
 import evaluate
@@ -37,6 +38,8 @@ WRONG = [
     (train, "--fusion mmtm --gramian features", "use --gramian parameters"),
     (evaluate, "", "checkpoint"),
     (evaluate, "{here}/best.pt", "no such file"),
+    (evaluate, "{here}/best.pt --split val", "--split: it is called --part here: give --part val"),
+    (analyze, "{here} --split val", "--split: it is called --part here: give --part val"),
     (evaluate, "{file}", "damaged, cut off or no checkpoint"),
     (evaluate, "{here}", "it is a folder: give a file in it, as best.pt"),
     (compare, "--methods uniform,nonsense", "choose one of joint, unimodal"),

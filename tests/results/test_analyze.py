@@ -96,7 +96,7 @@ class TestFixed:
         assert not model.training and all(p.grad is None for p in model.parameters())
 
         kept = {name: ([], []) for name in model.encoders}
-        order = ShuffledBatches(104, 16, toy.options.random_seed)
+        order = ShuffledBatches(104, 16, toy.flags.random_seed)
         order.epoch = 2
         for (indices, draw), _ in zip(order, range(3), strict=False):
             inputs, targets = toy.data.splits["train"].read(indices, draw)
@@ -285,9 +285,9 @@ class TestRun:
         folder = run()
         (folder / "last.pt").rename(folder / "moved.pt")
         checkpoints = ["--checkpoints", folder / "moved.pt", folder / "best.pt"]
-        with pytest.raises(UserError, match="--split valid: toy has train, val, test"):
-            analyzed(folder, "--split", "valid", *checkpoints)
-        analyzed(folder, "--split", "val", "--limit_batches", "2", "--workers", "1", *checkpoints)
+        with pytest.raises(UserError, match="--part valid: toy has train, val, test"):
+            analyzed(folder, "--part", "valid", *checkpoints)
+        analyzed(folder, "--part", "val", "--limit_batches", "2", "--workers", "1", *checkpoints)
         found = rows(folder / "analysis/gradients.csv")
         assert len({row["checkpoint"] for row in found}) == 2
         assert {row["batches"] for row in found} == {"2"}

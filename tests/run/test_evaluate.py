@@ -30,7 +30,7 @@ class ToyKinds(Dataset):
     defaults = {"epochs": 1, "batch_size": 16, "learning_rate": 0.05}
 
     @classmethod
-    def load(cls, options) -> Data:
+    def load(cls, flags) -> Data:
         return Data(
             name="toy_kinds",
             classes=["=1+1", "plain", "'-quoted", '\ttab, "and" a\rreturn'],
@@ -61,8 +61,8 @@ class ToyAlone(ToyKinds):
     """The text alone."""
 
     @classmethod
-    def load(cls, options) -> Data:
-        data = super().load(options)
+    def load(cls, flags) -> Data:
+        data = super().load(flags)
         words = {"words": data.modalities["words"]}
         splits = {
             name: TensorSplit({"words": split.inputs["words"]}, split.targets)
@@ -198,7 +198,7 @@ def test_an_epoch_that_the_scored_split_chose_says_so(run, capsys):
     assert "epoch 1\n" in printed(capsys, run)
     best = run.with_name("best.pt")
     assert "epoch 1, which was chosen on this split\n" in printed(capsys, best)
-    assert "epoch 1\n" in printed(capsys, best, "--split", "train")
+    assert "epoch 1\n" in printed(capsys, best, "--part", "train")
 
 
 class TestRobustness:

@@ -29,7 +29,7 @@ def trained(tmp_path, monkeypatch):
 
         class Made(Toy):
             @classmethod
-            def load(cls, options) -> Data:
+            def load(cls, flags) -> Data:
                 splits = {}
                 for part, size in zip(("train", "val", "test"), sizes, strict=True):
                     generator = torch.Generator().manual_seed(size)

@@ -46,8 +46,8 @@ class Wide(toys.Toy):
     """The toy data in float64."""
 
     @classmethod
-    def load(cls, options) -> Data:
-        data = super().load(options)
+    def load(cls, flags) -> Data:
+        data = super().load(flags)
         splits = {
             name: TensorSplit({k: x.double() for k, x in split.inputs.items()}, split.targets)
             for name, split in data.splits.items()

@@ -57,9 +57,9 @@ def time_loaders(raw: Path, folder: Path, flags: Namespace) -> None:
 
     prepare(raw, folder / "ours", "3fps")
     prepare(raw, folder / "plain", "ogmge-1fps")  # stills of 480x360, as the field keeps them
-    options = Namespace(dataset="cremad", data_root=folder / "ours", split="random")
-    options.num_frames, options.image_size = 2, 224
-    split = CREMAD.load(options).splits["train"]
+    flags = Namespace(dataset="cremad", data_root=folder / "ours", split="random")
+    flags.num_frames, flags.image_size = 2, 224
+    split = CREMAD.load(flags).splits["train"]
     cpu = torch.device("cpu")
 
     def ours(epoch: int) -> int:

@@ -1,7 +1,8 @@
 """The command line of training: general flags here, a part's own flags with the part."""
 
+import argparse
 import os
-from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
+from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError, Namespace
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,8 +16,7 @@ from ..system.errors import UserError
 from ..system.flags import Parser, fraction, non_negative, positive, seed
 from ..system.paths import REPOSITORY
 
-WITH_FLAGS = (METHODS, FUSIONS, DATASETS)  # whose parts may have flags of their own
-REGISTRIES = (*WITH_FLAGS, ENCODERS)
+REGISTRIES = (METHODS, FUSIONS, DATASETS, ENCODERS)
 
 # A flag given on the command line comes first, then the optimizer's default, the dataset's
 # `defaults`, and last these, which are the released scripts'.
@@ -56,7 +56,7 @@ class TrainParser(Parser):
         return "\n".join(section for section in sections if section)
 
 
-class PartHelp(ArgumentDefaultsHelpFormatter):
+class PartHelp(argparse.ArgumentDefaultsHelpFormatter):
     """With every flag's default, unless its help says that in words."""
 
     def _get_help_string(self, action: Action) -> str:
@@ -69,47 +69,43 @@ def parse(arguments: list[str]) -> Namespace:
     for flag in arguments:
         if (name := flag.split("=")[0]) in REPLACED:
             raise UserError(f"{name} is a flag of the original scripts: {REPLACED[name]}")
-    options, rest = _parser().parse_known_args(arguments)
-    _find_dataset(options)
-    options.method = METHODS.find(options.method)
-    options.fusion = _find_fusion(options)
+    flags, rest = _parser().parse_known_args(arguments)
+    _find_dataset(flags)
+    flags.method = METHODS.find(flags.method)
+    flags.fusion = _find_fusion(flags)
 
     own = Parser(add_help=False, allow_abbrev=False)
-    for registry, name in _chosen(options):
-        registry[name].add_flags(own)
-    options, unknown = own.parse_known_args(rest, options)
+    for registry in (METHODS, FUSIONS, DATASETS):
+        registry[getattr(flags, registry.kind)].add_flags(own)
+    flags, unknown = own.parse_known_args(rest, flags)
     if unknown:
         raise UserError(_explain_unknown(unknown[0].split("=")[0]))
 
-    _check_pairs(options)
-    if options.resume and options.out is None:
-        raise UserError("--resume goes on in a run's folder: give it, too, with --out DIR")
-    _fill_defaults(options)
-    check_data_root(options.dataset, options.data_root)
-    options.data_root = (options.data_root or REPOSITORY / "data" / options.dataset).absolute()
-    if options.out is None:
-        name = f"{data_name(options)}-{options.method}-s{options.random_seed}"
-        options.out = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S-%f}"
-    if options.limit_batches and options.limit_batches < options.accumulate:
+    _check_pairs(flags)
+    _fill_defaults(flags)
+    check_data_root(flags.dataset, flags.data_root)
+    flags.data_root = (flags.data_root or REPOSITORY / "data" / flags.dataset).absolute()
+    if flags.out is None:
+        name = f"{data_name(flags)}-{flags.method}-s{flags.random_seed}"
+        flags.out = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S-%f}"
+    if flags.limit_batches and flags.limit_batches < flags.accumulate:
         raise UserError(
-            f"--limit_batches {options.limit_batches}: one step needs --accumulate "
-            f"{options.accumulate} batches"
+            f"--limit_batches {flags.limit_batches}: one step needs --accumulate "
+            f"{flags.accumulate} batches"
         )
-    if options.tensorboard_path and not options.use_tensorboard:
-        raise UserError("--tensorboard_path acts only with --use_tensorboard: give both")
-    return options
+    return flags
 
 
-def _find_dataset(options: Namespace) -> None:
+def _find_dataset(flags: Namespace) -> None:
     """--dataset is a registered name, or the folder of a prepared set."""
-    folder = Path(options.dataset)
-    if options.dataset not in DATASETS and folder.is_dir():
-        if options.data_root:
+    folder = Path(flags.dataset)
+    if flags.dataset not in DATASETS and folder.is_dir():
+        if flags.data_root:
             raise UserError(f"--data_root: --dataset {folder} is a folder already: drop one")
-        options.dataset, options.data_root = read_metadata(folder).dataset, folder
-    elif options.dataset not in DATASETS and len(folder.parts) > 1:
+        flags.dataset, flags.data_root = read_metadata(folder).dataset, folder
+    elif flags.dataset not in DATASETS and len(folder.parts) > 1:
         raise UserError(f"--dataset {folder}: no such folder: give a prepared set, or a name")
-    options.dataset = DATASETS.find(options.dataset)
+    flags.dataset = DATASETS.find(flags.dataset)
 
 
 def check_data_root(dataset: str, data_root: Path | None) -> None:
@@ -117,27 +113,26 @@ def check_data_root(dataset: str, data_root: Path | None) -> None:
         raise UserError(f"--data_root: {dataset} is built in and reads no files: choose --dataset")
 
 
-def data_name(options: Namespace) -> str:
+def data_name(flags: Namespace) -> str:
     """What runs are called after: the dataset, or the folder where one name stands for many."""
-    is_one = DATASETS[options.dataset].one_of_many
-    return options.data_root.name if is_one else options.dataset
+    return flags.data_root.name if DATASETS[flags.dataset].one_of_many else flags.dataset
 
 
-def data_flags(options: Namespace) -> dict:
+def data_flags(flags: Namespace) -> dict:
     """The dataset's own flags, which may make other data of the same files."""
     parser = Parser(add_help=False)
-    DATASETS[options.dataset].add_flags(parser)
+    DATASETS[flags.dataset].add_flags(parser)
     own = vars(parser.parse_args([]))
-    return {name: value for name, value in as_config(options).items() if name in own}
+    return {name: value for name, value in as_config(flags).items() if name in own}
 
 
-def as_config(options: Namespace) -> dict:
-    """The options as plain values, for files."""
-    return {k: str(v) if isinstance(v, os.PathLike) else v for k, v in vars(options).items()}
+def as_config(flags: Namespace) -> dict:
+    """The flags as plain values, for files."""
+    return {k: str(v) if isinstance(v, os.PathLike) else v for k, v in vars(flags).items()}
 
 
 def from_config(config: dict, source: Path) -> Namespace:
-    """The options of `as_config`, as far as model and data need them; UserError if they are none.
+    """The flags of `as_config`, as far as model and data need them; UserError if they are none.
 
     They are read as a command line is, so that every value is one that could have been given.
     """
@@ -151,21 +146,21 @@ def from_config(config: dict, source: Path) -> Namespace:
         parser = _parser(add_help=False)  # --help would end the process
         for registry in (FUSIONS, DATASETS):
             registry[str(config.get(registry.kind))].add_flags(parser)
-        options, _ = parser.parse_known_args(words)
-        METHODS.find(options.method)
-        found = as_config(options)
+        flags, _ = parser.parse_known_args(words)
+        METHODS.find(flags.method)
+        found = as_config(flags)
         wrong = [name for name in found if found[name] != config.get(name, found[name])]
     except UserError as error:
         wrong = [str(error)]
     except RecursionError:
         wrong = ["nested too deeply"]
-    if wrong or options.data_root is None:
+    if wrong or flags.data_root is None:
         raise UserError(
             f"checkpoint {source}: its config is damaged ({', '.join(wrong) or 'no data_root'}): "
             "restore it from a copy or train again"
         )
-    _fill_defaults(options)
-    return options
+    _fill_defaults(flags)
+    return flags
 
 
 def changes(old: dict, new: dict) -> list[str]:
@@ -263,6 +258,16 @@ def _parser(*, add_help: bool = True) -> Parser:
     return parser
 
 
+def add_part_flag(parser, used_for: str) -> None:
+    """--part, and one line for --split, which names a division of the data in train.py."""
+
+    def refuse(text: str):
+        raise ArgumentTypeError(f"it is called --part here: give --part {text}")
+
+    parser.add_argument("--part", default="test", help=f"train, val or test{used_for}")
+    parser.add_argument("--split", type=refuse, default=SUPPRESS, help=SUPPRESS)
+
+
 def add_device_flags(parser) -> None:
     # fmt: off
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto",
@@ -272,63 +277,63 @@ def add_device_flags(parser) -> None:
     # fmt: on
 
 
-def _check_pairs(options: Namespace) -> None:
+def _check_pairs(flags: Namespace) -> None:
     """UserError for a flag that acts only with another."""
-    if options.momentum is not None and "momentum" not in OPTIMIZER_DEFAULTS[options.optimizer]:
-        raise UserError(f"--momentum acts only with --optimizer sgd, not {options.optimizer}")
-    if options.lr_decay_ratio and not options.lr_decay_step:
+    if flags.momentum is not None and "momentum" not in OPTIMIZER_DEFAULTS[flags.optimizer]:
+        raise UserError(f"--momentum acts only with --optimizer sgd, not {flags.optimizer}")
+    if flags.lr_decay_ratio and not flags.lr_decay_step:
         raise UserError("--lr_decay_ratio acts only with --lr_decay_step: give both")
+    if flags.tensorboard_path and not flags.use_tensorboard:
+        raise UserError("--tensorboard_path acts only with --use_tensorboard: give both")
+    if flags.resume and flags.out is None:
+        raise UserError("--resume goes on in a run's folder: give it, too, with --out DIR")
 
 
-def _fill_defaults(options: Namespace) -> None:
-    chosen = OPTIMIZER_DEFAULTS[options.optimizer]
-    for defaults in (chosen, DATASETS[options.dataset].defaults, DEFAULTS):
+def _fill_defaults(flags: Namespace) -> None:
+    chosen = OPTIMIZER_DEFAULTS[flags.optimizer]
+    for defaults in (chosen, DATASETS[flags.dataset].defaults, DEFAULTS):
         for name, value in defaults.items():
-            if getattr(options, name) is None:
-                setattr(options, name, value)
+            if getattr(flags, name) is None:
+                setattr(flags, name, value)
 
 
-def _find_fusion(options: Namespace) -> str:
+def _find_fusion(flags: Namespace) -> str:
     """--fusion, else the method's default if it goes with the dataset, else the first that does."""
-    is_multitask = DATASETS[options.dataset].is_multitask
+    is_multitask = DATASETS[flags.dataset].is_multitask
     fitting = [name for name in FUSIONS if FUSIONS[name].multitask == is_multitask]
 
     def valid(method: str) -> list[str]:
         return [name for name in fitting if METHODS[method].runs_with(FUSIONS[name])]
 
-    choices = valid(options.method)
+    choices = valid(flags.method)
     if not choices:
         others = [name for name in METHODS if valid(name)]
         raise UserError(
-            f"--method {options.method} does not run on {options.dataset}: choose "
-            f"{', '.join(others)}"
+            f"--method {flags.method} does not run on {flags.dataset}: choose {', '.join(others)}"
         )
-    default = METHODS[options.method].default_fusion
-    if options.fusion is None:
+    default = METHODS[flags.method].default_fusion
+    if flags.fusion is None:
         return default if default in choices else choices[0]
-    fusion = FUSIONS.find(options.fusion)
+    fusion = FUSIONS.find(flags.fusion)
     if fusion not in choices:
         raise UserError(
-            f"--method {options.method} does not run with --fusion {fusion} on "
-            f"{options.dataset}: choose {', '.join(choices)}"
+            f"--method {flags.method} does not run with --fusion {fusion} on "
+            f"{flags.dataset}: choose {', '.join(choices)}"
         )
     return fusion
 
 
 def _parts():
-    return [(registry, name) for registry in WITH_FLAGS for name in registry]
-
-
-def _chosen(options: Namespace):
-    return [(METHODS, options.method), (FUSIONS, options.fusion), (DATASETS, options.dataset)]
+    """Those that may have flags of their own."""
+    return [(registry, name) for registry in (METHODS, FUSIONS, DATASETS) for name in registry]
 
 
 def _part_help(registry, name: str) -> str:
     parser = ArgumentParser(usage=SUPPRESS, add_help=False, formatter_class=PartHelp)
-    part, title = registry[name], f"with --{registry.kind} {name}"
     chosen = DATASETS[name].defaults if registry is DATASETS else {}
-    defaults = [f"--{flag} {value}" for flag, value in chosen.items()]
-    part.add_flags(parser.add_argument_group(title, " ".join(defaults) or None))
+    defaults = " ".join(f"--{flag} {value}" for flag, value in chosen.items())
+    group = parser.add_argument_group(f"with --{registry.kind} {name}", defaults or None)
+    registry[name].add_flags(group)
     return parser.format_help()
 
 
@@ -343,8 +348,7 @@ def _explain_unknown(flag: str) -> str:
             f"{flag!r} belongs to no flag: give --FLAG before it, or, in a list of names, a comma "
             "instead of the space (--help lists all flags)"
         )
-    known = {word for part in _parts() for word in _part_help(*part).split()}
-    known |= set(_parser().format_help().split())
+    known = set(_parser().format_help().split())
     close = get_close_matches(flag, sorted(w for w in known if w.startswith("--")), n=1)
     hint = f": did you mean {close[0]}?" if close else ""
     return f"unknown flag {flag}{hint} (--help lists all flags)"

@@ -51,7 +51,7 @@ def row(epoch: dict, epochs: int, best: dict) -> str:
     if epoch["conflict"] is not None:
         words.append(f"conflict {epoch['conflict']:.0%}")
     words += [f"{name} {epoch[name]}" for name in ("stationary", "skipped") if epoch[name]]
-    return "  ".join([*words, f"data {epoch['waiting']:.0%}", f"{epoch['seconds']:.1f}s"])
+    return "  ".join([*words, f"waiting {epoch['waiting']:.0%}", f"{epoch['seconds']:.1f}s"])
 
 
 def fitted(line: str, width: int) -> str:

@@ -32,23 +32,23 @@ DEFAULT_ENCODERS = {"array": "mlp", "tokens": "transformer"}
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
-def load_data(options: Namespace) -> Data:
-    data = DATASETS[options.dataset].load(options)
+def load_data(flags: Namespace) -> Data:
+    data = DATASETS[flags.dataset].load(flags)
     data = data._replace(identity=identity(data))
-    if options.train_size:
-        train = stratified(data.splits["train"], options.train_size, options.random_seed)
+    if flags.train_size:
+        train = stratified(data.splits["train"], flags.train_size, flags.random_seed)
         data = data._replace(splits={**data.splits, "train": train})
-    if options.batch_size % (processes := distributed.size()):
+    if flags.batch_size % (processes := distributed.size()):
         raise UserError(
-            f"--batch_size {options.batch_size}: it is the whole batch, and {processes} processes "
+            f"--batch_size {flags.batch_size}: it is the whole batch, and {processes} processes "
             f"cannot share it equally: give a multiple of {processes}"
         )
-    size, batch = len(data.splits["train"]), options.batch_size * options.accumulate
+    size, batch = len(data.splits["train"]), flags.batch_size * flags.accumulate
     if size < batch:
-        flags = f"--batch_size {options.batch_size}"
-        flags += f" --accumulate {options.accumulate}" if options.accumulate > 1 else ""
+        given = f"--batch_size {flags.batch_size}"
+        given += f" --accumulate {flags.accumulate}" if flags.accumulate > 1 else ""
         raise UserError(
-            f"{flags}: one step needs {batch} samples, the training split has {size}: lower it"
+            f"{given}: one step needs {batch} samples, the training split has {size}: lower it"
         )
     return data
 
@@ -76,32 +76,32 @@ def check_data(data: Data, trained_on: dict, checkpoint: Path) -> None:
         )
 
 
-def build_model(options: Namespace, data: Data) -> Fusion:
+def build_model(flags: Namespace, data: Data) -> Fusion:
     """The fusion of one encoder per modality, newly initialised, on the CPU."""
     encoders = {}
-    for modality, encoder in chosen_encoders(options, data).items():
-        weights = {"pretrained": options.pretrained} if _pretrainable(encoder) else {}
+    for modality, encoder in chosen_encoders(flags, data).items():
+        weights = {"pretrained": flags.pretrained} if _pretrainable(encoder) else {}
         encoders[modality] = encoder(data.modalities[modality], **weights)
-    return FUSIONS[options.fusion].build(encoders, data, options)
+    return FUSIONS[flags.fusion].build(encoders, data, flags)
 
 
-def check_sizes(options: Namespace, data: Data, state: dict, source: Path) -> None:
+def check_sizes(flags: Namespace, data: Data, state: dict, source: Path) -> None:
     """UserError unless a state dict fits the model, before there is memory for any of its sizes."""
-    chosen_encoders(options, data)  # imported outside, so that nothing else of them is without
+    chosen_encoders(flags, data)  # imported outside, so that nothing else of them is without
     with fitting(source), torch.device("meta"):
-        check_weights(build_model(options, data), state, source)
+        check_weights(build_model(flags, data), state, source)
 
 
-def chosen_encoders(options: Namespace, data: Data) -> dict[str, type]:
+def chosen_encoders(flags: Namespace, data: Data) -> dict[str, type]:
     """{modality: the class of its encoder}."""
-    fusion = FUSIONS[options.fusion]
+    fusion = FUSIONS[flags.fusion]
     names = {
         modality: fusion.default_encoder
-        or DATASETS[options.dataset].encoder
+        or DATASETS[flags.dataset].encoder
         or DEFAULT_ENCODERS.get(spec.kind, "resnet18")
         for modality, spec in data.modalities.items()
     }
-    for choice in options.encoder:
+    for choice in flags.encoder:
         modality, given, name = choice.rpartition("=")
         if given and modality not in names:
             raise UserError(
@@ -110,7 +110,7 @@ def chosen_encoders(options: Namespace, data: Data) -> dict[str, type]:
             )
         names.update(dict.fromkeys([modality] if given else names, ENCODERS.find(name)))
     encoders = {modality: ENCODERS[name] for modality, name in names.items()}
-    if options.pretrained and not any(map(_pretrainable, encoders.values())):
+    if flags.pretrained and not any(map(_pretrainable, encoders.values())):
         raise UserError(
             f"--pretrained: encoder {' and '.join(sorted(set(names.values())))} has no pretrained "
             "weights: use resnet18"

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import torch
 
-from ..data.samples import Data, choosing_split
+from ..data.samples import Data, Split, choosing_split
 from ..models.fusions.base import Fusion
+from ..system.errors import UserError
 from . import checkpoint, devices, setup
 from .options import check_data_root, from_config
 
@@ -15,12 +16,18 @@ from .options import check_data_root, from_config
 class Trained(NamedTuple):
     """What a checkpoint is worth looking at with."""
 
-    options: Namespace  # the flags it was trained with
+    flags: Namespace  # of its training
     epoch: int
     data: Data
     model: Fusion
     device: torch.device
     chosen_on: str | None  # the split whose accuracies chose the epoch; of last.pt none did
+
+    def part(self, name: str) -> Split:
+        """The split that --part names."""
+        if name not in self.data.splits:
+            raise UserError(f"--part {name}: {self.data.name} has {', '.join(self.data.splits)}")
+        return self.data.splits[name]
 
 
 def load(path: Path, flags: Namespace) -> Trained:
@@ -29,12 +36,12 @@ def load(path: Path, flags: Namespace) -> Trained:
     Without a data_root the data is where the run found it.
     """
     state = checkpoint.read_state(path)
-    options = from_config(state["config"], path)
-    check_data_root(options.dataset, flags.data_root)
-    options.data_root = flags.data_root or options.data_root
-    options.pretrained = None  # the checkpoint holds the weights
+    own = from_config(state["config"], path)
+    check_data_root(own.dataset, flags.data_root)
+    own.data_root = flags.data_root or own.data_root
+    own.pretrained = None  # the checkpoint holds the weights
     device = devices.pick_device(flags.device, flags.gpu_ids)
-    data = setup.load_data(options)
+    data = setup.load_data(own)
     setup.check_data(data, state["data"], path)
     if data.identity != state["data"]["identity"]:
         print(
@@ -42,9 +49,9 @@ def load(path: Path, flags: Namespace) -> Trained:
             "clips, their order, labels or files differ. These are no scores of that run.",
             flush=True,
         )
-    setup.check_sizes(options, data, state["model"], path)
-    model = setup.build_model(options, data)
+    setup.check_sizes(own, data, state["model"], path)
+    model = setup.build_model(own, data)
     setup.load_weights(model, state["model"], path)
-    model = devices.place(model, device, options.precision)
-    chosen_on = None if "optimizer" in state else choosing_split(data.splits, options.select)
-    return Trained(options, state["epoch"], data, model, device, chosen_on)
+    model = devices.place(model, device, own.precision)
+    chosen_on = None if "optimizer" in state else choosing_split(data.splits, own.select)
+    return Trained(own, state["epoch"], data, model, device, chosen_on)

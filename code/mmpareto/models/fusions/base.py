@@ -98,7 +98,7 @@ class Fusion(nn.Module):
         """Add the fusion's own flags to an argparse parser."""
 
     @classmethod
-    def build(cls, encoders: dict[str, nn.Module], data: Data, options: Namespace) -> "Fusion":
+    def build(cls, encoders: dict[str, nn.Module], data: Data, flags: Namespace) -> "Fusion":
         """The fusion that the parsed flags, its own among them, ask for."""
         return cls(encoders, len(data.classes))
 

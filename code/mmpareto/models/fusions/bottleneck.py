@@ -37,8 +37,8 @@ class Bottleneck(Mean):
         # fmt: on
 
     @classmethod
-    def build(cls, encoders: dict[str, nn.Module], data: Data, options: Namespace) -> "Bottleneck":
-        settings = {"fusion_layer": options.fusion_layer, "bottlenecks": options.bottlenecks}
+    def build(cls, encoders: dict[str, nn.Module], data: Data, flags: Namespace) -> "Bottleneck":
+        settings = {"fusion_layer": flags.fusion_layer, "bottlenecks": flags.bottlenecks}
         return cls(encoders, len(data.classes), **settings)
 
     def __init__(

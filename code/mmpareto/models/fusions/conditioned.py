@@ -28,8 +28,8 @@ class Conditioned(Fusion):
         )
 
     @classmethod
-    def build(cls, encoders: dict[str, nn.Module], data: Data, options: Namespace) -> Self:
-        return cls(encoders, len(data.classes), conditioner=options.conditioner)
+    def build(cls, encoders: dict[str, nn.Module], data: Data, flags: Namespace) -> Self:
+        return cls(encoders, len(data.classes), conditioner=flags.conditioner)
 
     def __init__(
         self, encoders: dict[str, nn.Module], classes: int, *, conditioner: str | None = None

@@ -88,8 +88,8 @@ class MMTM(Mean):
         )
 
     @classmethod
-    def build(cls, encoders: dict[str, nn.Module], data: Data, options: Namespace) -> "MMTM":
-        settings = {"ratio": options.ratio, "gate_scale": options.gate_scale}
+    def build(cls, encoders: dict[str, nn.Module], data: Data, flags: Namespace) -> "MMTM":
+        settings = {"ratio": flags.ratio, "gate_scale": flags.gate_scale}
         return cls(encoders, len(data.classes), **settings)
 
     def __init__(

@@ -23,10 +23,10 @@ class MultiTask(Fusion):
     multitask = True
 
     @classmethod
-    def build(cls, encoders: dict[str, nn.Module], data: Data, options: Namespace) -> Self:
+    def build(cls, encoders: dict[str, nn.Module], data: Data, flags: Namespace) -> Self:
         if len(encoders) != 1 or len(data.tasks) != 2:
             raise UserError(
-                f"--fusion {options.fusion}: two tasks on one modality expected, {data.name} has "
+                f"--fusion {flags.fusion}: two tasks on one modality expected, {data.name} has "
                 f"the tasks {', '.join(data.tasks)} on {', '.join(encoders)}"
             )
         ((modality, encoder),) = encoders.items()

@@ -5,7 +5,6 @@ from typing import NamedTuple
 from ...data.batches import loader
 from ...run.scores import confusion, predict
 from ...run.trained import Trained
-from ...system.errors import UserError
 
 
 class Confusion(NamedTuple):
@@ -20,12 +19,10 @@ class Confusion(NamedTuple):
         return round(10 * self.counts[truth][prediction] / max(1, sum(self.counts[truth])))
 
 
-def confusions(trained: Trained, split: str, workers: int, limit: int | None) -> list[Confusion]:
+def confusions(trained: Trained, part: str, workers: int, limit: int | None) -> list[Confusion]:
     """The joint prediction's, and that of every modality or task."""
     data = trained.data
-    if split not in data.splits:
-        raise UserError(f"--split {split}: {data.name} has {', '.join(data.splits)}")
-    batches = loader(data.splits[split], trained.options.batch_size, workers=workers)
+    batches = loader(trained.part(part), trained.flags.batch_size, workers=workers)
     found = predict(trained.model, batches, trained.device, limit)
     counts = confusion(*found, len(data.classes))
     return [Confusion(name, data.classes, matrix.tolist()) for name, matrix in counts.items()]

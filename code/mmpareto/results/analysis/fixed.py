@@ -75,19 +75,19 @@ def look(trained: Trained, checkpoint: Path, workers: int, limit: int | None) ->
     Statistics of BatchNorm are those of training; the model is left as it was, to the bit.
     checkpoint: where the model comes from, for messages. limit: only so many batches.
     """
-    model, options = trained.model, trained.options
+    model, flags = trained.model, trained.flags
     if model.multitask and model.late:
         raise Unfit(
-            f"{checkpoint}: in --fusion {options.fusion} no encoder has two losses: its gradients "
+            f"{checkpoint}: in --fusion {flags.fusion} no encoder has two losses: its gradients "
             "cannot be compared"
         )
     split = trained.data.splits["train"]
-    order = ShuffledBatches(len(split), options.batch_size, options.random_seed)
+    order = ShuffledBatches(len(split), flags.batch_size, flags.random_seed)
     order.epoch = trained.epoch + 1
     total = min(len(order), limit or len(order))
     if total < 2:
         raise Unfit(
-            f"{checkpoint}: a variance needs 2 batches, here is {total} of {options.batch_size} "
+            f"{checkpoint}: a variance needs 2 batches, here is {total} of {flags.batch_size} "
             "samples: raise --limit_batches"
         )
     integrator = Integrator(model, model.encoders, integrate.uniform_rule, late=model.late)

@@ -92,11 +92,11 @@ def _look(paths: list[Path], flags: Namespace) -> list[Looked]:
     looked: dict[str, Looked] = {}
     for path in paths:
         model = trained.load(path, flags)
-        options, tasks = model.options, model.data.tasks
-        label = f"{options.method}, seed {options.random_seed}, epoch {model.epoch}"
+        own, tasks = model.flags, model.data.tasks
+        label = f"{own.method}, seed {own.random_seed}, epoch {model.epoch}"
         label = f"{label} ({path})" if label in looked else label
         found = fixed.look(model, path, flags.workers, flags.limit_batches)
-        one = Looked(label, options.batch_size, tasks or ("joint", "unimodal"), found)
+        one = Looked(label, own.batch_size, tasks or ("joint", "unimodal"), found)
         before = next(iter(looked.values()), one)
         if one.encoders.keys() != before.encoders.keys():
             raise UserError(
@@ -114,7 +114,7 @@ def confusions(subject: Subject, flags: Namespace) -> list[Confusion]:
         return found
     for run in subject.first:
         model = trained.load(run.checkpoint, flags)
-        for one in confusion.confusions(model, flags.split, flags.workers, flags.limit_batches):
+        for one in confusion.confusions(model, flags.part, flags.workers, flags.limit_batches):
             name = f"{one.name} prediction, epoch {model.epoch}"
             several = len(subject.first) > 1
             found.append(one._replace(name=f"{run.label}: {name}" if several else name))
@@ -220,10 +220,10 @@ def _short(name: str, value: Any) -> str:
     return str(value)
 
 
-def predictions(split: str, matrices: list[Confusion]) -> Section:
+def predictions(part: str, matrices: list[Confusion]) -> Section:
     if not matrices:
         return Section("Confusion matrices", ["Not made, with --logs_only."])
-    note = f"Split {split}; a row is the true class, a column the predicted one."
+    note = f"Split {part}; a row is the true class, a column the predicted one."
     return Section("Confusion matrices", [note], confusions=matrices)
 
 
