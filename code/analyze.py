@@ -15,8 +15,8 @@ from pathlib import Path
 from mmpareto.results.analysis import page, sections
 from mmpareto.results.analysis.sections import Work
 from mmpareto.results.analysis.subject import Subject, find
-from mmpareto.run import report
-from mmpareto.run.options import add_device_flags, add_part_flag
+from mmpareto.run import checkpoint, report
+from mmpareto.run.options import add_device_flags
 from mmpareto.system.errors import UserError, printable
 from mmpareto.system.flags import Parser, non_negative, positive
 from mmpareto.system.lock import Lock
@@ -72,7 +72,7 @@ def parser() -> Parser:
              "run's own last.pt; of a comparison none)")
     add("--window", type=positive(int), default=20, metavar="N",
         help="steps over which a conflict rate is taken, >= 1 (default: %(default)s)")
-    add_part_flag(parser, ": what the confusion matrices are of (default: %(default)s)")
+    checkpoint.add_part_flag(parser, ": what the confusion matrices are of (default: %(default)s)")
     add("--logs_only", action="store_true",
         help="load no model and no data: no gradient magnitudes, no confusion matrices")
     add("--data_root", type=Path, metavar="DIR", help="(default: where the run found its data)")

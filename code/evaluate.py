@@ -15,9 +15,9 @@ from pathlib import Path
 
 from mmpareto.data.batches import loader
 from mmpareto.data.samples import Data
-from mmpareto.run import corruption, report, trained
+from mmpareto.run import checkpoint, corruption, report
 from mmpareto.run import scores as evaluation
-from mmpareto.run.options import add_device_flags, add_part_flag
+from mmpareto.run.options import add_device_flags
 from mmpareto.run.scores import column
 from mmpareto.system.errors import UserError
 from mmpareto.system.flags import Parser, comma_separated, non_negative, positive, seed
@@ -29,7 +29,7 @@ WIDTH = 80  # of the console; a table of more columns than fit is as wide as it 
 def main(arguments: list[str]) -> None:
     flags = parser().parse_args(arguments)
     check(flags)
-    found = trained.load(flags.checkpoint, flags)
+    found = checkpoint.load(flags.checkpoint, flags)
     data, model, device, split = found.data, found.model, found.device, found.part(flags.part)
     batch_size = flags.batch_size or found.flags.batch_size
     size = len(split)
@@ -64,7 +64,7 @@ def parser() -> Parser:
     # fmt: off
     add = parser.add_argument
     add("checkpoint", type=Path, help="a run's best.pt or last.pt")
-    add_part_flag(parser, " (default: test)")
+    checkpoint.add_part_flag(parser, " (default: test)")
     add("--data_root", type=Path, help="(default: where the run found its data)")
     add("--batch_size", type=positive(int), help="(default: the run's)")
     add("--workers", type=non_negative(int), default=0, help="(default: 0)")

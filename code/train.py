@@ -4,7 +4,7 @@ python code/train.py --method mmpareto
 python code/train.py --method uniform --dataset cgmnist --data_root DIR --epochs 6
 """
 
-from mmpareto.system import entry
+from mmpareto.system import entry, tensors
 
 import time
 from argparse import Namespace
@@ -113,7 +113,7 @@ class Trainer:
     def train(self) -> None:
         """The epochs that are left, then the test scores."""
         header = setup.header(self.flags, self.data, self.model, self.device, self.steps)
-        self.run.start(header, setup.known_by(self.data))
+        self.run.start(header, checkpoint.known_by(self.data))
         while self.epoch < self.flags.epochs:
             began = time.perf_counter()
             steps = self.train_epoch()
@@ -202,9 +202,9 @@ class Trainer:
         last = best = {"epoch": self.epoch, **columns(self.scores("test"))}
         if self.best["epoch"] != self.epoch:
             path = self.run.folder / "best.pt"
-            state = checkpoint.read_state(path)
-            setup.load_weights(self.model, state["model"], path)
-            best = {"epoch": state["epoch"], **columns(self.scores("test"))}
+            with checkpoint.fitting(path):
+                checkpoint.load_weights(self.model, tensors.read(path)["model"], path)
+            best = {"epoch": self.best["epoch"], **columns(self.scores("test"))}
         if self.shown == "test" and self.flags.select != "best-test":
             self.run.finish("last", {"last": last})  # nothing but the test split could choose
         else:
@@ -214,7 +214,7 @@ class Trainer:
 
     def model_state(self) -> dict:
         """What evaluation needs."""
-        known = setup.known_by(self.data)
+        known = vars(checkpoint.known_by(self.data))
         return {"model": self.model.state_dict(), "epoch": self.epoch, "data": known}
 
     def state(self) -> dict:
@@ -230,28 +230,27 @@ class Trainer:
             "skipped_in_a_row": self.skipped_in_a_row,
         }
 
-    def restore(self, state: dict) -> None:
+    def restore(self, state: checkpoint.Resumable) -> None:
         """Go on after the last whole epoch."""
         path = self.run.folder / "last.pt"
-        setup.check_data(self.data, state["data"], path)
-        if self.data.identity != state["data"]["identity"]:
+        if not checkpoint.is_same_data(self.data, state, path):
             raise UserError(
                 f"--resume: {self.data.name} has changed since {path} was written (its clips, "
                 "their order, labels or files): restore the data, or train anew in another --out"
             )
-        setup.load_weights(self.model, state["model"], path)
-        checkpoint.check_alike(state["scheduler"], self.scheduler.state_dict(), "scheduler", path)
-        checkpoint.check_alike(state["method"], self.method.state, "method", path)
+        checkpoint.load_weights(self.model, state.model, path)
+        checkpoint.check_alike(state.scheduler, self.scheduler.state_dict(), "scheduler", path)
+        checkpoint.check_alike(state.method, self.method.state, "method", path)
         with checkpoint.fitting(path):
-            setup.load_optimizer(self.optimizer, state["optimizer"])
-            self.scheduler.load_state_dict(state["scheduler"])
-            for name, value in state["method"].items():
+            checkpoint.load_optimizer(self.optimizer, state.optimizer)
+            self.scheduler.load_state_dict(state.scheduler)
+            for name, value in state.method.items():
                 self.method.state[name].copy_(value)
-            torch.set_rng_state(state["rng"][0])
-            if self.device.type == "cuda" and len(state["rng"]) > 1:
-                torch.cuda.set_rng_state(state["rng"][1], self.device)
-        self.epoch, self.best = state["epoch"], state["best"]
-        self.skipped_in_a_row = state["skipped_in_a_row"]
+            torch.set_rng_state(state.rng[0])
+            if self.device.type == "cuda" and len(state.rng) > 1:
+                torch.cuda.set_rng_state(state.rng[1], self.device)
+        self.epoch, self.best = state.epoch, dict(vars(state.best))
+        self.skipped_in_a_row = state.skipped_in_a_row
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from mmpareto.models.encoders.base import OnePixelConv
 from mmpareto.models.encoders.resnet18 import ResNet18
 from mmpareto.models.fusions.concat import Concat
 from mmpareto.models.fusions.sum import Sum
-from mmpareto.run import options, setup
+from mmpareto.run import checkpoint, options, setup
 from mmpareto.system.errors import UserError
 
 IMAGE = Modality("image", (3, 32, 32))
@@ -222,7 +222,7 @@ def test_optimizer_state_of_another_memory_format():
     def stepped(param, state=None):
         optimizer = torch.optim.SGD([param], lr=0.1, momentum=0.9, fused=True)
         if state:
-            setup.load_optimizer(optimizer, state)
+            checkpoint.load_optimizer(optimizer, state)
         param.grad = torch.randn(param.shape).to(memory_format=layout_of(param))
         optimizer.step()
         return optimizer.state_dict()

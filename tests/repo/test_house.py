@@ -76,7 +76,7 @@ def test_training_imports_nothing_optional():
         for registry in train.options.REGISTRIES:
             [registry[name] for name in registry]
         optional = {"tensorboard", "torchjd", "matplotlib", "cv2", "av", "torchaudio", "soundfile",
-                    "pebble"}
+                    "pebble", "msgspec"}
         print(sorted(optional & sys.modules.keys()))
     """
     done = subprocess.run(

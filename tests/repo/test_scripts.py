@@ -206,7 +206,7 @@ def epochs(folder):
 def rows(folder):
     lines = (folder / "train.log").read_text().splitlines()
     kept = [line for line in lines if line.startswith(("Epoch", "Result"))]
-    return [re.sub(r"  data \d+%  [\d.]+s$", "", line) for line in kept]
+    return [re.sub(r"  waiting \d+%  [\d.]+s$", "", line) for line in kept]
 
 
 def wait_for(condition, seconds=120):

@@ -24,7 +24,7 @@ from mmpareto.results.analysis import fixed, logs, page, panels, sections
 from mmpareto.results.analysis.confusion import Confusion
 from mmpareto.results.analysis.fixed import Moments
 from mmpareto.results.analysis.logs import Step
-from mmpareto.run import trained
+from mmpareto.run import checkpoint
 from mmpareto.system.errors import UserError
 
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "&lt;b&gt;", "$\\frac{"]
@@ -76,7 +76,7 @@ class TestMoments:
 def trained_toy(tmp_path, *flags):
     trainer = trainer_of(tmp_path, *flags)
     trainer.train_epoch()
-    return trained.Trained(trainer.flags, 1, trainer.data, trainer.model, trainer.device, None)
+    return checkpoint.Trained(trainer.flags, 1, trainer.data, trainer.model, trainer.device, None)
 
 
 class TestFixed:

@@ -126,7 +126,7 @@ class TestFull:
         left = sorted(path.name for path in folder.rglob("*"))
         assert LOCK not in left and not any(name.endswith(".tmp") for name in left)
         for path in folder.glob("*.pt"):
-            assert checkpoint.read_state(path)["epoch"] == 1
+            assert checkpoint.read_state(path).epoch == 1
         disk.empty()
         assert_same_run(run(folder, "--resume"), whole)
 
@@ -140,7 +140,7 @@ class TestFull:
 
         monkeypatch.setattr(Trainer, "scores", spoiled)
         assert "No space left on device" in one_line(run, folder)
-        assert checkpoint.read_state(folder / "last.pt", for_resuming=True)["epoch"] == 2
+        assert checkpoint.read_resumable(folder / "last.pt").epoch == 2
         monkeypatch.setattr(Trainer, "scores", scores)
         disk.empty()
         assert_same_run(run(folder, "--resume"), whole)
@@ -170,7 +170,7 @@ class TestFull:
         flags = ["--use_tensorboard", "--tensorboard_path", disk.path / "board", "--epochs", 12]
         message = one_line(run, tmp_path / "run", *flags)
         assert "No space left on device" in message and "--tensorboard_path" in message
-        assert checkpoint.read_state(tmp_path / "run/last.pt", for_resuming=True)["epoch"] >= 1
+        assert checkpoint.read_resumable(tmp_path / "run/last.pt").epoch >= 1
         disk.empty()
         monkeypatch.setattr(Trainer, "train_epoch", epoch)
         run(tmp_path / "run", *flags, "--resume")
@@ -255,7 +255,7 @@ class TestReadOnly:
         monkeypatch.setattr(Trainer, "train_epoch", spoiled)
         assert "Read-only file system" in one_line(run, folder)
         monkeypatch.setattr(Trainer, "train_epoch", epoch)
-        assert checkpoint.read_state(folder / "last.pt", for_resuming=True)["epoch"] == 1
+        assert checkpoint.read_resumable(folder / "last.pt").epoch == 1
         disk.writable()
         assert_same_run(run(folder, "--resume"), whole)
         assert LOCK not in contents(folder)
@@ -305,7 +305,7 @@ class TestVanishing:
             run(folder)
         else:
             assert name in one_line(run, folder)
-        assert checkpoint.read_state(folder / "last.pt", for_resuming=True)["epoch"] == 2
+        assert checkpoint.read_resumable(folder / "last.pt").epoch == 2
 
 
 @pytest.fixture(scope="module")

@@ -418,7 +418,7 @@ class TestBombs:
         data = {"recipe": "", "identity": "", "classes": []}
         torch.save(state | {"epoch": 1, "data": data}, tmp_path / "best.pt")
         with pytest.raises(UserError, match="config is damaged"):
-            options.from_config(checkpoint.read_state(tmp_path / "best.pt")["config"], tmp_path)
+            options.from_config(checkpoint.read_state(tmp_path / "best.pt").config, tmp_path)
 
 
 class TestNames:

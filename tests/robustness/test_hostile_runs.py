@@ -17,7 +17,7 @@ from claim import rows as claim_runs
 from mmpareto.data.samples import Modality
 from mmpareto.models.encoders import ENCODERS
 from mmpareto.models.fusions import FUSIONS
-from mmpareto.run import options, setup
+from mmpareto.run import checkpoint, options, setup
 from mmpareto.system.errors import UserError
 
 ESCAPE = "\x1b]0;owned\x07"
@@ -116,7 +116,7 @@ def test_models_without_memory_are_the_same(fusion):
         words[1] = "multidigits"
     flags = options.parse(words)
     data = setup.load_data(flags)
-    setup.check_sizes(flags, data, setup.build_model(flags, data).state_dict(), flags.out)
+    checkpoint.check_sizes(flags, data, setup.build_model(flags, data).state_dict(), flags.out)
     assert not any(p.is_meta for p in setup.build_model(flags, data).state_dict().values())
 
 

@@ -68,7 +68,7 @@ def survive(zygote, tmp_path, words, kills, check, compare, group=False, signals
 
 def readable(folder):
     for path in folder.rglob("*.pt"):
-        assert checkpoint.read_state(path)["epoch"] >= 1
+        assert checkpoint.read_state(path).epoch >= 1
 
 
 def names(folder):

@@ -18,7 +18,7 @@ from mmpareto.data.batches import loader
 from mmpareto.data.samples import Data, Modality, TensorSplit
 from mmpareto.datasets import DATASETS, Dataset
 from mmpareto.datasets.shared.prepared import PreparedSplit
-from mmpareto.run import corruption, scores, trained
+from mmpareto.run import checkpoint, corruption, scores
 from mmpareto.system.errors import UserError
 
 VOCABULARY, CLASSES = 12, 4
@@ -106,7 +106,7 @@ def runs(*names):
 
 
 def load(path):
-    return trained.load(path, evaluate.parser().parse_args([str(path)]))
+    return checkpoint.load(path, evaluate.parser().parse_args([str(path)]))
 
 
 def printed(capsys, *arguments):

@@ -16,7 +16,7 @@ import torch
 import train
 from mmpareto.methods import METHODS
 from mmpareto.methods.base import Method
-from mmpareto.run import devices
+from mmpareto.run import checkpoint, devices
 from mmpareto.run.scores import evaluate
 from mmpareto.system.errors import UserError
 from mmpareto.system.paths import REPOSITORY
@@ -25,7 +25,7 @@ from train import Trainer
 ROW = re.compile(
     r"Epoch \d+/\d+  Loss \d+\.\d{4}  (val|test) Acc [01]\.\d{4}  Acc_a [01]\.\d{4}  "
     r"Acc_b [01]\.\d{4}  Best Acc [01]\.\d{4} \(\d+\)(  conflict \d+%)?(  \w+ \d+)*"
-    r"  data \d+%  \d+\.\ds"
+    r"  waiting \d+%  \d+\.\ds"
 )
 
 
@@ -50,7 +50,7 @@ def rows(folder):
     """The epochs' rows and results of a log, without times and the number of epochs."""
     lines = (folder / "train.log").read_text().splitlines()
     kept = [line for line in lines if line.startswith(("Epoch", "Result"))]
-    return [re.sub(r"(/\d+)|(  data \d+%  [\d.]+s$)", "", line) for line in kept]
+    return [re.sub(r"(/\d+)|(  waiting \d+%  [\d.]+s$)", "", line) for line in kept]
 
 
 def weights(folder, file="last.pt"):
@@ -154,13 +154,21 @@ class TestFolder:
             run()
         assert (tmp_path / "run" / "thesis.tmp").read_text() == "years of work"
 
+    def test_without_msgspec(self, run, monkeypatch):
+        """Only reading a run's files back needs it, so that a bare server can train."""
+        monkeypatch.setitem(sys.modules, "msgspec", None)
+        assert (run() / "result.json").exists()
+        with pytest.raises(UserError, match="needs a package: run pip install msgspec"):
+            run("--resume")
+
     def test_two_runs_in_one_folder(self, run, tmp_path):
         """The second one to start is refused, though both saw no folder before."""
         folder = tmp_path / "run"
         runs = [train.Run(folder, {"use_tensorboard": False}, resume=False) for _ in range(2)]
-        runs[0].start(["first"], {})
+        data = checkpoint.DataRecord("", [], "")
+        runs[0].start(["first"], data)
         with pytest.raises(UserError, match="another run has just taken it"):
-            runs[1].start(["second"], {})
+            runs[1].start(["second"], data)
         assert (folder / "train.log").read_text() == "first\n"
 
     def test_tensorboard_path_that_cannot_be(self, run, tmp_path):

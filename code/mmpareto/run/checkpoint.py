@@ -1,23 +1,226 @@
-"""A run's best.pt and last.pt: what they hold, and whether it fits into the parts of a run."""
+"""A run's best.pt and last.pt: what they hold, and how it comes back into the parts of a run."""
 
+from argparse import SUPPRESS, ArgumentTypeError, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from ..system import fields
+from ..data.samples import Data, Split, choosing_split, recipe_hash
+from ..models.fusions.base import Fusion
 from ..system.errors import UserError, reason
-from ..system.tensors import read
+from ..system.records import as_record, check, is_count
+from ..system.tensors import is_plain, read
+from . import devices, setup
+from .options import check_data_root, from_config
 
 
-def _are_tensors(value: dict) -> bool:
-    return all(fields.is_text(k) and isinstance(v, Tensor) for k, v in value.items())
+@dataclass(frozen=True)
+class DataRecord:
+    """What a run notes of its data."""
+
+    recipe: str  # its hash
+    classes: list[str]
+    identity: str
 
 
-def _is_dict(value: Any) -> bool:
-    return isinstance(value, dict)
+@dataclass(frozen=True)
+class Best:
+    """The epoch that best.pt is of; 0 before the first."""
+
+    epoch: int
+    Acc: float
+
+    def __post_init__(self) -> None:
+        check(epoch=is_count(self.epoch), Acc=isfinite(self.Acc))
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What best.pt holds, and last.pt as well: all that evaluation needs."""
+
+    config: dict[str, Any]
+    data: DataRecord
+    epoch: int
+    model: dict[str, Tensor]
+    optimizer: Any = None  # of best.pt
+
+    def __post_init__(self) -> None:
+        check(epoch=is_count(self.epoch))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumable(State):
+    """What last.pt holds: all that going on needs."""
+
+    best: Best
+    logs: dict[str, int]  # sizes
+    method: dict[str, Tensor]
+    optimizer: dict = field()  # without the default that it has in State
+    rng: list[Tensor]
+    scheduler: dict
+    skipped_in_a_row: int
+
+    def __post_init__(self) -> None:
+        check(
+            epoch=is_count(self.epoch),
+            logs=all(map(is_count, self.logs.values())),
+            rng=bool(self.rng),
+            skipped_in_a_row=is_count(self.skipped_in_a_row),
+        )
+
+
+def read_state(path: Path) -> State:
+    """Load a run's best.pt or last.pt."""
+    return _read(path, State, "best.pt or last.pt")
+
+
+def read_resumable(path: Path) -> Resumable:
+    """Load a run's last.pt."""
+    return _read(path, Resumable, "last.pt")
+
+
+def _read(path: Path, kind: type[State], wanted: str) -> Any:
+    state = read(path)
+    try:
+        return as_record(state, kind)
+    except ValueError as error:
+        raise UserError(
+            f"checkpoint {path}: missing or damaged in it: {error}: give a run's {wanted}, written "
+            "by this version of train.py"
+        ) from None
+
+
+class Trained(NamedTuple):
+    """A model as a checkpoint holds it, with the data it was trained on."""
+
+    flags: Namespace  # of its training
+    epoch: int
+    data: Data
+    model: Fusion
+    device: torch.device
+    chosen_on: str | None  # the split whose accuracies chose the epoch; of last.pt none did
+
+    def part(self, name: str) -> Split:
+        """The split that --part names."""
+        if name not in self.data.splits:
+            raise UserError(f"--part {name}: {self.data.name} has {', '.join(self.data.splits)}")
+        return self.data.splits[name]
+
+
+def add_part_flag(parser, used_for: str) -> None:
+    """--part, and one line for --split, which names a division of the data in train.py."""
+
+    def refuse(text: str):
+        raise ArgumentTypeError(f"it is called --part here: give --part {text}")
+
+    parser.add_argument("--part", default="test", help=f"train, val or test{used_for}")
+    parser.add_argument("--split", type=refuse, default=SUPPRESS, help=SUPPRESS)
+
+
+def load(path: Path, flags: Namespace) -> Trained:
+    """Read best.pt or last.pt; flags say where to run (`device`, `gpu_ids`) and the `data_root`.
+
+    Without a data_root the data is where the run found it.
+    """
+    state = read_state(path)
+    own = from_config(state.config, path)
+    check_data_root(own.dataset, flags.data_root)
+    own.data_root = flags.data_root or own.data_root
+    own.pretrained = None  # the checkpoint holds the weights
+    device = devices.pick_device(flags.device, flags.gpu_ids)
+    data = setup.load_data(own)
+    if not is_same_data(data, state, path):
+        print(
+            f"WARNING: this is not the data that {path} was trained on, as it was then: its "
+            "clips, their order, labels or files differ. These are no scores of that run.",
+            flush=True,
+        )
+    check_sizes(own, data, state.model, path)
+    model = setup.build_model(own, data)
+    load_weights(model, state.model, path)
+    model = devices.place(model, device, own.precision)
+    chosen_on = choosing_split(data.splits, own.select) if state.optimizer is None else None
+    return Trained(own, state.epoch, data, model, device, chosen_on)
+
+
+def known_by(data: Data) -> DataRecord:
+    return DataRecord(recipe_hash(data.recipe), data.classes, data.identity)
+
+
+def is_same_data(data: Data, state: State, path: Path) -> bool:
+    """Whether data is what a checkpoint was trained on.
+
+    UserError where its classes or its recipe are others.
+    """
+    found, trained_on = known_by(data), state.data
+    if found.recipe != trained_on.recipe:
+        raise UserError(
+            f"--data_root: {data.name} of recipe {found.recipe} found, {path} was trained "
+            f"on recipe {trained_on.recipe}: numbers would not be comparable, give data of that "
+            "recipe"
+        )
+    if found.classes != trained_on.classes:
+        raise UserError(
+            f"--data_root: {data.name} with classes {', '.join(found.classes)} found, "
+            f"{path} was trained on {', '.join(trained_on.classes)}: give data with those"
+        )
+    return found.identity == trained_on.identity
+
+
+def check_sizes(flags: Namespace, data: Data, state: dict[str, Tensor], source: Path) -> None:
+    """UserError unless a state dict fits the model, before there is memory for any of its sizes."""
+    setup.chosen_encoders(flags, data)  # imported outside, so that nothing else of them is without
+    with fitting(source), torch.device("meta"):
+        check_weights(setup.build_model(flags, data), state, source)
+
+
+def load_weights(model: Fusion, state: dict, source: Path) -> None:
+    """Load a state dict; UserError where it belongs to another architecture."""
+    check_weights(model, state, source)
+    model.load_state_dict(state)
+
+
+def check_weights(model: Fusion, state: dict, source: Path) -> None:
+    """UserError unless state is of model's architecture; the model may be without memory."""
+    expected = {name: (value.shape, value.dtype) for name, value in model.state_dict().items()}
+    found = {
+        name: (value.shape, value.dtype) if is_plain(value) else "no numbers"
+        for name, value in state.items()
+    }
+    if expected != found:
+        differing = sorted(
+            k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k)
+        )
+        raise UserError(
+            f"checkpoint {source}: it holds another architecture ({len(differing)} tensors differ, "
+            f"first {differing[0]}): build the model with the flags it was trained with"
+        )
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Load its state dict; buffers come to lie in memory as parameters do, as if made here.
+
+    Fused optimizers take that for granted, and another device may have had another memory format.
+    """
+    settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for before, group in zip(settings, optimizer.param_groups, strict=True):
+        if {k: type(v) for k, v in before.items()} != {
+            k: type(v) for k, v in group.items() if k != "params"
+        }:
+            raise ValueError("settings of another form")
+    for param, buffers in optimizer.state.items():
+        for name, value in buffers.items():
+            if not isinstance(value, Tensor) or value.shape not in (param.shape, ()):
+                raise ValueError(f"{name} does not fit its parameter")
+            if value.shape == param.shape:
+                buffers[name] = torch.empty_like(param).copy_(value)
 
 
 def check_alike(found: Any, expected: Any, what: str, path: Path) -> None:
@@ -33,7 +236,11 @@ def _are_alike(a: Any, b: Any) -> bool:
         return len(a) == len(b) and all(map(_are_alike, a, b))
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return (a.shape, a.dtype) == (b.shape, b.dtype)
-    return type(a) is type(b) or (fields.is_number(a) and fields.is_number(b))
+    return type(a) is type(b) or (_is_number(a) and _is_number(b))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
 @contextmanager
@@ -52,37 +259,3 @@ def _unfit(path: Path, why: str) -> str:
         f"checkpoint {path}: damaged, or of another version ({why}): restore it from a copy, or "
         "train again in another --out"
     )
-
-
-_EVALUATED = {
-    "model": _are_tensors,
-    "config": lambda value: all(map(fields.is_text, value.keys())),
-    "epoch": fields.is_count,
-    "data": lambda value: (
-        fields.is_text(value["recipe"])
-        and fields.is_text(value["identity"])
-        and fields.are(fields.is_text)(value["classes"])
-    ),
-}
-_RESUMED = {
-    "optimizer": _is_dict,
-    "scheduler": _is_dict,
-    "method": _are_tensors,
-    "rng": lambda value: value and fields.are(lambda state: isinstance(state, Tensor))(value),
-    "best": lambda value: fields.is_count(value["epoch"]) and fields.is_number(value["Acc"]),
-    "skipped_in_a_row": fields.is_count,
-    "logs": lambda value: all(map(fields.is_count, value.values())),
-}
-
-
-def read_state(path: Path, *, for_resuming: bool = False) -> dict[str, Any]:
-    """Load a run's best.pt or last.pt; only the latter holds what resuming needs."""
-    needed = _EVALUATED | _RESUMED if for_resuming else _EVALUATED
-    state = read(path)
-    if wrong := fields.wrong(state, needed):
-        raise UserError(
-            f"checkpoint {path}: missing or damaged in it: {', '.join(sorted(wrong))}: "
-            f"give a run's {'' if for_resuming else 'best.pt or '}last.pt, written by this version "
-            "of train.py"
-        )
-    return state

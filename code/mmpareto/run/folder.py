@@ -19,7 +19,8 @@ from ..system.lock import NAME as LOCK
 from ..system.lock import Lock
 from ..system.paths import blocker_of, clear_errors
 from ..system.writing import write_json
-from . import checkpoint, options, report
+from . import options, report
+from .checkpoint import DataRecord, Resumable, read_resumable
 from .environment import environment
 from .records import Config, Result, read_config, read_epochs, read_result
 
@@ -42,7 +43,7 @@ class Run:
     def __init__(self, folder: Path, config: dict[str, Any], resume: bool):
         """Check the folder against config; nothing is written before `start`."""
         self.folder, self.config = folder, config
-        self.state: dict[str, Any] | None = None
+        self.state: Resumable | None = None
         self.before: Config | None = None  # what config.json says of the run that is resumed
         self.known: list[tuple[float | None, float]] = []  # conflict and seconds of every epoch
         self.board = self.lock = None
@@ -90,19 +91,19 @@ class Run:
     def _read_state(self) -> None:
         if not (self.folder / "last.pt").exists():
             return  # stopped before its first checkpoint
-        self.state = checkpoint.read_state(self.folder / "last.pt", for_resuming=True)
-        check_epochs(self.folder, self.state["epoch"], self.config)
+        self.state = read_resumable(self.folder / "last.pt")
+        check_epochs(self.folder, self.state.epoch, self.config)
         for name in LOGS:
-            path, size = self.folder / name, self.state["logs"].get(name, math.inf)
+            path, size = self.folder / name, self.state.logs.get(name, math.inf)
             if not path.exists() or path.stat().st_size < size:
                 raise UserError(
                     f"--resume: {path} is missing or shorter than last.pt says: restore it, or "
                     "give another --out"
                 )
-        epochs = read_epochs(self.folder, self.state["logs"]["epochs.jsonl"])
+        epochs = read_epochs(self.folder, self.state.logs["epochs.jsonl"])
         self.known = [(epoch.conflict, epoch.seconds) for epoch in epochs]
 
-    def start(self, header: list[str], data: dict[str, Any]) -> None:
+    def start(self, header: list[str], data: DataRecord) -> None:
         """Create the folder, or cut its logs back to the last whole epoch; then log the header.
 
         data: what config.json says of the data.
@@ -129,7 +130,7 @@ class Run:
                     self.folder.rmdir()  # it is empty
             raise
         if self.state:
-            header = [*header, f"Resumed after epoch {self.state['epoch']}"]
+            header = [*header, f"Resumed after epoch {self.state.epoch}"]
         for line in header:
             self.log(line)
 
@@ -138,7 +139,7 @@ class Run:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        first = self.state["epoch"] + 1 if self.state else None
+        first = self.state.epoch + 1 if self.state else None
         with self._board_errors():
             self.board = SummaryWriter(self._board_path(), purge_step=first)
 
@@ -149,14 +150,14 @@ class Run:
         """Of its thread, too, which the next call tells of."""
         return clear_errors(f"--tensorboard_path {self._board_path()}")
 
-    def _open_logs(self, data: dict[str, Any]) -> None:
+    def _open_logs(self, data: DataRecord) -> None:
         earlier = self.before.past() if self.before else []
-        config = {"flags": self.config, "data": data, **environment(), "earlier": earlier}
+        config = {"flags": self.config, "data": vars(data), **environment(), "earlier": earlier}
         self._write_json("config.json", config)
         with clear_errors(f"--out {self.folder}"):
             for name in (*UNFINISHED, "result.json"):
                 (self.folder / name).unlink(missing_ok=True)
-            sizes = self.state["logs"] if self.state else {}
+            sizes = self.state.logs if self.state else {}
             for name in LOGS:
                 with open(self.folder / name, "ab") as file:
                     file.truncate(sizes.get(name, 0))
@@ -203,6 +204,8 @@ class Run:
                 self.board.close()
         for line in report.result_lines(results):
             self.log(line)
+        with clear_errors(path := self.folder / "epochs.jsonl"):
+            path.stat()  # a comparison reads it with the result
         self._write_json(
             "result.json",
             {

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError, Namespace
+from argparse import SUPPRESS, Action, ArgumentParser, Namespace
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -256,16 +256,6 @@ def _parser(*, add_help: bool = True) -> Parser:
         help="(default: tensorboard in the run's folder)")
     # fmt: on
     return parser
-
-
-def add_part_flag(parser, used_for: str) -> None:
-    """--part, and one line for --split, which names a division of the data in train.py."""
-
-    def refuse(text: str):
-        raise ArgumentTypeError(f"it is called --part here: give --part {text}")
-
-    parser.add_argument("--part", default="test", help=f"train, val or test{used_for}")
-    parser.add_argument("--split", type=refuse, default=SUPPRESS, help=SUPPRESS)
 
 
 def add_device_flags(parser) -> None:

@@ -2,10 +2,8 @@
 
 from argparse import Namespace
 from copy import deepcopy
-from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ..core import distributed
 from ..data.samples import (
@@ -22,8 +20,6 @@ from ..models.encoders import ENCODERS
 from ..models.fusions import FUSIONS
 from ..models.fusions.base import Fusion
 from ..system.errors import UserError
-from ..system.tensors import is_plain
-from .checkpoint import fitting
 from .environment import environment
 from .options import OPTIMIZER_DEFAULTS
 
@@ -53,29 +49,6 @@ def load_data(flags: Namespace) -> Data:
     return data
 
 
-def known_by(data: Data) -> dict[str, str | list[str]]:
-    """What a run notes of its data, as plain values."""
-    return {
-        "recipe": recipe_hash(data.recipe), "classes": data.classes, "identity": data.identity
-    }  # fmt: skip
-
-
-def check_data(data: Data, trained_on: dict, checkpoint: Path) -> None:
-    """UserError where a checkpoint was trained on other classes, or by another recipe."""
-    found = known_by(data)
-    if found["recipe"] != trained_on["recipe"]:
-        raise UserError(
-            f"--data_root: {data.name} of recipe {found['recipe']} found, {checkpoint} was trained "
-            f"on recipe {trained_on['recipe']}: numbers would not be comparable, give data of that "
-            "recipe"
-        )
-    if found["classes"] != trained_on["classes"]:
-        raise UserError(
-            f"--data_root: {data.name} with classes {', '.join(found['classes'])} found, "
-            f"{checkpoint} was trained on {', '.join(trained_on['classes'])}: give data with those"
-        )
-
-
 def build_model(flags: Namespace, data: Data) -> Fusion:
     """The fusion of one encoder per modality, newly initialised, on the CPU."""
     encoders = {}
@@ -83,13 +56,6 @@ def build_model(flags: Namespace, data: Data) -> Fusion:
         weights = {"pretrained": flags.pretrained} if _pretrainable(encoder) else {}
         encoders[modality] = encoder(data.modalities[modality], **weights)
     return FUSIONS[flags.fusion].build(encoders, data, flags)
-
-
-def check_sizes(flags: Namespace, data: Data, state: dict, source: Path) -> None:
-    """UserError unless a state dict fits the model, before there is memory for any of its sizes."""
-    chosen_encoders(flags, data)  # imported outside, so that nothing else of them is without
-    with fitting(source), torch.device("meta"):
-        check_weights(build_model(flags, data), state, source)
 
 
 def chosen_encoders(flags: Namespace, data: Data) -> dict[str, type]:
@@ -145,49 +111,6 @@ def build_optimizer(flags: Namespace, model: Fusion, device: torch.device):
     )
     ratio = flags.lr_decay_ratio if flags.lr_decay_step else 1.0
     return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, flags.lr_decay_step or 1, ratio)
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Load its state dict; buffers come to lie in memory as parameters do, as if made here.
-
-    Fused optimizers take that for granted, and another device may have had another memory format.
-    """
-    settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for before, group in zip(settings, optimizer.param_groups, strict=True):
-        if {k: type(v) for k, v in before.items()} != {
-            k: type(v) for k, v in group.items() if k != "params"
-        }:
-            raise ValueError("settings of another form")
-    for param, buffers in optimizer.state.items():
-        for name, value in buffers.items():
-            if not isinstance(value, Tensor) or value.shape not in (param.shape, ()):
-                raise ValueError(f"{name} does not fit its parameter")
-            if value.shape == param.shape:
-                buffers[name] = torch.empty_like(param).copy_(value)
-
-
-def load_weights(model: Fusion, state: dict, source: Path) -> None:
-    """Load a state dict; UserError where it belongs to another architecture."""
-    check_weights(model, state, source)
-    model.load_state_dict(state)
-
-
-def check_weights(model: Fusion, state: dict, source: Path) -> None:
-    """UserError unless state is of model's architecture; the model may be without memory."""
-    expected = {name: (value.shape, value.dtype) for name, value in model.state_dict().items()}
-    found = {
-        name: (value.shape, value.dtype) if is_plain(value) else "no numbers"
-        for name, value in state.items()
-    }
-    if expected != found:
-        differing = sorted(
-            k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k)
-        )
-        raise UserError(
-            f"checkpoint {source}: it holds another architecture ({len(differing)} tensors differ, "
-            f"first {differing[0]}): build the model with the flags it was trained with"
-        )
 
 
 def header(

@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from ...data.batches import loader
+from ...run.checkpoint import Trained
 from ...run.scores import confusion, predict
-from ...run.trained import Trained
 
 
 class Confusion(NamedTuple):

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ...core import integrate
 from ...core.integrator import Integrator
 from ...data.batches import ShuffledBatches, loader
-from ...run.trained import Trained
+from ...run.checkpoint import Trained
 from ...system.errors import UserError
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...run import trained
+from ...run import checkpoint
 from ...system.errors import UserError
 from ...system.tables import quote_formula, write_table
 from .. import figures
@@ -91,7 +91,7 @@ def look(subject: Subject, flags: Namespace) -> tuple[list[Looked], str]:
 def _look(paths: list[Path], flags: Namespace) -> list[Looked]:
     looked: dict[str, Looked] = {}
     for path in paths:
-        model = trained.load(path, flags)
+        model = checkpoint.load(path, flags)
         own, tasks = model.flags, model.data.tasks
         label = f"{own.method}, seed {own.random_seed}, epoch {model.epoch}"
         label = f"{label} ({path})" if label in looked else label
@@ -113,7 +113,7 @@ def confusions(subject: Subject, flags: Namespace) -> list[Confusion]:
     if flags.logs_only:
         return found
     for run in subject.first:
-        model = trained.load(run.checkpoint, flags)
+        model = checkpoint.load(run.checkpoint, flags)
         for one in confusion.confusions(model, flags.part, flags.workers, flags.limit_batches):
             name = f"{one.name} prediction, epoch {model.epoch}"
             several = len(subject.first) > 1
