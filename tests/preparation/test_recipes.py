@@ -1,4 +1,4 @@
-"""Prepared files hold what their recipes' names say, and are read by the stated rules."""
+"""Prepared files hold what the names of their recipes say."""
 
 import io
 import pickle
@@ -11,19 +11,13 @@ import cv2
 import numpy as np
 import pytest
 import soundfile
-import torch
 from numpy.testing import assert_allclose
 from PIL import Image
 from scipy.signal import resample_poly
-from torchvision.transforms import RandomResizedCrop
 
 from mmpareto.benchmarks.synthetic import frame_number, pictures, write_video
-from mmpareto.data.batches import loader
 from mmpareto.data.clips import Bad, Source
-from mmpareto.data.reading import Frames, Picture, choose_stills, crop
 from mmpareto.data.recipes import FRAMES, RECIPE_OF, named
-from mmpareto.data.samples import to_device
-from mmpareto.datasets.shared.prepared import PreparedSplit
 from mmpareto.preparation import features
 from mmpareto.preparation.media import convert
 
@@ -145,6 +139,17 @@ def shown(count, rate, fps):
     return [int(t * rate) for t in times if t < count / rate]
 
 
+def write_timed(path, frames):
+    """A video of (number, picture); a frame is shown at number / 12 seconds."""
+    with av.open(str(path), "w") as file:
+        video = file.add_stream("libx264", rate=12, width=480, height=360, pix_fmt="yuv420p")
+        for number, picture in frames:
+            frame = av.VideoFrame.from_ndarray(picture, format="bgr24")
+            frame.pts, frame.time_base = number, Fraction(1, 12)
+            file.mux(video.encode(frame))
+        file.mux(video.encode())
+
+
 class TestFrames:
     @pytest.mark.parametrize("name", ["3fps", "1fps"])
     @pytest.mark.parametrize(("rate", "count"), [(NTSC, 38), (NTSC, 150), (25, 80), (12, 80)])
@@ -177,13 +182,7 @@ class TestFrames:
     @pytest.mark.parametrize(("count", "start"), [(38, 0), (36, 3)])
     def test_ties(self, tmp_path, large, count, start):
         """Moments wanted lie exactly between two frames, or at the end of the film."""
-        with av.open(str(tmp_path / "a.mp4"), "w") as file:
-            video = file.add_stream("libx264", rate=12, width=480, height=360, pix_fmt="yuv420p")
-            for number, picture in enumerate(large[:count], start):
-                frame = av.VideoFrame.from_ndarray(picture, format="bgr24")
-                frame.pts, frame.time_base = number, Fraction(1, 12)
-                file.mux(video.encode(frame))
-            file.mux(video.encode())
+        write_timed(tmp_path / "a.mp4", enumerate(large[:count], start))
         assert stills(tmp_path / "a.mp4", "3fps")[0] == shown(count, 12, 3)
 
     def test_apple_double(self, tmp_path, large):
@@ -231,13 +230,7 @@ class TestBadMedia:
             assert prepared("audio", tmp_path / "a.wav", "fbank").shape == (1024, 128)
 
     def test_a_frame_of_a_wrong_time(self, tmp_path, large):
-        with av.open(str(tmp_path / "a.mkv"), "w") as file:
-            video = file.add_stream("libx264", rate=12, width=480, height=360, pix_fmt="yuv420p")
-            for number in (0, 1, 2, 12 * 7000):
-                frame = av.VideoFrame.from_ndarray(large[5], format="bgr24")
-                frame.pts, frame.time_base = number, Fraction(1, 12)
-                file.mux(video.encode(frame))
-            file.mux(video.encode())
+        write_timed(tmp_path / "a.mkv", [(n, large[5]) for n in (0, 1, 2, 12 * 7000)])
         assert bad("frames", tmp_path / "a.mkv", "3fps")[0] == "too_long"
 
     @pytest.mark.parametrize(
@@ -274,91 +267,3 @@ class TestBadMedia:
         assert prepared("audio", path, "fbank").doubts.keys() == {"silent"}
         write_video(path, [np.zeros((64, 64, 3), np.uint8)] * 30, "flv1", None)
         assert prepared("frames", path, "3fps").doubts.keys() == {"constant_picture"}
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 4])
-def test_stills_as_in_the_authors_loader(count):
-    """It counts them from 1; fewer stills than wanted are repeated in order."""
-    random = Random(0)
-    for n in range(count, 41):
-        seg = n // count
-        test = [i * seg + max(seg // 2, 1) for i in range(count)]
-        assert [k + 1 for k in choose_stills(n, count, None)] == test
-        train = zip(*(choose_stills(n, count, random) for _ in range(12 * seg)), strict=True)
-        for i, drawn in enumerate(train):
-            assert {k + 1 for k in drawn} <= set(range(i * seg + 1, i * seg + seg + 1))
-            assert len(set(drawn)) > 0.9 * seg
-    for n in range(1, count):
-        few = choose_stills(n, count, random)
-        assert len(few) == count and few == sorted(few) and set(few) == set(range(n))
-
-
-@pytest.mark.parametrize(("height", "width"), [(256, 341), (100, 60), (40, 150)])
-def test_crops_as_in_torchvision(height, width):
-    """Means and deviations of share, log ratio and place agree to 0.02 (3 standard errors)."""
-    random, picture, results = Random(1), torch.empty(3, height, width), []
-    arguments = picture, (0.08, 1), (3 / 4, 4 / 3)
-    for draw, given in ((crop, (height, width, random)), (RandomResizedCrop.get_params, arguments)):
-        top, left, h, w = np.array([draw(*given) for _ in range(4000)]).T
-        assert min(top.min(), left.min()) >= 0 and min(h.min(), w.min()) > 0
-        assert (top + h <= height).all() and (left + w <= width).all()
-        values = h * w / height / width, np.log(w / h), top / height, left / width
-        assert 0.07 < values[0].min() < 0.085
-        results.append([np.mean(values, 1), np.std(values, 1)])
-    assert_allclose(*results, atol=0.02)
-    assert crop(10, 400, random) == (0, 193, 10, 13)  # no permitted ratio has 8 % of the area
-    assert crop(400, 10, random) == (193, 0, 13, 10)
-
-
-@pytest.fixture(scope="module")
-def split(large, tmp_path_factory):
-    """Six clips: a picture, read as two modalities, and seven stills of 120 x 90."""
-    root, rows = tmp_path_factory.mktemp("set"), []
-    for n in range(6):
-        (root / f"{n}").mkdir()
-        for still in range(7):
-            cv2.imwrite(str(root / f"{n}/{still:06d}.jpg"), large[9 * n + still][::4, ::4])
-        cv2.imwrite(str(root / f"{n}.jpg"), large[10 * n])
-        row = {"frames": f"{n}", "frames.stills": "7", "image": f"{n}.jpg", "view": f"{n}.jpg"}
-        rows.append({"id": f"clip{n}", "label": "ab"[n % 2], **row})
-    readers = {"frames": Frames("frames", 2, 64), "image": Picture(64), "view": Picture(64)}
-    return PreparedSplit(root, rows, readers, {"a": 0, "b": 1})
-
-
-def same(one, other, i=..., j=...):
-    return [torch.equal(one[name][i], other[name][j]) for name in ("frames", "image", "view")]
-
-
-class TestReading:
-    def test_evaluation(self, split):
-        """Stills 0 and 3 of 7; a picture that shrinks more than twofold shrinks by area."""
-        (inputs, targets), (again, _) = split.read([4, 1]), split.read([4, 1])
-        assert all(same(inputs, again)) and targets.tolist() == [0, 1]
-        for found, name, how in (
-            (inputs["image"][1], "1.jpg", cv2.INTER_AREA),
-            (inputs["frames"][1, 0], "1/000000.jpg", cv2.INTER_LINEAR),
-            (inputs["frames"][1, 1], "1/000003.jpg", cv2.INTER_LINEAR),
-        ):
-            picture = cv2.imread(str(split.root / name))[:, :, ::-1]
-            expected = cv2.resize(picture, (64, 64), interpolation=how)
-            assert np.array_equal(found.permute(1, 2, 0), expected)
-
-    @pytest.mark.parametrize("workers", [0, 2])
-    def test_training(self, split, workers):
-        """A draw, a clip and a modality decide; not the process, the batch or the subset."""
-        inputs, _ = split.read([0, 3, 5], 7)
-        (first, _), (second, _) = loader(split, [([5, 1], 7), ([3, 0], 7)], workers=workers)
-        part, _ = split.subset([3, 5]).read([0], 7)
-        for place, other, k in ((0, second, 1), (1, second, 0), (2, first, 0), (1, part, 0)):
-            assert all(same(inputs, other, place, k))
-        assert not torch.equal(inputs["image"], inputs["view"])
-        assert not any(same(inputs, split.read([0, 3, 5], 8)[0]))
-        assert not any(same(inputs, split.read([0, 3, 5])[0]))
-
-    def test_normalised(self):
-        levels = np.random.default_rng(0).integers(0, 256, (2, 2, 3, 4, 5), np.uint8)
-        inputs = {"a": torch.from_numpy(levels), "b": torch.tensor([200.0])}
-        moved = to_device(inputs, torch.device("cpu"))
-        mean, deviation = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
-        assert_allclose(moved["a"], (levels / 255 - mean) / deviation, atol=1e-5)
-        assert moved["a"].dtype == torch.float32 and torch.equal(moved["b"], inputs["b"])

@@ -45,6 +45,15 @@ def rows(path):
     return [line.split(",") for line in path.read_text().splitlines()[1:]]
 
 
+def first(raw, folder):
+    return sorted((raw / folder).iterdir())[0]
+
+
+def journal_lines(out):
+    path = out / "journal.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
 def write_folder(root: Path, count: int, classes=("cat", "dog", "owl"), *, seconds=1.5) -> Path:
     """A user's data: video, sound file, array; clips.csv without kinds in its header."""
     root.mkdir(parents=True)

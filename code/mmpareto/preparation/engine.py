@@ -59,6 +59,10 @@ class Preparation:
         self.raw, self.flags = raw, flags
         self.out, self.scratch = flags.out, flags.out / ".tmp"
         self.recipe = recipes.named(vars(flags), raw.modalities, raw.lengths, raw.vocabularies)
+        self.listed = {id for ids in raw.lists.values() for id in ids}
+        self.wanted = self.listed - raw.left_out.keys() if raw.archives else set()
+        # what this call is about; the set may hold more, of earlier calls
+        self.asked = self.wanted | {clip.id for clip in raw.clips}
 
     def run(self) -> None:
         """Check what can be checked, prepare what is missing, then write the set's tables."""
@@ -128,10 +132,11 @@ class Preparation:
         if self.raw.is_whole:
             for id in journal.records.keys() - {clip.id for clip in self.raw.clips}:
                 journal.forget(id)
-        total = len(self._asked())
+        total = len(self.asked)
         batches: list[tuple[Path | None, Iterable[Clip]]] = [(None, todo)]
-        again = bool(self.raw.archives) and self._lacks_some(journal)
-        batches += [(path, self._extracted(path, journal, again)) for path in self.raw.archives]
+        for path in self._unread(journal):
+            extracted = members(path, self.raw.identify, journal.has_id, self.scratch)
+            batches.append((path, extracted))
         others = set(multiprocessing.active_children())
         pool = ProcessPool(self.flags.workers, context=server(), initializer=begin)
         pending = {}
@@ -174,36 +179,27 @@ class Preparation:
                     pool.join()
         self._check_bad(journal, finished=True)
 
-    def _extracted(self, archive: Path, journal: Journal, again: bool) -> Iterator[Clip]:
-        """Clips of an archive, unless it was read to its end before."""
-        if again or journal.archives.get(archive.name) != self._state(archive):
-            yield from members(archive, self.raw.identify, journal.has_id, self.scratch)
-
     def _lacks_some(self, journal: Journal) -> bool:
         """Whether clips have lost files since, or might do better at a second try."""
         chance = any(problem.reason in BY_CHANCE for _, problem in journal.bad())
         return chance or not all(journal.has_id(record.id) for record in journal.good())
 
+    def _unread(self, journal: Journal) -> Iterator[Path]:
+        """The archives that may hold clips still to be made."""
+        again = bool(self.raw.archives) and self._lacks_some(journal)
+        for path in self.raw.archives:
+            if again or journal.archives.get(path.name) != self._state(path):
+                yield path
+
     def _state(self, archive: Path) -> list:
-        return [archive.stat().st_size, recipe_hash({"wanted": sorted(self._wanted())})]
-
-    def _listed(self) -> set[str]:
-        return {id for ids in self.raw.lists.values() for id in ids}
-
-    def _wanted(self) -> set[str]:
-        return self._listed() - self.raw.left_out.keys()
-
-    def _asked(self) -> set[str]:
-        """The clips that this call is about; the set may hold more, of earlier calls."""
-        in_archives = self._wanted() if self.raw.archives else set()
-        return in_archives | {clip.id for clip in self.raw.clips}
+        return [archive.stat().st_size, recipe_hash({"wanted": sorted(self.wanted)})]
 
     def _check_bad(self, journal: Journal, *, finished: bool) -> None:
         """UserError for too many bad clips at the end, and where nothing works from the start."""
         hopeless = len(journal.records) == len(journal.bad_ids) >= HOPELESS
         if not finished and not hopeless:
             return
-        asked = self._asked()
+        asked = self.asked
         bad = [(record.id, problem) for record, problem in journal.bad() if record.id in asked]
         if hopeless or len(bad) > self.flags.max_bad * len(asked):
             reasons = Counter(problem.reason for _, problem in bad)
@@ -216,18 +212,17 @@ class Preparation:
             )
 
     def _check_lists(self, found: set[str]) -> None:
-        listed = self._listed()
-        missing = sorted(listed - found)
+        missing = sorted(self.listed - found)
         if missing and not self.flags.allow_missing:
             raise UserError(
-                f"--lists: {len(missing)} of {len(listed)} listed clips "
-                f"({len(missing) / len(listed):.1%}) have no raw files, first "
+                f"--lists: {len(missing)} of {len(self.listed)} listed clips "
+                f"({len(missing) / len(self.listed):.1%}) have no raw files, first "
                 f"{', '.join(missing[:10])}: get them, or --allow_missing to go without"
             )
 
     def _check_space(self, journal: Journal) -> None:
         """UserError if the disk is too small for an estimate of what is to come."""
-        clips = len(self._asked() - (journal.records.keys() - journal.bad_ids))
+        clips = len(self.asked - (journal.records.keys() - journal.bad_ids))
         needed = clips * sum(map(self._bytes_each, self.raw.modalities.values()))
         folder = next(p for p in (self.out.absolute(), *self.out.absolute().parents) if p.exists())
         free = shutil.disk_usage(folder).free
@@ -288,8 +283,7 @@ class Preparation:
     def _problems(self, journal: Journal) -> list[dict[str, str]]:
         """The rows of problems.csv."""
         left_out = {
-            id: Problem("", "missing", "in a list")
-            for id in self._listed() - journal.records.keys()
+            id: Problem("", "missing", "in a list") for id in self.listed - journal.records.keys()
         }
         left_out |= {i: p for i, p in self.raw.left_out.items() if i not in journal.records}
         return problem_rows(journal, left_out)

@@ -1,0 +1,110 @@
+"""Prepared files are read by the stated rules."""
+
+from random import Random
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from torchvision.transforms import RandomResizedCrop
+
+from mmpareto.benchmarks.synthetic import pictures
+from mmpareto.data.batches import loader
+from mmpareto.data.reading import Frames, Picture, choose_stills, crop
+from mmpareto.data.samples import to_device
+from mmpareto.datasets.shared.prepared import PreparedSplit
+
+
+@pytest.fixture(scope="module")
+def large():
+    """60 frames, 360 high, that carry their numbers."""
+    return pictures(1, 6, 60, (480, 360), Random(0))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_stills_as_in_the_authors_loader(count):
+    """It counts them from 1; fewer stills than wanted are repeated in order."""
+    random = Random(0)
+    for n in range(count, 41):
+        seg = n // count
+        test = [i * seg + max(seg // 2, 1) for i in range(count)]
+        assert [k + 1 for k in choose_stills(n, count, None)] == test
+        train = zip(*(choose_stills(n, count, random) for _ in range(12 * seg)), strict=True)
+        for i, drawn in enumerate(train):
+            assert {k + 1 for k in drawn} <= set(range(i * seg + 1, i * seg + seg + 1))
+            assert len(set(drawn)) > 0.9 * seg
+    for n in range(1, count):
+        few = choose_stills(n, count, random)
+        assert len(few) == count and few == sorted(few) and set(few) == set(range(n))
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 341), (100, 60), (40, 150)])
+def test_crops_as_in_torchvision(height, width):
+    """Means and deviations of share, log ratio and place agree to 0.02 (3 standard errors)."""
+    random, picture, results = Random(1), torch.empty(3, height, width), []
+    arguments = picture, (0.08, 1), (3 / 4, 4 / 3)
+    for draw, given in ((crop, (height, width, random)), (RandomResizedCrop.get_params, arguments)):
+        top, left, h, w = np.array([draw(*given) for _ in range(4000)]).T
+        assert min(top.min(), left.min()) >= 0 and min(h.min(), w.min()) > 0
+        assert (top + h <= height).all() and (left + w <= width).all()
+        values = h * w / height / width, np.log(w / h), top / height, left / width
+        assert 0.07 < values[0].min() < 0.085
+        results.append([np.mean(values, 1), np.std(values, 1)])
+    assert_allclose(*results, atol=0.02)
+    assert crop(10, 400, random) == (0, 193, 10, 13)  # no permitted ratio has 8 % of the area
+    assert crop(400, 10, random) == (193, 0, 13, 10)
+
+
+@pytest.fixture(scope="module")
+def split(large, tmp_path_factory):
+    """Six clips: a picture, read as two modalities, and seven stills of 120 x 90."""
+    root, rows = tmp_path_factory.mktemp("set"), []
+    for n in range(6):
+        (root / f"{n}").mkdir()
+        for still in range(7):
+            cv2.imwrite(str(root / f"{n}/{still:06d}.jpg"), large[9 * n + still][::4, ::4])
+        cv2.imwrite(str(root / f"{n}.jpg"), large[10 * n])
+        row = {"frames": f"{n}", "frames.stills": "7", "image": f"{n}.jpg", "view": f"{n}.jpg"}
+        rows.append({"id": f"clip{n}", "label": "ab"[n % 2], **row})
+    readers = {"frames": Frames("frames", 2, 64), "image": Picture(64), "view": Picture(64)}
+    return PreparedSplit(root, rows, readers, {"a": 0, "b": 1})
+
+
+def same(one, other, i=..., j=...):
+    return [torch.equal(one[name][i], other[name][j]) for name in ("frames", "image", "view")]
+
+
+class TestReading:
+    def test_evaluation(self, split):
+        """Stills 0 and 3 of 7; a picture that shrinks more than twofold shrinks by area."""
+        (inputs, targets), (again, _) = split.read([4, 1]), split.read([4, 1])
+        assert all(same(inputs, again)) and targets.tolist() == [0, 1]
+        for found, name, how in (
+            (inputs["image"][1], "1.jpg", cv2.INTER_AREA),
+            (inputs["frames"][1, 0], "1/000000.jpg", cv2.INTER_LINEAR),
+            (inputs["frames"][1, 1], "1/000003.jpg", cv2.INTER_LINEAR),
+        ):
+            picture = cv2.imread(str(split.root / name))[:, :, ::-1]
+            expected = cv2.resize(picture, (64, 64), interpolation=how)
+            assert np.array_equal(found.permute(1, 2, 0), expected)
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_training(self, split, workers):
+        """A draw, a clip and a modality decide; not the process, the batch or the subset."""
+        inputs, _ = split.read([0, 3, 5], 7)
+        (first, _), (second, _) = loader(split, [([5, 1], 7), ([3, 0], 7)], workers=workers)
+        part, _ = split.subset([3, 5]).read([0], 7)
+        for place, other, k in ((0, second, 1), (1, second, 0), (2, first, 0), (1, part, 0)):
+            assert all(same(inputs, other, place, k))
+        assert not torch.equal(inputs["image"], inputs["view"])
+        assert not any(same(inputs, split.read([0, 3, 5], 8)[0]))
+        assert not any(same(inputs, split.read([0, 3, 5])[0]))
+
+    def test_normalised(self):
+        levels = np.random.default_rng(0).integers(0, 256, (2, 2, 3, 4, 5), np.uint8)
+        inputs = {"a": torch.from_numpy(levels), "b": torch.tensor([200.0])}
+        moved = to_device(inputs, torch.device("cpu"))
+        mean, deviation = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
+        assert_allclose(moved["a"], (levels / 255 - mean) / deviation, atol=1e-5)
+        assert moved["a"].dtype == torch.float32 and torch.equal(moved["b"], inputs["b"])

@@ -1,0 +1,144 @@
+"""The user's own data, described by one CSV file."""
+
+import shutil
+
+import numpy as np
+import pytest
+from sets import SMALL, contents, error_of, prepare_set, rows, write_folder
+
+from mmpareto.benchmarks import synthetic
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("own") / "raw", 12)
+
+
+class TestFolder:
+    @pytest.fixture
+    def raw(self, own, tmp_path):
+        return shutil.copytree(own, tmp_path / "raw")
+
+    def edit(self, raw, change):
+        path = raw / "clips.csv"
+        path.write_text(change(path.read_text()))
+
+    def test_kinds_from_names(self, raw, tmp_path):
+        metadata = prepare_set("folder", raw, tmp_path / "set")
+        assert metadata["modalities"] == {
+            "film": {"kind": "frames"}, "voice": {"kind": "spectrogram", "shape": [257, 188]},
+            "pose": {"kind": "array", "shape": [10]},
+        }  # fmt: skip
+        assert metadata["classes"] == ["cat", "dog", "owl"]
+
+    def test_given_split_and_kinds(self, raw, tmp_path):
+        """A sound track out of a video, rows of one packed array, and the user's own split."""
+        np.save(raw / "all.npy", np.arange(36, dtype=np.int16).reshape(12, 3))
+        frames = synthetic.pictures(0, 3, 12, SMALL, synthetic.Random(0))
+        sound = synthetic.tone(0, 1.0, 44100, synthetic.Random(1))
+        for i in range(12):
+            synthetic.write_video(raw / f"{i}.mp4", frames, "libx264", sound)
+        lines = ["id,split,label,film,sound:audio,row:array"]
+        for i in range(12):
+            part = ("train", "train", "val", "test")[i % 4]
+            lines.append(f"clip-{i},{part},{'ab'[i % 2]},{i}.mp4,{i}.mp4,all.npy#{i}")
+        (raw / "clips.csv").write_text("\r\n".join(lines))
+        metadata = prepare_set("folder", raw, tmp_path / "set")
+        assert metadata["splits"][0] == "given"
+        assert dict(rows(tmp_path / "set/splits/given.csv"))["clip-2"] == "val"
+        row = next(r for r in rows(tmp_path / "set/manifest.csv") if r[0] == "clip-5")
+        assert np.load(tmp_path / "set" / row[-1]).tolist() == [15, 16, 17]
+
+    @pytest.mark.parametrize(
+        ("old", "new", "message"),
+        [
+            ("id,label", "name,label", "column id not found"),
+            ("film,voice", "film,film", "a column is there twice"),
+            ("film,voice", "2d,voice", "'2d' cannot be a modality's name"),
+            ("film,voice", "film:movie,voice", "audio, array, flow, tokens expected"),
+            ("clip-3,", "clip-2,", "line 5: id clip-2 is there already in line 4"),
+            ("clip-3,", "clip/3,", "line 5: id 'clip/3'"),
+            (",3.mp4", ",/etc/3.mp4", "line 5: film '/etc/3.mp4': a path below --raw"),
+            (",3.mp4", ",../3.mp4", "line 5: film '../3.mp4': a path below --raw"),
+            (",3.mp4", ",30.mp4", "line 5: film '30.mp4': no such file"),
+            (",3.mp4", "", "line 5: 5 values found, 6 expected"),
+            ("clip-3,cat", "clip-3,", "line 5: no label"),
+            (",3.npy", ",3.npy#x", "a row number expected after #"),
+            ("label,group", "label,split", "split '0', one of train, val, test"),
+            *(
+                ("pose", name, "cannot be a modality's name")  # as torch uses it
+                for name in ("training", "type", "items", "joint", "splits", "_x")
+            ),
+        ],
+    )
+    def test_wrong_tables(self, raw, tmp_path, old, new, message):
+        self.edit(raw, lambda text: text.replace(old, new, 1))
+        assert message in error_of("folder", raw, tmp_path / "set")
+        assert not (tmp_path / "set").exists()
+
+    def test_one_class(self, raw, tmp_path):
+        self.edit(raw, lambda text: text.replace(",dog,", ",cat,").replace(",owl,", ",cat,"))
+        assert "1 class found" in error_of("folder", raw, tmp_path / "set")
+
+    def test_arrays_of_different_shapes(self, raw, tmp_path):
+        np.save(raw / "4.npy", np.ones(7))
+        message = error_of("folder", raw, tmp_path / "set")
+        assert "clip-0 has shape (10,), clip-4 has (7,)" in message and "--length pose=N" in message
+        metadata = prepare_set("folder", raw, tmp_path / "set", "--length", "pose=12")
+        assert metadata["modalities"]["pose"]["shape"] == [12]
+        row = next(r for r in rows(tmp_path / "set/manifest.csv") if r[0] == "clip-4")
+        assert np.load(tmp_path / "set" / row[-1]).tolist() == [1.0] * 7 + [0.0] * 5
+
+    def test_an_edited_table(self, raw, own, tmp_path):
+        """Another label, a row gone, paths exchanged between files of one size: as if anew."""
+        prepare_set("folder", raw, tmp_path / "set")
+        text = (raw / "clips.csv").read_text()
+        text = text.replace("clip-1,dog", "clip-1,cat").replace("2.npy", "x.npy")
+        text = text.replace("3.npy", "2.npy").replace("x.npy", "3.npy")
+        text = "".join(s for s in text.splitlines(keepends=True) if not s.startswith("clip-5,"))
+        (raw / "clips.csv").write_text(text)
+        prepare_set("folder", raw, tmp_path / "set")
+        prepare_set("folder", raw, tmp_path / "anew")
+        assert contents(tmp_path / "set") == contents(tmp_path / "anew")
+        assert not any(row[0] == "clip-5" for row in rows(tmp_path / "set/manifest.csv"))
+
+    def test_a_set_survives_a_call_that_fails(self, raw, tmp_path):
+        """Bad clips end the call; the set of the call before, and its table, stay as they are."""
+        prepare_set("folder", raw, tmp_path / "set")
+        before = contents(tmp_path / "set")
+        (raw / "4.wav").write_bytes(b"")
+        message = error_of("folder", raw, tmp_path / "set")
+        assert "1 of 12 clips cannot be used" in message and "problems-of-last-call.csv" in message
+        for name in ("metadata.json", "manifest.csv", "problems.csv"):
+            assert (tmp_path / "set" / name).read_bytes() == before[name]
+        lines = (raw / "clips.csv").read_text().splitlines(keepends=True)
+        (raw / "clips.csv").write_text("".join(s for s in lines if not s.startswith("clip-4,")))
+        assert prepare_set("folder", raw, tmp_path / "set")["counts"]["clips"] == 11
+        assert not (tmp_path / "set/problems-of-last-call.csv").exists()
+
+    def test_damaged_headers_and_long_names(self, raw, tmp_path):
+        content = bytearray((raw / "4.npy").read_bytes())
+        content[12] = 0xFF
+        (raw / "4.npy").write_bytes(content)
+        np.savez(raw / "5", a=np.ones(10))
+        (raw / "5.npz").rename(raw / "5.npy")
+        prepare_set("folder", raw, tmp_path / "set", "--max_bad", 0.2)
+        assert [row[1:4] for row in rows(tmp_path / "set/problems.csv")] == [
+            ["pose", "excluded", "unreadable"]
+        ] * 2
+        self.edit(raw, lambda text: text.replace("3.npy", "3" * 300 + ".npy"))
+        assert "no such file" in error_of("folder", raw, tmp_path / "x")
+
+    def test_a_class_with_one_clip(self, raw, tmp_path):
+        """It trains; the others are split."""
+        self.edit(raw, lambda text: text.replace("clip-0,cat", "clip-0,yak"))
+        metadata = prepare_set("folder", raw, tmp_path / "set")
+        assert metadata["splits"] == ["random"]
+        assert dict(rows(tmp_path / "set/splits/random.csv"))["clip-0"] == "train"
+
+    def test_not_finite(self, raw, tmp_path):
+        np.save(raw / "4.npy", np.full(10, np.nan))
+        prepare_set("folder", raw, tmp_path / "set", "--max_bad", 0.1)
+        assert rows(tmp_path / "set/problems.csv")[0][:4] == [
+            "clip-4", "pose", "excluded", "not_finite",
+        ]  # fmt: skip
