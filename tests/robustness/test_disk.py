@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from run_files import assert_same_run
 from sets import contents, error_of, prepare_set, write_arrays
-from test_train import assert_same_run
 
 import analyze
 import compare

@@ -14,8 +14,8 @@ from itertools import cycle
 import numpy as np
 import pytest
 import torch
+from run_files import rows as log_rows
 from sets import contents
-from test_train import rows as log_rows
 from zygote import Zygote, gone
 
 from mmpareto.run import checkpoint

@@ -1,0 +1,225 @@
+"""Every flag of train.py acts, and a wrong one is told in one line."""
+
+from mmpareto.system import entry as cli
+from mmpareto.system import tensors
+
+import json
+
+import pytest
+import torch
+from run_files import assert_same_run, read, rows, weights
+
+import train
+from mmpareto.methods import METHODS
+from mmpareto.system.errors import UserError
+from train import Trainer
+
+
+class TestFlags:
+    """Every flag acts."""
+
+    def first_steps(self, run, *flags, method="mmpareto", name="flags"):
+        return read(run("--epochs", 1, *flags, name=name, method=method) / "steps.jsonl")
+
+    def test_same_seed_same_run_with_any_number_of_workers(self, run):
+        one = run("--workers", 0, name="none")
+        for workers in (1, 2):
+            assert_same_run(one, run("--workers", workers, name=str(workers)))
+        assert_same_run(one, run("--deterministic", name="three"))
+        torch.use_deterministic_algorithms(False)
+
+    def test_seed(self, run):
+        a = self.first_steps(run, name="a")
+        b = self.first_steps(run, "--random_seed", 1, name="b")
+        assert a[0]["loss"] != b[0]["loss"]
+
+    def test_window(self, run):
+        """Outside it OGM-GE is the joint loss, whose noise and damping are nothing."""
+        joint = run("--epochs", 2, method="joint", name="joint")
+        for window, same in (("3-9", True), ("2-9", False)):
+            folder = run("--epochs", 2, "--window", window, method="ogm_ge", name=window)
+            one, other = (read(f / "steps.jsonl") for f in (folder, joint))
+            assert one[0]["loss"] == other[0]["loss"]
+            assert (one[-1]["loss"] == other[-1]["loss"]) == same
+
+    @pytest.mark.parametrize("window", ["5", "0-3", "4-3", "1-", "a-b", "1-2-3"])
+    def test_window_that_is_none(self, run, window):
+        with pytest.raises(UserError, match=f"'{window}' is no range of epochs: give FIRST-LAST"):
+            run("--window", window, method="agm")
+
+    def test_lr_decay(self, run):
+        folder = run("--epochs", 4, "--lr_decay_step", 2, "--lr_decay_ratio", 0.5)
+        state = tensors.read(folder / "last.pt")["optimizer"]
+        assert state["param_groups"][0]["lr"] == 0.05 / 4
+        constant = run("--epochs", 3, name="constant")
+        state = tensors.read(constant / "last.pt")["optimizer"]
+        assert state["param_groups"][0]["lr"] == 0.05
+
+    @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+    def test_optimizer(self, run, optimizer):
+        folder = run("--optimizer", optimizer, "--weight_decay", 0.3, "--epochs", 1)
+        state = tensors.read(folder / "last.pt")["optimizer"]["param_groups"][0]
+        assert state["weight_decay"] == 0.3
+        assert ("momentum" in state) == (optimizer == "sgd")
+        assert state["lr"] == (0.05 if optimizer == "sgd" else 0.001)
+
+    def test_clip(self, run):
+        """The first step is the clipped gradient times the learning rate, in length."""
+        one_step = ["--limit_batches", 1, "--epochs", 1, "--weight_decay", 0]
+        start = weights(run(*one_step, "--learning_rate", 1e-30, name="start"))
+        lengths = {}
+        for norm in (1e6, 1e-2):
+            after = weights(run(*one_step, "--clip_grad", norm, name=f"clip{norm}"))
+            moved = [after[k] - start[k] for k in start if k.endswith(("weight", "bias"))]
+            lengths[norm] = float(torch.cat([x.flatten() for x in moved]).norm())
+        assert lengths[1e-2] == pytest.approx(0.05 * 1e-2, rel=1e-3)
+        assert lengths[1e6] > 10 * lengths[1e-2]
+
+    def test_accumulate(self, run, monkeypatch):
+        """Two batches of 8 make the step that one batch of 16 makes, BatchNorm aside."""
+        monkeypatch.setattr(torch.nn.BatchNorm2d, "forward", lambda self, x: x)
+        one_step = ["--epochs", 1, "--weight_decay", 0]
+        whole = run(*one_step, "--limit_batches", 1, name="whole")
+        flags = ["--batch_size", 8, "--accumulate", 2, "--limit_batches", 2]
+        parts = run(*one_step, *flags, name="parts")
+        a, b = weights(whole), weights(parts)
+        for name in a:
+            torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-6)
+        assert len(read(parts / "steps.jsonl")) == 1
+
+    def test_accumulate_needs_enough_samples(self, run):
+        with pytest.raises(UserError, match=r"--batch_size 16 --accumulate 7: .*112 samples"):
+            run("--accumulate", 7)
+
+    def test_train_size(self, run):
+        assert len(self.first_steps(run, "--train_size", 40)) == 2
+
+    def test_limit_batches(self, run):
+        folder = run("--limit_batches", 2, "--epochs", 1)
+        assert len(read(folder / "steps.jsonl")) == 2
+        accuracy = read(folder / "epochs.jsonl")[0]["Acc"] * 32
+        assert accuracy == pytest.approx(round(accuracy))
+
+    @pytest.mark.parametrize("method", list(METHODS))
+    def test_bf16(self, run, method):
+        plain = self.first_steps(run, name="plain", method=method)
+        half = self.first_steps(run, "--precision", "bf16", name="half", method=method)
+        assert plain[0]["loss"] != half[0]["loss"]
+        assert plain[0]["loss"] == pytest.approx(half[0]["loss"], rel=0.05)
+
+    @pytest.mark.filterwarnings("ignore")
+    @pytest.mark.parametrize("method", ["uniform", "mmpareto"])
+    def test_compile(self, run, method, monkeypatch):
+        compiled = torch.compile
+        monkeypatch.setattr(torch, "compile", lambda model: compiled(model, backend="aot_eager"))
+        plain = self.first_steps(run, "--limit_batches", 2, name="plain", method=method)
+        fast = self.first_steps(
+            run, "--limit_batches", 2, "--compile", name="compiled", method=method
+        )
+        for a, b in zip(plain, fast, strict=True):
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+
+    def test_select_best_test(self, run):
+        folder = run("--select", "best-test", "--epochs", 3)
+        result = json.loads((folder / "result.json").read_text())
+        epochs = read(folder / "epochs.jsonl")
+        best = max(epochs, key=lambda epoch: epoch["Acc"])
+        assert result["selected"] == "best-test"
+        assert result["results"]["best-test"]["Acc"] == best["Acc"]
+        assert result["results"]["best-test"]["epoch"] == best["epoch"]
+        assert all(" test Acc" in row for row in rows(folder))
+
+    def test_select_last(self, run):
+        folder = run("--select", "last")
+        assert json.loads((folder / "result.json").read_text())["selected"] == "last"
+
+    def test_best_is_of_the_best_epoch(self, run):
+        folder = run("--epochs", 6, "--learning_rate", 0.5)  # jumps about
+        epochs = read(folder / "epochs.jsonl")
+        best = max(epochs, key=lambda epoch: epoch["Acc"])
+        assert tensors.read(folder / "best.pt")["epoch"] == best["epoch"]
+
+    def test_without_validation_split(self, run):
+        folder = run("--dataset", "toy_without_val")
+        result = json.loads((folder / "result.json").read_text())
+        assert result["selected"] == "last" and set(result["results"]) == {"last"}
+        assert all(" test Acc" in row for row in rows(folder))
+
+    def test_names_match_without_case(self):
+        flags = train.options.parse(["--dataset", "CGDigits", "--method", "MMPareto"])
+        assert (flags.dataset, flags.method, flags.fusion) == ("cgdigits", "mmpareto", "concat")
+
+    @pytest.mark.parametrize("second", [[], ["--encoder"]])
+    def test_encoder_for_one_modality(self, second):
+        choices = ["--encoder", "cnn", *second, "a=resnet18"]
+        flags = train.options.parse(["--dataset", "toy", *choices])
+        trainer = Trainer(flags, train.Run(flags.out, {}, resume=False))
+        assert [type(e).__name__ for e in trainer.model.encoders.values()] == ["ResNet18", "CNN"]
+
+    def test_released_settings_where_a_dataset_says_nothing(self, monkeypatch):
+        from toys import Toy
+
+        monkeypatch.setattr(Toy, "defaults", {})
+        flags = train.options.parse(["--dataset", "toy"])
+        assert (flags.epochs, flags.batch_size, flags.learning_rate) == (50, 64, 0.002)
+        assert (flags.momentum, flags.weight_decay, flags.lr_decay_step) == (0.9, 1e-4, None)
+        assert (flags.method, flags.gamma, flags.granularity) == ("mmpareto", 1.5, "encoder")
+
+
+BAD_INPUT = [
+    ("--method mmparetto", "unknown method 'mmparetto' (did you mean mmpareto?): choose one of"),
+    ("--dataset mnist", "unknown dataset 'mnist'"),
+    ("--fusion cat", "unknown fusion 'cat'"),
+    ("--encoder vgg", "unknown encoder 'vgg'"),
+    ("--encoder sound=cnn", "--encoder sound=cnn: toy has no modality 'sound', only a, b"),
+    ("--nonsense 3", "unknown flag --nonsense"),
+    ("stray", "'stray' belongs to no flag"),
+    ("--method joint --gamma 2", "--gamma acts only with --method uniform or --method mmpareto"),
+    ("--no_probes", "--no_probes acts only with --method joint or --method unimodal"),
+    ("--train", "--train is a flag of the original scripts"),
+    ("--model x", "choose --method, --fusion and --encoder"),
+    ("--n_classes=6", "the number of classes comes from the dataset"),
+    ("--epochs -3", "--epochs: '-3' is not a positive whole number"),
+    ("--epochs 2.5", "'2.5' is not a positive whole number"),
+    ("--learning_rate nan", "'nan' is not a positive number"),
+    ("--momentum 1", "'1' is not a number in [0, 1)"),
+    ("--gamma 0", "'0' is not a positive number"),
+    ("--granularity layer", "--granularity: invalid choice: 'layer'"),
+    ("--momentum 0.5 --optimizer adam", "--momentum acts only with --optimizer sgd, not adam"),
+    ("--lr_decay_ratio 0.5", "--lr_decay_ratio acts only with --lr_decay_step"),
+    ("--tensorboard_path x", "--tensorboard_path acts only with --use_tensorboard"),
+    ("--batch_size 105", "one step needs 105 samples, the training split has 104"),
+    ("--train_size 3", "--train_size 3: the training split has 104 samples of 4 classes"),
+    ("--dataset cgmnist --data_root nowhere", "nowhere: MNIST's files were not found"),
+    ("--limit_batches 1 --accumulate 2", "one step needs --accumulate 2 batches"),
+    ("--dataset cgdigits --data_root x", "--data_root: cgdigits is built in"),
+    ("--dataset cgdigits --num_classes 1", "--num_classes: invalid choice: 1"),
+    ("--dataset cgdigits --noise 2", "'2' is not a number in [0, 1]"),
+    ("--random_seed 4294967296", "'4294967296' is not a whole number from 0 to 4294967295"),
+    ("--batch_size 1", "--batch_size 1: Expected more than 1 value per channel"),
+    ("--gpu_ids 0,1", "--gpu_ids 0,1: one process trains on one GPU"),
+    ("--pretrained nothing.pt", "--pretrained nothing.pt: no such file"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("flags", "message"), BAD_INPUT)
+def test_bad_input_is_one_line(flags, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train.py", "--dataset", "toy", *flags.split()])
+    with pytest.raises(SystemExit) as exit:
+        cli.run(train.main)
+    assert exit.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ") and message in captured.err
+    assert captured.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_shows_every_part(capsys):
+    with pytest.raises(SystemExit) as exit:
+        train.main(["--help"])
+    assert exit.value.code == 0
+    out = capsys.readouterr().out
+    for word in ("--gamma", "--granularity", "--scale", "--no_probes", "with --dataset cgdigits"):
+        assert word in out
