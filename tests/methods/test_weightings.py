@@ -12,6 +12,7 @@ from torch import nn
 
 from mmpareto.methods import METHODS
 from mmpareto.methods.gradnorm import updated
+from mmpareto.models.encoders.base import Encoder
 from mmpareto.system.errors import UserError
 
 OPTIONS = {
@@ -171,12 +172,15 @@ class Literal:
         return [part.view_as(x) for part, x in zip(parts, j, strict=True)]
 
 
-class Staged(tiny_models.Encoder):
+class Staged(Encoder):
     """The small encoder, cut into two stages."""
 
-    @property
-    def stages(self):
-        return [nn.Sequential(*list(self.children())[i : i + 2]) for i in (0, 2)]
+    out_dim = tiny_models.Encoder.out_dim
+
+    def __init__(self):
+        super().__init__()
+        layers = list(tiny_models.Encoder())
+        self.stages = nn.Sequential(nn.Sequential(*layers[:2]), nn.Sequential(*layers[2:]))
 
 
 def build(modalities):

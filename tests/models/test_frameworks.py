@@ -11,7 +11,9 @@ from mmpareto.core import integrate
 from mmpareto.core.integrator import Integrator
 from mmpareto.data.samples import Modality
 from mmpareto.models.encoders import ENCODERS
+from mmpareto.models.encoders.transformer import Transformer
 from mmpareto.models.fusions import FUSIONS
+from mmpareto.models.fusions.base import Fusion
 from mmpareto.models.fusions.bottleneck import Bottleneck
 from mmpareto.models.fusions.centralnet import Central, CentralNet
 from mmpareto.run import options
@@ -131,7 +133,7 @@ def test_training_and_evaluation_say_the_same(fusion):
     torch.testing.assert_close(quiet.joint, loud.joint)
     for name in model.encoders:
         torch.testing.assert_close(quiet.unimodal[name], loud.unimodal[name])
-    if hasattr(model, "read_out"):
+    if type(model).read_out is not Fusion.read_out:
         for name, logits in model.read_out(quiet.features).items():
             torch.testing.assert_close(logits, model.read_out(loud.features)[name])
 
@@ -240,11 +242,11 @@ class TestBottleneck:
     def test_mean_over_modalities(self):
         """What two layers make of the token, (1, 3) and (3, 5), goes on as (2, 4)."""
 
-        class Fake(nn.Module):
+        class Fake(Transformer):
             out_dim = 2
 
             def __init__(self, makes):
-                super().__init__()
+                nn.Module.__init__(self)
                 self.makes = torch.tensor(makes)
                 self.stages, self.seen = [self.layer] * 2, []
 

@@ -18,12 +18,13 @@ from mmpareto.data.samples import Data, TensorSplit
 from mmpareto.datasets import DATASETS
 from mmpareto.methods import METHODS, base
 from mmpareto.models.encoders import ENCODERS
+from mmpareto.models.encoders.base import Encoder
 from mmpareto.run import devices
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 
-class Plain(nn.Module):
+class Plain(Encoder):
     """Stages of convolutions without BatchNorm, whose statistics would be a share's own."""
 
     out_dim, widths = 6, (4, 6)
@@ -35,11 +36,8 @@ class Plain(nn.Module):
             nn.Sequential(nn.Conv2d(4, 6, 3), nn.Tanh()),
         )
 
-    def fold(self, inputs):
-        return inputs
-
     def forward(self, inputs):
-        return self.stages(inputs).mean((2, 3))
+        return super().forward(inputs).mean((2, 3))
 
 
 class Wide(toys.Toy):

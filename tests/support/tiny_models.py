@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmpareto.data.samples import Batch
 from mmpareto.methods.base import Decision, Method
+from mmpareto.models.encoders import base as encoders
 from mmpareto.models.fusions.base import Fusion, Output
 from mmpareto.models.fusions.concat import Concat
 from mmpareto.models.fusions.mmtm import MMTM
@@ -38,7 +39,7 @@ class Mixing(Concat):
         return {name: torch.tanh(z + shared) for name, z in features.items()}, taps
 
 
-class Staged(nn.Module):
+class Staged(encoders.Encoder):
     """Three stages on vectors."""
 
     widths, out_dim = (7, 6, 5), 5
@@ -49,12 +50,6 @@ class Staged(nn.Module):
         self.stages = nn.Sequential(
             *(nn.Sequential(nn.Linear(a, b), nn.Tanh()) for a, b in pairwise(sizes))
         )
-
-    def fold(self, inputs):
-        return inputs
-
-    def forward(self, inputs):
-        return self.stages(inputs)
 
 
 def mmtm(modalities: int = 2) -> MMTM:

@@ -13,7 +13,7 @@ def has_gradient(loss: Tensor) -> bool:
     return isinstance(loss, Tensor) and loss.requires_grad
 
 
-def check_encoders(model: nn.Module, encoders: Mapping[str, nn.Module]) -> None:
+def check_encoders(model: nn.Module, encoders: Mapping[str, nn.Module] | nn.ModuleDict) -> None:
     if not encoders or not hasattr(encoders, "items"):  # nn.ModuleDict is no Mapping
         raise ValueError("no named encoders: give {name: module}, one for each modality")
     if any(isinstance(m, nn.parallel.DistributedDataParallel) for m in model.modules()):
@@ -61,8 +61,8 @@ def check_losses(
 
 def check_features(
     encoders: Mapping[str, nn.Module], features: Mapping[str, Tensor] | None, accumulate: bool
-) -> None:
-    """ValueError unless every encoder's output is given, that its loss can train it through."""
+) -> Mapping[str, Tensor]:
+    """The features; ValueError unless they are every encoder's output, with a gradient."""
     if features is None or features.keys() != encoders.keys():
         raise ValueError(
             f"gramian='features' needs the output of every encoder, {sorted(encoders)}: "
@@ -79,6 +79,7 @@ def check_features(
                 f"features[{name!r}] has no gradient, but its encoder is to be trained: give "
                 "the encoder's output, not detached"
             )
+    return features
 
 
 def verify_late(encoders: Mapping[str, nn.Module], losses: Mapping[str, Tensor]) -> None:
@@ -118,7 +119,9 @@ def reached(
 
     A compiled part is one node, that seems to mix all it holds: it is not looked into.
     """
-    owner = {p: name for name, module in encoders.items() for p in module.parameters()}
+    owner: dict[object, str] = {
+        p: name for name, module in encoders.items() for p in module.parameters()
+    }
     found, readable = set(), True
     seen = {z.grad_fn for z in stop}
     stack = [tensor.grad_fn for tensor in tensors if has_gradient(tensor)]
@@ -135,6 +138,8 @@ def reached(
                 "torch.utils.checkpoint with use_reentrant=True hides parameters from "
                 "autograd.grad, and they would not be trained: give it use_reentrant=False"
             )
-        found.add(owner.get(getattr(node, "variable", None)))
+        variable = getattr(node, "variable", None)
+        if variable in owner:
+            found.add(owner[variable])
         stack.extend(parent for parent, _ in node.next_functions)
-    return found - {None}, readable
+    return found, readable

@@ -4,7 +4,7 @@ In a single process nothing here does anything. Every function is called by all 
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
@@ -53,8 +53,8 @@ def joined() -> Iterator[None]:
     dist.destroy_process_group()  # after an error the others may not come to it
 
 
-def own(items: list[T]) -> list[T]:
-    """This rank's share of a list, every size-th of it."""
+def own(items: Sequence[T]) -> Sequence[T]:
+    """This rank's share, every size-th of the items."""
     return items[rank() :: size()]
 
 

@@ -14,7 +14,8 @@ Pareto (MGDA): Desideri 2012; Sener and Koltun 2018.
 """
 
 from collections.abc import Callable
-from functools import wraps
+from functools import reduce, wraps
+from operator import add
 from typing import NamedTuple
 
 import torch
@@ -54,15 +55,15 @@ def gramian(j: list[Tensor], g: list[Tensor]) -> Tensor:
     largest = max(1, *(x.numel() for x in j))
     chunk = min(largest, 1 << 18) if j[0].device.type == "cpu" else largest
     first, second = torch.empty(2, chunk, dtype=widest(j[0].device), device=j[0].device)
-    rows = []
+    rows: list[Tensor] = []
     for x, y in zip(j, g, strict=True):
         if x.dim() == 4 and x.stride(1) == y.stride(1) == 1:  # channels_last: flat without a copy
             x, y = x.permute(0, 2, 3, 1), y.permute(0, 2, 3, 1)
-        row = 0
+        parts = []
         for a, b in zip(x.flatten().split(chunk), y.flatten().split(chunk), strict=True):
             a, b = first[: len(a)].copy_(a), second[: len(b)].copy_(b)
-            row = row + torch.stack([torch.dot(a, a), torch.dot(a, b), torch.dot(b, b)])
-        rows.append(row)
+            parts.append(torch.stack([torch.dot(a, a), torch.dot(a, b), torch.dot(b, b)]))
+        rows.append(reduce(add, parts))
     return torch.stack(rows, dim=1)
 
 

@@ -6,8 +6,9 @@ mmpareto.backward(joint_loss, {"audio": audio_loss, "visual": visual_loss})
 optimizer.step()
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch._functorch.config
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 from . import checks, distributed, integrate
 from .integrate import Stats
 
-Rule = Callable[[list[Tensor], list[Tensor]], tuple[list[Tensor], Stats]]
+Rule = Callable[..., tuple[list[Tensor], Stats]]  # of j and g, lists of tensors
+Encoders = Mapping[str, nn.Module] | nn.ModuleDict
 GRAMIANS = ("parameters", "features")
 
 
@@ -61,7 +63,7 @@ class Integrator:
     def __init__(
         self,
         model: nn.Module,
-        encoders: Mapping[str, nn.Module],
+        encoders: Encoders,
         rule: Rule | Mapping[str, Rule],
         *,
         late: bool = True,
@@ -79,7 +81,7 @@ class Integrator:
         self.gramian = gramian
         self.rules = rule if isinstance(rule, Mapping) else dict.fromkeys(encoders, rule)
         self._verified = self._verified_features = False
-        self._held: list[dict[nn.Parameter, Tensor]] | None = None
+        self._held: list[dict[Tensor, Tensor]] | None = None
         _keep_buffers_of_compiled_backwards()
 
     def backward(
@@ -110,12 +112,12 @@ class Integrator:
         inside = {p for params in encoders.values() for p in params}
         outside = [p for p in self.model.parameters() if p.requires_grad and p not in inside]
         if self.gramian == "features":
-            checks.check_features(self.encoders, features, accumulate)
+            given = checks.check_features(self.encoders, features, accumulate)
             if not self._verified_features:
                 every = [joint_loss, *unimodal_losses.values()]
-                checks.verify_features(self.encoders, every, features)
+                checks.verify_features(self.encoders, every, given)
                 self._verified_features = True
-            return self._through_features(joint_loss, unimodal_losses, features, encoders, outside)
+            return self._through_features(joint_loss, unimodal_losses, given, encoders, outside)
         if features is not None:
             raise ValueError("features are given, but gramian is 'parameters': drop one of them")
 
@@ -197,10 +199,10 @@ class Integrator:
             gram = distributed.total(integrate.gramian(a, b)) / distributed.size() ** 2
             (combined[z],), stats[name] = self.rules[name](a, b, gram=gram)
         inside = [p for name in features for p in encoders[name]]
-        parts = [{p: gradients[p] for p in outside if p in gradients} for gradients in (j, g)]
-        parts.append(_gradients(list(combined), inside, along=list(combined.values())))
-        distributed.average([gradient for part in parts for gradient in part.values()])
-        _write(*parts)
+        direct = [{p: gradients[p] for p in outside if p in gradients} for gradients in (j, g)]
+        through = _gradients(list(combined), inside, along=list(combined.values()))
+        distributed.average([x for part in (*direct, through) for x in part.values()])
+        _write(*direct, through)
         return stats
 
     def reset(self) -> None:
@@ -230,7 +232,7 @@ class MMPareto(Integrator):
     def __init__(
         self,
         model: nn.Module,
-        encoders: Mapping[str, nn.Module],
+        encoders: Encoders,
         *,
         gamma: float = 1.5,
         granularity: str = "encoder",
@@ -289,7 +291,7 @@ def _is_loss(loss: Tensor) -> bool:
 
 def _gradients(
     of: Tensor | list[Tensor],
-    params: list[Tensor],
+    params: Sequence[Tensor],
     *,
     along: list[Tensor] | None = None,
     retain_graph: bool = False,
@@ -331,12 +333,12 @@ def _add(total: dict[Tensor, Tensor], more: dict[Tensor, Tensor]) -> None:
         total[param] = total[param].add_(gradient) if param in total else gradient
 
 
-def _zero_filled(gradients: dict[Tensor, Tensor], params: list[Tensor]) -> list[Tensor]:
+def _zero_filled(gradients: dict[Tensor, Tensor], params: Sequence[Tensor]) -> list[Tensor]:
     return [gradients[p] if p in gradients else torch.zeros_like(p) for p in params]
 
 
 @torch.no_grad()
-def _write(*parts: dict[nn.Parameter, Tensor]) -> None:
+def _write(*parts: Mapping[Any, Tensor]) -> None:
     """Add to `.grad`, as a backward pass does; then run the hooks that wait for that."""
     for part in parts:
         for param, gradient in part.items():

@@ -1,8 +1,9 @@
 """Methods: how a batch becomes gradients."""
 
 from ..system.registry import Registry
+from .base import Method
 
-METHODS = Registry(
+METHODS: Registry[Method] = Registry(
     "method",
     __name__,
     {

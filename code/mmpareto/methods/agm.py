@@ -2,8 +2,10 @@
 
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from functools import reduce
 from itertools import combinations
 from math import factorial
+from operator import add
 
 import torch
 import torch.nn.functional as F
@@ -64,23 +66,23 @@ class AGM(JointMethod):
 
     def decide(self, output: Output, batch: Batch) -> Decision:
         joint, probes = output.joint_loss(batch.targets), self.probe_losses(output, batch.targets)
+        losses = {"joint": joint, **probes}
         if not self.in_window():
-            return Decision(joint, {"joint": joint, **probes}, joint + sum(probes.values()))
+            return Decision(joint, losses, sum(probes.values(), start=joint))
 
         training = self.flags.bn_mode == "batch"  # only such passes change buffers
         self._kept = [(b, b.clone()) for b in self.model.buffers()] if training else []
         self.model.train(training)
-        parts = shapley(list(self.model.encoders), output.joint, self.coalitions(batch.inputs))
+        whole = output.logits["joint"]
+        parts = shapley(list(self.model.encoders), whole, self.coalitions(batch.inputs))
         self.model.train()
         scores = torch.stack([score(phi, batch.targets) for phi in parts.values()])
         kappa = self.kappa(distributed.mean(scores))
-        delta = gradient_of_cross_entropy(output.joint, batch.targets)
-        modulated = sum(
-            k * (delta * phi).sum() for k, phi in zip(kappa, parts.values(), strict=True)
-        )
-        minimised = modulated + sum(probes.values())
+        delta = gradient_of_cross_entropy(whole, batch.targets)
+        modulated = (k * (delta * phi).sum() for k, phi in zip(kappa, parts.values(), strict=True))
         measures = {f"kappa_{name}": k for name, k in zip(parts, kappa, strict=True)}
-        return Decision(joint, {"joint": joint, **probes}, minimised, measures=measures)
+        minimised = reduce(add, [*modulated, *probes.values()])
+        return Decision(joint, losses, minimised, measures=measures)
 
     def differentiate(self, decision: Decision, share: float, last: bool) -> dict[str, Stats]:
         stats = super().differentiate(decision, share, last)
@@ -100,7 +102,7 @@ class AGM(JointMethod):
 
             def mixed(present: Coalition) -> Tensor:
                 kept = {n: x if n in present else torch.zeros_like(x) for n, x in inputs.items()}
-                return self.forward(kept).joint
+                return self.forward(kept).logits["joint"]
 
             return mixed
         real = self.forward(inputs).features
@@ -148,7 +150,7 @@ def shapley(
                 weight = factorial(len(s)) * factorial(number - len(s) - 1) / factorial(number)
                 yield weight * (f[s | {name}] - f[s])
 
-    return {name: sum(gains(name)) for name in names}
+    return {name: reduce(add, gains(name)) for name in names}
 
 
 def score(phi: Tensor, targets: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import reduce
+from operator import add
 from typing import NamedTuple, Protocol
 
 import torch
@@ -180,6 +182,11 @@ class ProbedMethod(Method):
 class JointMethod(ProbedMethod):
     """A method that trains encoders and joint prediction; the unimodal heads are probes."""
 
+    def decide(self, output: Output, batch: Batch) -> Decision:
+        """The joint loss."""
+        joint, probes = output.joint_loss(batch.targets), self.probe_losses(output, batch.targets)
+        return Decision(joint, {"joint": joint, **probes}, sum(probes.values(), start=joint))
+
     def probe_losses(self, output: Output, targets: Tensor) -> dict[str, Tensor]:
         probe = self.probe(output)
         return probe.unimodal_losses(targets) if probe else {}
@@ -215,9 +222,10 @@ class IntegratingMethod(Method):
     def decide(self, output: Output, batch: Batch) -> Decision:
         losses = output.losses(batch.targets)
         objectives = self.model.objectives(output, losses)
-        return Decision(sum(losses.values()), losses, objectives=objectives)
+        return Decision(reduce(add, losses.values()), losses, objectives=objectives)
 
     def differentiate(self, decision: Decision, share: float, last: bool) -> dict[str, Stats]:
+        assert decision.objectives is not None
         joint, own, features = decision.objectives
         return self.integrator.backward(
             joint * share,

@@ -1,6 +1,8 @@
 """G-Blend: gradient blending (Wang et al., CVPR 2020)."""
 
 from argparse import Namespace
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -65,7 +67,7 @@ class GBlend(Method):
     def decide(self, output: Output, batch: Batch) -> Decision:
         losses = output.losses(batch.targets)
         weights = dict(zip(self.names, self.state["weights"], strict=True))
-        loss = sum(weights[name] * value for name, value in losses.items())
+        loss = reduce(add, (weights[name] * value for name, value in losses.items()))
         measures = {f"weight_{name}": weight for name, weight in weights.items()}
         return Decision(loss, losses, measures=measures)
 

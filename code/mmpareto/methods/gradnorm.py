@@ -1,7 +1,8 @@
 """GradNorm (Chen et al., ICML 2018) on each encoder's two gradients."""
 
 from argparse import Namespace
-from functools import partial
+from functools import partial, reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from ..core import distributed, integrate
 from ..core.integrator import Rule
 from ..data.samples import Batch
+from ..models.encoders.base import Encoder
 from ..models.fusions.base import Fusion, Output
 from ..system.flags import non_negative, positive
 from .base import Decision, IntegratingMethod
@@ -52,13 +54,15 @@ class GradNorm(IntegratingMethod):
         self.state[f"weights_{encoder}"] = torch.ones(2, device=device)
         self.state[f"first_losses_{encoder}"] = torch.full((2,), torch.nan, device=device)
         module = self.model.encoders[encoder]
-        last = set((module.stages[-1] if hasattr(module, "stages") else module).parameters())
+        last = module.stages[-1] if isinstance(module, Encoder) else module
+        inside = set(last.parameters())
         trained = [p for p in module.parameters() if p.requires_grad]
-        places = torch.tensor([i for i, p in enumerate(trained) if p in last], device=device)
+        places = torch.tensor([i for i, p in enumerate(trained) if p in inside], device=device)
         return partial(self.integrate, encoder, places)
 
     def decide(self, output: Output, batch: Batch) -> Decision:
         decision = super().decide(output, batch)
+        assert decision.objectives is not None
         joint, own, _ = decision.objectives
         self._losses.append({name: torch.stack([joint, x]).detach() for name, x in own.items()})
         return decision
@@ -67,7 +71,7 @@ class GradNorm(IntegratingMethod):
         parts, self._losses = self._losses, []
         measures = {}
         for name, norms in self._norms.items():
-            pair = distributed.mean(sum(part[name] / len(parts) for part in parts))
+            pair = distributed.mean(reduce(add, (part[name] / len(parts) for part in parts)))
             weights, first = self.state[f"weights_{name}"], self.state[f"first_losses_{name}"]
             measures |= {f"joint_weight_{name}": weights[0].clone()}
             first.copy_(torch.where(first.isnan(), pair, first))

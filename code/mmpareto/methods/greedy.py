@@ -2,6 +2,8 @@
 
 from argparse import Namespace
 from collections.abc import Iterable
+from functools import reduce
+from operator import add
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 
 from ..data.samples import Batch
 from ..models.fusions.base import Fusion, Output
+from ..models.fusions.mmtm import MMTM
 from ..system.flags import non_negative, positive
 from .base import Decision, JointMethod
 
@@ -51,10 +54,11 @@ class Greedy(JointMethod):
 
     @staticmethod
     def runs_with(fusion: type[Fusion]) -> bool:
-        return hasattr(fusion, "freeze")
+        return issubclass(fusion, MMTM)
 
-    def __init__(self, model: Fusion, flags: Namespace):
+    def __init__(self, model: MMTM, flags: Namespace):
         super().__init__(model, flags)
+        self.branches = model
         self.names = list(model.encoders)
         device = next(model.parameters()).device
         for speed in ("bypass_speed", "main_speed"):
@@ -63,15 +67,15 @@ class Greedy(JointMethod):
 
     def forward(self, inputs: dict[str, Tensor]) -> Output:
         left, branch = self.state["window"].tolist()
-        self.model.freeze(self.names[branch] if left else None)
+        self.branches.freeze(self.names[branch] if left else None)
         return super().forward(inputs)
 
     def decide(self, output: Output, batch: Batch) -> Decision:
         branches = self.model.read_out(output.features)
-        loss = sum(F.cross_entropy(logits, batch.targets) for logits in branches.values())
+        loss = reduce(add, (F.cross_entropy(u, batch.targets) for u in branches.values()))
         probes = self.probe_losses(output, batch.targets)
         losses = {"joint": output.joint_loss(batch.targets), **probes}
-        return Decision(loss, losses, minimised=loss + sum(probes.values()))
+        return Decision(loss, losses, sum(probes.values(), start=loss))
 
     def adjust(self) -> dict[str, Tensor]:
         left = int(self.state["window"][0])
@@ -87,8 +91,8 @@ class Greedy(JointMethod):
         """Count a normal step's speeds, and open a window where they have drifted apart."""
         bypass, main = [], []
         for name in self.names:
-            bypass.append(speed(self.model.gate_parameters(name)))
-            parts = self.model.encoders[name], self.model.joint_heads[name]
+            bypass.append(speed(self.branches.gate_parameters(name)))
+            parts = self.model.encoders[name], self.branches.joint_heads[name]
             main.append(speed(p for part in parts for p in part.parameters()))
         self.state["bypass_speed"].add_(torch.stack(bypass))
         self.state["main_speed"].add_(torch.stack(main))
@@ -107,6 +111,8 @@ def conditional_speed(bypass: Tensor, main: Tensor) -> Tensor:
 @torch.no_grad()
 def speed(params: Iterable[nn.Parameter]) -> Tensor:
     """||gradient||^2 / ||parameters||^2 of one step, over all parameters together."""
-    moved = [p for p in params if p.grad is not None]
-    gradients = torch.stack(torch._foreach_norm([p.grad for p in moved]))
-    return gradients.square().sum() / torch.stack(torch._foreach_norm(moved)).square().sum()
+    moved = [(p, p.grad) for p in params if p.grad is not None]
+    weights, gradients = (
+        torch.stack(torch._foreach_norm(part)) for part in zip(*moved, strict=True)
+    )
+    return gradients.square().sum() / weights.square().sum()

@@ -1,6 +1,8 @@
 """OGM-GE: on-the-fly gradient modulation (Peng et al., CVPR 2022)."""
 
 from argparse import Namespace
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor, nn
@@ -39,19 +41,18 @@ class OGMGE(JointMethod):
 
     @staticmethod
     def runs_with(fusion: type[Fusion]) -> bool:
-        return hasattr(fusion, "read_out")
+        return fusion.read_out is not Fusion.read_out
 
     def __init__(self, model: Fusion, flags: Namespace):
         super().__init__(model, flags)
         self._scores: list[Tensor] = []  # of the micro-batches since the last step
 
     def decide(self, output: Output, batch: Batch) -> Decision:
-        joint, probes = output.joint_loss(batch.targets), self.probe_losses(output, batch.targets)
         self._scores.append(self.scores(output, batch.targets))
-        return Decision(joint, {"joint": joint, **probes}, joint + sum(probes.values()))
+        return super().decide(output, batch)
 
     def adjust(self) -> dict[str, Tensor]:
-        scores, self._scores = sum(self._scores), []
+        scores, self._scores = reduce(add, self._scores), []
         return self.modulate(distributed.total(scores)) if self.in_window() else {}
 
     @torch.no_grad()
@@ -65,9 +66,9 @@ class OGMGE(JointMethod):
     def modulate(self, scores: Tensor) -> dict[str, Tensor]:
         damping = coefficients(scores, self.flags.alpha)
         for encoder, c in zip(self.model.encoders.values(), damping, strict=True):
-            for weight in modulated(encoder):
-                noise = torch.zeros_like(weight) if self.flags.without_ge else noise_of(weight)
-                weight.grad.mul_(c).add_(noise)
+            for gradient in modulated(encoder):
+                noise = 0 if self.flags.without_ge else noise_of(gradient)
+                gradient.mul_(c).add_(noise)
         names = self.model.encoders
         return {f"coefficient_{name}": c for name, c in zip(names, damping, strict=True)}
 
@@ -79,12 +80,12 @@ def coefficients(scores: Tensor, alpha: float) -> Tensor:
     return torch.where(ratio > 1, 1 - torch.tanh(alpha * ratio), 1.0)
 
 
-def modulated(encoder: nn.Module) -> list[nn.Parameter]:
-    """The convolutions' weights; without any, the matrices. Only those with a gradient."""
-    params = [p for p in encoder.parameters() if p.grad is not None]
-    return [p for p in params if p.dim() == 4] or [p for p in params if p.dim() >= 2]
+def modulated(encoder: nn.Module) -> list[Tensor]:
+    """The gradients of convolutions' weights; without any, those of matrices."""
+    gradients = [p.grad for p in encoder.parameters() if p.grad is not None]
+    return [x for x in gradients if x.dim() == 4] or [x for x in gradients if x.dim() >= 2]
 
 
-def noise_of(weight: nn.Parameter) -> Tensor:
+def noise_of(gradient: Tensor) -> Tensor:
     """Gaussian noise as large as the gradient's entries vary."""
-    return torch.randn_like(weight.grad) * (weight.grad.std() + 1e-8)
+    return torch.randn_like(gradient) * (gradient.std() + 1e-8)

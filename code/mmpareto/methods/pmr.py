@@ -56,8 +56,10 @@ class PMR(JointMethod):
     def __init__(self, model: Fusion, flags: Namespace):
         super().__init__(model, flags)
         for name, head in model.unimodal_heads.items():
-            self.state[f"prototypes_{name}"] = torch.zeros_like(head.weight)  # (C, D)
-        self.state["known"] = torch.zeros_like(head.bias, dtype=torch.bool)  # (C,)
+            weight = head.get_parameter("weight")
+            self.state[f"prototypes_{name}"] = torch.zeros_like(weight)  # (C, D)
+        bias = next(iter(model.unimodal_heads.values())).get_parameter("bias")
+        self.state["known"] = torch.zeros_like(bias, dtype=torch.bool)  # (C,)
 
     @torch.no_grad()
     def start_epoch(self, trainer) -> None:
@@ -88,7 +90,7 @@ class PMR(JointMethod):
         if self.in_window():
             rebalance, measures = self.rebalance(output.features, batch.targets)
             loss = joint + rebalance
-        minimised = loss + sum(probes.values())
+        minimised = sum(probes.values(), start=loss)
         return Decision(loss, {"joint": joint, **probes}, minimised, measures=measures)
 
     def rebalance(self, features: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, dict]:

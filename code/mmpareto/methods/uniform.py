@@ -1,14 +1,15 @@
 """Uniform baseline: every loss has weight 1."""
 
 from argparse import Namespace
+from functools import reduce
+from operator import add
 
 from torch import Tensor
 
 from ..core import integrate
-from ..core.integrate import Stats
 from ..core.integrator import Integrator
 from ..data.samples import Batch
-from ..models.fusions.base import Fusion, Objectives, Output
+from ..models.fusions.base import Fusion, Output
 from ..system.errors import UserError
 from ..system.flags import positive
 from .base import Decision, Method
@@ -57,8 +58,11 @@ class Uniform(Method):
 
     def decide(self, output: Output, batch: Batch) -> Decision:
         losses = output.losses(batch.targets)
-        loss = sum(losses.values())
-        encoders = self.observed(self.model.objectives(output, losses)) if self.integrator else {}
+        loss, encoders = reduce(add, losses.values()), {}
+        if self.integrator:
+            objectives = self.model.objectives(output, losses)
+            pairs = self.integrator.observe(objectives.joint, objectives.own)
+            encoders = {name: integrate.uniform_rule(j, g)[1] for name, (j, g) in pairs.items()}
         return Decision(loss, losses, encoders=encoders)
 
     def adjust(self) -> dict[str, Tensor]:
@@ -67,7 +71,3 @@ class Uniform(Method):
                 if param.grad is not None:
                     param.grad.mul_(self.flags.gamma)
         return {}
-
-    def observed(self, objectives: Objectives) -> dict[str, Stats]:
-        pairs = self.integrator.observe(objectives.joint, objectives.own)
-        return {name: integrate.uniform_rule(j, g)[1] for name, (j, g) in pairs.items()}

@@ -1,5 +1,8 @@
 """Unimodal only: every modality trains alone (Figure 1c of the paper calls it single loss)."""
 
+from functools import reduce
+from operator import add
+
 from torch import nn
 
 from ..data.samples import Batch
@@ -22,10 +25,10 @@ class Unimodal(ProbedMethod):
 
     def decide(self, output: Output, batch: Batch) -> Decision:
         unimodal = output.unimodal_losses(batch.targets)
-        loss = sum(unimodal.values())
+        loss = reduce(add, unimodal.values())
         probe = self.probe(output)
         joint = {"joint": probe.joint_loss(batch.targets)} if probe else {}
-        return Decision(loss, {**joint, **unimodal}, minimised=loss + sum(joint.values()))
+        return Decision(loss, {**joint, **unimodal}, sum(joint.values(), start=loss))
 
     def clip_groups(self) -> list[list[nn.Parameter]]:
         parts = self.model.encoders, self.model.unimodal_heads

@@ -19,9 +19,9 @@ def mean_losses(
     """Cross-entropy of the joint prediction and of each modality's, means over samples."""
     rows = []
     for output, targets in outputs(model, batches, device, limit):
-        logits, targets = {"joint": output.joint, **output.unimodal}, targets.to(device)
+        truth = targets.to(device)
         rows.append(
-            {name: F.cross_entropy(u, targets, reduction="none") for name, u in logits.items()}
+            {name: F.cross_entropy(u, truth, reduction="none") for name, u in output.logits.items()}
         )
     return {name: sum(losses) / len(losses) for name, losses in joined(rows).items()}
 
@@ -29,8 +29,8 @@ def mean_losses(
 def joined(rows: list[dict[str, Tensor]]) -> dict[str, list]:
     """Rows of vectors as one list for each name; of several processes, all of theirs."""
     own = [{name: values.tolist() for name, values in row.items()} for row in rows]
-    rows = [row for part in distributed.gather(own) for row in part]
-    return {name: [x for row in rows for x in row[name]] for name in rows[0]}
+    every = [row for part in distributed.gather(own) for row in part]
+    return {name: [x for row in every for x in row[name]] for name in every[0]}
 
 
 @torch.no_grad()

@@ -99,7 +99,7 @@ def place(model: Fusion, device: torch.device, precision: str) -> Fusion:
     model.precision = precision
     is_channels_last = device.type == "cpu" or precision == "bf16"
     layout = torch.channels_last if is_channels_last else torch.contiguous_format
-    return model.to(device, memory_format=layout)
+    return model.to(device).to(memory_format=layout)
 
 
 def synchronised(model: Fusion, device: torch.device) -> Fusion:

@@ -17,6 +17,7 @@ from ..data.samples import (
 )
 from ..datasets import DATASETS
 from ..models.encoders import ENCODERS
+from ..models.encoders.base import Encoder
 from ..models.fusions import FUSIONS
 from ..models.fusions.base import Fusion
 from ..system.errors import UserError
@@ -58,7 +59,7 @@ def build_model(flags: Namespace, data: Data) -> Fusion:
     return FUSIONS[flags.fusion].build(encoders, data, flags)
 
 
-def chosen_encoders(flags: Namespace, data: Data) -> dict[str, type]:
+def chosen_encoders(flags: Namespace, data: Data) -> dict[str, type[Encoder]]:
     """{modality: the class of its encoder}."""
     fusion = FUSIONS[flags.fusion]
     names = {
@@ -87,8 +88,8 @@ def chosen_encoders(flags: Namespace, data: Data) -> dict[str, type]:
     return encoders
 
 
-def _pretrainable(encoder: type) -> bool:
-    return getattr(encoder, "pretrainable", False)
+def _pretrainable(encoder: type[Encoder]) -> bool:
+    return issubclass(encoder, Encoder) and encoder.pretrainable
 
 
 def check_single_samples(model: Fusion, split: Split, device: torch.device) -> None:

@@ -3,7 +3,7 @@
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -47,7 +47,8 @@ def _check_sizes(path: Path) -> None:
             raise ValueError(f"its parts claim {size} bytes")
 
 
-def is_plain(value: Any) -> bool:
+def is_plain(value: object) -> TypeGuard[Tensor]:
     """Whether it is a tensor whose numbers lie in memory; not a sparse one, say."""
-    is_dense = isinstance(value, Tensor) and value.layout == torch.strided
-    return is_dense and not (value.is_meta or value.is_nested or value.is_quantized)
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return False
+    return not (value.is_meta or value.is_nested or value.is_quantized)

@@ -1,15 +1,9 @@
-"""Encoders: a Module from one modality's batch to features (B, out_dim), with its `stages`.
-
-An encoder is built as `Encoder(modality)` from a `data.samples.Modality`. One that says
-`pretrainable = True` also takes pretrained: None, "imagenet" or the path of a state dict. Fusions
-that look between stages need `widths`, the channels that each stage returns, and
-`fold(inputs)`, what the first stage takes; `bottleneck` needs `embed` and `summary`, as
-transformer has them.
-"""
+"""Encoders: one file each; `base.Encoder` says what one has to give."""
 
 from ...system.registry import Registry
+from .base import Encoder
 
-ENCODERS = Registry(
+ENCODERS: Registry[Encoder] = Registry(
     "encoder",
     __name__,
     {

@@ -1,4 +1,4 @@
-"""What the convolutional encoders share: stages, pooling, and the mean over frames."""
+"""The face of every encoder, and what the convolutional ones share."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,22 +7,39 @@ from ...data.samples import Modality
 from ...system.errors import UserError
 
 
-class ConvEncoder(nn.Module):
+class Encoder(nn.Module):
+    """Maps one modality's batch to features (B, out_dim), stage by stage.
+
+    It is built as `Encoder(modality)` from a `data.samples.Modality`; a pretrainable one also takes
+    pretrained: None, "imagenet" or the path of a state dict. Where only its features are asked for,
+    any Module with an out_dim serves.
+    """
+
+    out_dim: int
+    stages: nn.Sequential
+    widths: tuple[int, ...] = ()  # of what each stage returns, for fusions that look between them
+    pretrainable = False
+
+    def fold(self, inputs: Tensor) -> Tensor:
+        """What the first stage takes."""
+        return inputs
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.stages(self.fold(inputs))
+
+
+class ConvEncoder(Encoder):
     """Stages of feature maps, then the mean over space and, for frames, over time.
 
     Takes images or spectrograms (B, C, H, W) and frames (B, T, C, H, W); returns (B, out_dim).
     """
 
-    out_dim: int
-    stages: nn.Sequential
-    widths: tuple[int, ...]  # the channels that each stage returns
-
     def fold(self, inputs: Tensor) -> Tensor:
-        """What the first stage takes: frames are samples of their own."""
+        """Frames are samples of their own."""
         return inputs if inputs.dim() == 4 else inputs.flatten(0, 1)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return pooled(self.stages(self.fold(inputs)), len(inputs))
+        return pooled(super().forward(inputs), len(inputs))
 
 
 def pooled(maps: Tensor, samples: int) -> Tensor:
@@ -40,14 +57,14 @@ class OnePixelConv(nn.Conv2d):
     gradients of those taps that were never written, now and then NaN.
     """
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        if inputs.shape[2:] == (1, 1):
+    def forward(self, input: Tensor) -> Tensor:
+        if input.shape[2:] == (1, 1):
             if self.weight.is_contiguous():
-                return F.conv2d(inputs, self.weight[:, :, 1:2, 1:2])
+                return F.conv2d(input, self.weight[:, :, 1:2, 1:2])
             # In channels_last a gradient made so lies in memory as the weight does, without a copy.
             last = self.weight.permute(0, 2, 3, 1)[:, 1:2, 1:2]
-            return F.conv2d(inputs, last.permute(0, 3, 1, 2))
-        return super().forward(inputs)
+            return F.conv2d(input, last.permute(0, 3, 1, 2))
+        return super().forward(input)
 
 
 def channels(modality: Modality, encoder: str) -> int:

@@ -6,9 +6,10 @@ from math import prod
 from torch import Tensor, nn
 
 from ...data.samples import Modality
+from .base import Encoder
 
 
-class MLP(nn.Module):
+class MLP(Encoder):
     """Two hidden layers with BatchNorm and ReLU, of 256 and 128 units."""
 
     out_dim = 128
@@ -26,6 +27,3 @@ class MLP(nn.Module):
 
     def fold(self, inputs: Tensor) -> Tensor:
         return inputs.flatten(1)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.stages(self.fold(inputs))

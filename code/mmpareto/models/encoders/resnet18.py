@@ -38,15 +38,10 @@ class ResNet18(ConvEncoder):
                 net.conv1.weight.data.copy_(weight.expand_as(net.conv1.weight))
             else:
                 nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
-        for block in net.layer4:
-            block.conv2.__class__ = OnePixelConv
-        net.layer4[1].conv1.__class__ = OnePixelConv
+        for name in ("0.conv2", "1.conv1", "1.conv2"):
+            net.layer4.get_submodule(name).__class__ = OnePixelConv
         stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
         self.stages = nn.Sequential(stem, net.layer1, net.layer2, net.layer3, net.layer4)
-
-
-def _is_weight(value: object) -> bool:
-    return is_plain(value) and not value.is_complex()
 
 
 def _load(net: ResNet, pretrained: str) -> None:
@@ -63,7 +58,7 @@ def _load(net: ResNet, pretrained: str) -> None:
         state = read(Path(pretrained), "--pretrained")
     expected = {k: v.shape for k, v in net.state_dict().items() if not k.startswith("fc.")}
     found = (
-        {k: v.shape for k, v in state.items() if k in expected and _is_weight(v)}
+        {k: v.shape for k, v in state.items() if is_plain(v) and not v.is_complex()}
         if isinstance(state, Mapping)
         else {}
     )

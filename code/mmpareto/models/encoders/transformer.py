@@ -7,12 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...data.samples import Modality
+from .base import Encoder
 
 LAYERS, WIDTH, HEADS = 4, 64, 4
 PICTURES = ("image", "spectrogram", "frames", "flow")
 
 
-class Transformer(nn.Module):
+class Transformer(Encoder):
     """Four pre-norm layers of width 64 on tokens with learned positions; a class token comes first.
 
     Pictures, spectrograms, frames and flow are cut into patches of 16x16, of 4x4 if they are no
@@ -25,22 +26,24 @@ class Transformer(nn.Module):
     def __init__(self, modality: Modality):
         super().__init__()
         if modality.kind in PICTURES:
-            self.embedding = Patches(modality)
-            count = self.embedding.count
-        elif modality.kind == "tokens":
+            self.embedding = embedding = Patches(modality)
+            count = embedding.count
+        elif modality.vocabulary:
             self.embedding = nn.Embedding(modality.vocabulary, WIDTH, padding_idx=0)
             count = modality.shape[0]
         else:
-            self.embedding = Sequence(modality)
-            count = self.embedding.count
+            self.embedding = embedding = Sequence(modality)
+            count = embedding.count
         self.start = nn.Parameter(torch.zeros(1, 1, WIDTH))
         self.positions = nn.Parameter(torch.randn(1, 1 + count, WIDTH) * 0.02)
-        self.stages = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                WIDTH, HEADS, 4 * WIDTH, dropout=0.0, activation="gelu",
-                batch_first=True, norm_first=True,
+        self.stages = nn.Sequential(
+            *(
+                nn.TransformerEncoderLayer(
+                    WIDTH, HEADS, 4 * WIDTH, dropout=0.0, activation="gelu",
+                    batch_first=True, norm_first=True,
+                )
+                for _ in range(LAYERS)
             )
-            for _ in range(LAYERS)
         )  # fmt: skip
         self.norm = nn.LayerNorm(WIDTH)
 
@@ -50,7 +53,7 @@ class Transformer(nn.Module):
         start = self.start.expand(len(tokens), -1, -1)
         padding = None
         if isinstance(self.embedding, nn.Embedding):
-            padding = F.pad(inputs == self.embedding.padding_idx, (1, 0), value=False)
+            padding = F.pad(inputs.eq(0), (1, 0), value=False)
         return torch.cat([start, tokens], dim=1) + self.positions, padding
 
     def summary(self, tokens: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """Fusions: whole models, built from encoders and the number of classes."""
 
 from ...system.registry import Registry
+from .base import Fusion
 
-FUSIONS = Registry(
+FUSIONS: Registry[Fusion] = Registry(
     "fusion",
     __name__,
     {

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from ...data.samples import Data
 from ...system.errors import UserError
+from ..encoders.base import Encoder
+from ..modules import Modules
 
 Taps = dict[str, list[Tensor]]
 NO_TAPS: Taps = {}
@@ -24,9 +26,15 @@ class Output(NamedTuple):
     features: dict[str, Tensor]  # (B, out_dim) of each encoder
     taps: Taps = NO_TAPS  # what else of each encoder the joint prediction reads
 
+    @property
+    def logits(self) -> dict[str, Tensor]:
+        """{"joint": the joint logits, where there are some, modality or task: its own}."""
+        joint = {} if self.joint is None else {"joint": self.joint}
+        return joint | self.unimodal
+
     def joint_loss(self, targets: Tensor) -> Tensor:
         """Cross-entropy of the joint prediction; targets (B,)."""
-        return F.cross_entropy(self.joint, targets)
+        return F.cross_entropy(self.logits["joint"], targets)
 
     def unimodal_losses(self, targets: Tensor) -> dict[str, Tensor]:
         """Of each modality's own prediction, or each task's; targets (B,) or (B, tasks)."""
@@ -70,14 +78,9 @@ class Fusion(nn.Module):
 
     late: whether modalities meet only after the encoders; one that lets them exchange earlier says
         False and replaces `encode`.
-    tapped: whether the joint prediction reads more of the encoders than their features; such a
-        fusion replaces `encode` and has a `joint(features, taps)`.
+    tapped: whether the joint prediction reads taps of the encoders instead of their features; such
+        a fusion replaces `encode`, and defines `joint_of_taps` in place of `joint`.
     multitask: whether it learns tasks from one input instead (`multitask.MultiTask`).
-
-    `read_out(features) -> {modality: logits (B, C)}` is what the joint head itself makes of each
-    modality: its part where the joint logits are a sum or a mean of such parts, else the joint
-    logits with the features of all others at zero. Methods that score modalities by it run with
-    no fusion that does not define it.
     """
 
     late = True
@@ -86,10 +89,10 @@ class Fusion(nn.Module):
     precision = "fp32"  # or "bf16": forward passes under autocast
     default_encoder: str | None = None  # for every modality; None: by the modality's kind
 
-    def __init__(self, encoders: dict[str, nn.Module], classes: int):
+    def __init__(self, encoders: dict[str, Encoder], classes: int):
         super().__init__()
-        self.encoders = nn.ModuleDict(encoders)
-        self.unimodal_heads = nn.ModuleDict(
+        self.encoders: Modules[Encoder] = Modules(encoders)
+        self.unimodal_heads: Modules[nn.Module] = Modules(
             {name: nn.Linear(encoder.out_dim, classes) for name, encoder in encoders.items()}
         )
 
@@ -98,7 +101,7 @@ class Fusion(nn.Module):
         """Add the fusion's own flags to an argparse parser."""
 
     @classmethod
-    def build(cls, encoders: dict[str, nn.Module], data: Data, flags: Namespace) -> "Fusion":
+    def build(cls, encoders: dict[str, Encoder], data: Data, flags: Namespace) -> "Fusion":
         """The fusion that the parsed flags, its own among them, ask for."""
         return cls(encoders, len(data.classes))
 
@@ -111,6 +114,19 @@ class Fusion(nn.Module):
         """Joint logits (B, C)."""
         raise NotImplementedError
 
+    def joint_of_taps(self, taps: Taps) -> Tensor:
+        """Joint logits (B, C) of a tapped fusion."""
+        raise NotImplementedError
+
+    def read_out(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """{modality: logits (B, C)}, what the joint head itself makes of each modality.
+
+        That is its part where the joint logits are a sum or a mean of such parts, else the joint
+        logits with the features of all others at zero. Methods that score modalities by it run
+        with no fusion that does not define it.
+        """
+        raise NotImplementedError
+
     def encode(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Taps]:
         """The features, and the taps where the joint prediction reads some."""
         return {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}, NO_TAPS
@@ -118,7 +134,10 @@ class Fusion(nn.Module):
     def read(self, features: dict[str, Tensor], taps: Taps = NO_TAPS) -> Output:
         """All predictions from given features and taps; from detached ones it trains probes."""
         unimodal = {name: head(features[name]) for name, head in self.unimodal_heads.items()}
-        joint = self.joint(features, taps) if self.tapped else self.joint(features)
+        if self.multitask:
+            joint = None
+        else:
+            joint = self.joint_of_taps(taps) if self.tapped else self.joint(features)
         return Output(joint, unimodal, features, taps)
 
     def forward(self, inputs: dict[str, Tensor]) -> Output:
@@ -149,10 +168,10 @@ def _widened(x: Tensor) -> Tensor:
     return x.float() if x.dtype == torch.bfloat16 else x
 
 
-def check_stages(encoders: dict[str, nn.Module], fusion: str) -> None:
+def check_stages(encoders: dict[str, Encoder], fusion: str) -> None:
     """UserError where an encoder has no stages of feature maps that a fusion could tap."""
     for name, encoder in encoders.items():
-        if not hasattr(encoder, "widths"):
+        if not (isinstance(encoder, Encoder) and encoder.widths):
             raise UserError(
                 f"--fusion {fusion}: the encoder of {name} ({type(encoder).__name__}) does not "
                 "say the widths of its stages: choose resnet18, cnn or mlp"

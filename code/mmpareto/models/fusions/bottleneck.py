@@ -1,6 +1,7 @@
 """Transformers that meet in a few tokens: the bottleneck fusion of MBT (Nagrani et al., 2021)."""
 
 from argparse import Namespace
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 from ...data.samples import Data
 from ...system.errors import UserError
 from ...system.flags import non_negative, positive
+from ..encoders.base import Encoder
+from ..encoders.transformer import Transformer
 from .base import NO_TAPS, Taps
 from .sum import Mean
 
@@ -37,25 +40,20 @@ class Bottleneck(Mean):
         # fmt: on
 
     @classmethod
-    def build(cls, encoders: dict[str, nn.Module], data: Data, flags: Namespace) -> "Bottleneck":
+    def build(cls, encoders: dict[str, Encoder], data: Data, flags: Namespace) -> "Bottleneck":
         settings = {"fusion_layer": flags.fusion_layer, "bottlenecks": flags.bottlenecks}
         return cls(encoders, len(data.classes), **settings)
 
     def __init__(
         self,
-        encoders: dict[str, nn.Module],
+        encoders: dict[str, Encoder],
         classes: int,
         *,
         fusion_layer: int = 2,
         bottlenecks: int = 4,
     ):
         super().__init__(encoders, classes)
-        for name, encoder in encoders.items():
-            if not hasattr(encoder, "embed"):
-                raise UserError(
-                    f"--fusion bottleneck: the encoder of {name} ({type(encoder).__name__}) makes "
-                    "no tokens: choose transformer"
-                )
+        transformers(encoders.items())
         self.depth = len(next(iter(encoders.values())).stages)
         if fusion_layer > self.depth:
             raise UserError(
@@ -67,15 +65,16 @@ class Bottleneck(Mean):
         self.tokens = nn.Parameter(torch.randn(1, bottlenecks, width) * 0.02)
 
     def encode(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Taps]:
+        encoders = transformers(self.encoders.items())
         own, padding = {}, {}
-        for name, encoder in self.encoders.items():
+        for name, encoder in encoders.items():
             own[name], padding[name] = encoder.embed(inputs[name])
         samples = len(next(iter(own.values())))
         shared = self.tokens.expand(samples, -1, -1)
         for level in range(self.depth):
             met = shared if level >= self.fusion_layer else shared[:, :0]
             updated = []
-            for name, encoder in self.encoders.items():
+            for name, encoder in encoders.items():
                 tokens = torch.cat([own[name], met], dim=1)
                 tokens = encoder.stages[level](
                     tokens, src_key_padding_mask=extended(padding[name], met)
@@ -84,8 +83,20 @@ class Bottleneck(Mean):
                 updated.append(seen)
             if level >= self.fusion_layer:
                 shared = torch.stack(updated).mean(0)
-        features = {name: encoder.summary(own[name]) for name, encoder in self.encoders.items()}
-        return features, NO_TAPS
+        return {name: encoder.summary(own[name]) for name, encoder in encoders.items()}, NO_TAPS
+
+
+def transformers(encoders: Iterable[tuple[str, Encoder]]) -> dict[str, Transformer]:
+    """Encoders under their names; UserError where one is no transformer."""
+    found = {}
+    for name, encoder in encoders:
+        if not isinstance(encoder, Transformer):
+            raise UserError(
+                f"--fusion bottleneck: the encoder of {name} ({type(encoder).__name__}) makes "
+                "no tokens: choose transformer"
+            )
+        found[name] = encoder
+    return found
 
 
 def extended(padding: Tensor | None, more: Tensor) -> Tensor | None:

@@ -1,10 +1,13 @@
 """CentralNet: a network beside the encoders that reads every stage (Vielzeuf et al., 2018)."""
 
+from functools import reduce
+from operator import add
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..encoders.base import OnePixelConv, pooled
+from ..encoders.base import Encoder, OnePixelConv, pooled
 from .base import Fusion, Taps, check_stages
 
 
@@ -28,12 +31,12 @@ class Central(nn.Module):
         """What the layer takes: (B, width, H, W) of maps (B, C_k, H_k, W_k)."""
         sizes = [x.shape[2:] for x in maps.values() if x.shape[2:] != (1, 1)] or [(1, 1)]
         size = tuple(map(min, zip(*sizes, strict=True)))
-        total = 0
-        if central is not None:
-            total = self.central_weight * F.adaptive_avg_pool2d(central, size)
+        parts = []
+        if central is not None and self.central_weight is not None:
+            parts.append(self.central_weight * F.adaptive_avg_pool2d(central, size))
         for weight, (name, project) in zip(self.weights, self.project.items(), strict=True):
-            total = total + weight * project(F.adaptive_avg_pool2d(maps[name], size))
-        return total
+            parts.append(weight * project(F.adaptive_avg_pool2d(maps[name], size)))
+        return reduce(add, parts)
 
     def forward(self, central: Tensor | None, maps: dict[str, Tensor]) -> Tensor:
         return self.layer(self.combine(central, maps))
@@ -50,7 +53,7 @@ class CentralNet(Fusion):
 
     tapped = True
 
-    def __init__(self, encoders: dict[str, nn.Module], classes: int):
+    def __init__(self, encoders: dict[str, Encoder], classes: int):
         super().__init__(encoders, classes)
         check_stages(encoders, "centralnet")
         depth = min(len(encoder.stages) for encoder in encoders.values())
@@ -74,10 +77,11 @@ class CentralNet(Fusion):
             features[name], taps[name] = pooled(x, samples), maps[-len(self.central) :]
         return features, taps
 
-    def joint(self, features: dict[str, Tensor], taps: Taps) -> Tensor:
+    def joint_of_taps(self, taps: Taps) -> Tensor:
         central = None
         for level, layer in enumerate(self.central):
             central = layer(central, {name: maps[level] for name, maps in taps.items()})
+        assert central is not None  # no encoder is without stages
         return self.joint_head(pooled(central, len(central)))
 
 

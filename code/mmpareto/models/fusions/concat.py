@@ -4,13 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..encoders.base import Encoder
 from .base import Fusion
 
 
 class Concat(Fusion):
     """o = W [z_1; ...; z_N] + b."""
 
-    def __init__(self, encoders: dict[str, nn.Module], classes: int):
+    def __init__(self, encoders: dict[str, Encoder], classes: int):
         super().__init__(encoders, classes)
         self.joint_head = nn.Linear(sum(e.out_dim for e in encoders.values()), classes)
 

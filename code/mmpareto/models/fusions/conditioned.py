@@ -4,10 +4,11 @@ from argparse import Namespace
 from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...data.samples import Data
 from ...system.errors import UserError
+from ..encoders.base import Encoder
 from .base import Fusion
 
 
@@ -28,11 +29,11 @@ class Conditioned(Fusion):
         )
 
     @classmethod
-    def build(cls, encoders: dict[str, nn.Module], data: Data, flags: Namespace) -> Self:
+    def build(cls, encoders: dict[str, Encoder], data: Data, flags: Namespace) -> Self:
         return cls(encoders, len(data.classes), conditioner=flags.conditioner)
 
     def __init__(
-        self, encoders: dict[str, nn.Module], classes: int, *, conditioner: str | None = None
+        self, encoders: dict[str, Encoder], classes: int, *, conditioner: str | None = None
     ):
         super().__init__(encoders, classes)
         self.conditioner = conditioner or next(iter(encoders))

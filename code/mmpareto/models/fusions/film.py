@@ -1,8 +1,12 @@
 """FiLM: one modality scales and shifts the others' features (Perez et al., AAAI 2018)."""
 
+from functools import reduce
+from operator import add
+
 from torch import Tensor, nn
 
 from ...system.errors import UserError
+from ..encoders.base import Encoder
 from .conditioned import Conditioned
 
 
@@ -12,7 +16,7 @@ class FiLM(Conditioned):
     z_1 are the conditioner's features, k runs over the others; more than one is ours.
     """
 
-    def __init__(self, encoders: dict[str, nn.Module], classes: int, **settings):
+    def __init__(self, encoders: dict[str, Encoder], classes: int, **settings):
         super().__init__(encoders, classes, **settings)
         widths = {name: encoders[name].out_dim for name in self.others}
         if len(set(widths.values())) > 1:
@@ -28,8 +32,8 @@ class FiLM(Conditioned):
         self.joint_head = nn.Linear(width, classes)
 
     def joint(self, features: dict[str, Tensor]) -> Tensor:
-        hidden = 0
+        parts = []
         for name, layer in self.condition.items():
             gamma, beta = layer(features[self.conditioner]).chunk(2, dim=1)
-            hidden = hidden + gamma * features[name] + beta
-        return self.joint_head(hidden)
+            parts += [gamma * features[name], beta]
+        return self.joint_head(reduce(add, parts))

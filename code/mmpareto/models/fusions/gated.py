@@ -1,8 +1,12 @@
 """Gated fusion: one modality opens and closes the others' features (Kiela et al., AAAI 2018)."""
 
+from functools import reduce
+from operator import add
+
 import torch
 from torch import Tensor, nn
 
+from ..encoders.base import Encoder
 from .conditioned import Conditioned
 
 
@@ -13,7 +17,7 @@ class Gated(Conditioned):
     more than one is ours.
     """
 
-    def __init__(self, encoders: dict[str, nn.Module], classes: int, **settings):
+    def __init__(self, encoders: dict[str, Encoder], classes: int, **settings):
         super().__init__(encoders, classes, **settings)
         width = encoders[self.conditioner].out_dim
         self.project = nn.ModuleDict(
@@ -24,4 +28,4 @@ class Gated(Conditioned):
     def joint(self, features: dict[str, Tensor]) -> Tensor:
         projected = {name: layer(features[name]) for name, layer in self.project.items()}
         gate = torch.sigmoid(projected[self.conditioner])
-        return self.joint_head(sum(gate * projected[name] for name in self.others))
+        return self.joint_head(reduce(add, (gate * projected[name] for name in self.others)))

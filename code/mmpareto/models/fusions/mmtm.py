@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from ...data.samples import Data
 from ...system.errors import UserError
 from ...system.flags import positive
-from ..encoders.base import pooled
+from ..encoders.base import Encoder, pooled
+from ..modules import Modules, Row
 from .base import NO_TAPS, Taps, check_stages
 from .sum import Mean
 
@@ -24,13 +25,16 @@ class Exchange(nn.Module):
 
     def __init__(self, channels: dict[str, int], ratio: float, gate_scale: int):
         super().__init__()
-        self.gate_scale, self.frozen = gate_scale, None
+        self.gate_scale = gate_scale
+        self.frozen: str | None = None
         total = sum(channels.values())
         units = int(2 * total / ratio)
         if not units:
             raise UserError(f"--ratio {ratio}: of {total} channels nothing is left, give less")
         self.squeeze = nn.Linear(total, units)
-        self.excite = nn.ModuleDict({name: nn.Linear(units, c) for name, c in channels.items()})
+        self.excite: Modules[nn.Module] = Modules(
+            {name: nn.Linear(units, c) for name, c in channels.items()}
+        )
         for name, width in channels.items():
             self.register_buffer(f"mean_gate_{name}", torch.zeros(width))
             self.register_buffer(f"batches_{name}", torch.zeros(()))
@@ -88,13 +92,13 @@ class MMTM(Mean):
         )
 
     @classmethod
-    def build(cls, encoders: dict[str, nn.Module], data: Data, flags: Namespace) -> "MMTM":
+    def build(cls, encoders: dict[str, Encoder], data: Data, flags: Namespace) -> "MMTM":
         settings = {"ratio": flags.ratio, "gate_scale": flags.gate_scale}
         return cls(encoders, len(data.classes), **settings)
 
     def __init__(
         self,
-        encoders: dict[str, nn.Module],
+        encoders: dict[str, Encoder],
         classes: int,
         *,
         ratio: float = 4.0,
@@ -103,7 +107,7 @@ class MMTM(Mean):
         super().__init__(encoders, classes)
         check_stages(encoders, "mmtm")
         depth = min(EXCHANGES, *(len(encoder.stages) for encoder in encoders.values()))
-        self.exchanges = nn.ModuleList(
+        self.exchanges: Row[Exchange] = Row(
             Exchange({name: e.widths[-level] for name, e in encoders.items()}, ratio, gate_scale)
             for level in range(depth, 0, -1)
         )

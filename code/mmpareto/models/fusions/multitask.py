@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from ...data.samples import Data
 from ...system.errors import UserError
+from ..encoders.base import Encoder
+from ..modules import Modules
 from .base import NO_TAPS, Fusion, Objectives, Output, Taps
 
 SHARED = "shared"
@@ -23,7 +25,7 @@ class MultiTask(Fusion):
     multitask = True
 
     @classmethod
-    def build(cls, encoders: dict[str, nn.Module], data: Data, flags: Namespace) -> Self:
+    def build(cls, encoders: dict[str, Encoder], data: Data, flags: Namespace) -> Self:
         if len(encoders) != 1 or len(data.tasks) != 2:
             raise UserError(
                 f"--fusion {flags.fusion}: two tasks on one modality expected, {data.name} has "
@@ -32,11 +34,11 @@ class MultiTask(Fusion):
         ((modality, encoder),) = encoders.items()
         return cls(encoder, modality, data.tasks, len(data.classes))
 
-    def __init__(self, encoder: nn.Module, modality: str, tasks: tuple[str, ...], classes: int):
+    def __init__(self, encoder: Encoder, modality: str, tasks: tuple[str, ...], classes: int):
         super().__init__(self.arrange(encoder, tasks), classes)
         self.modality, self.tasks = modality, tasks
         width = encoder.out_dim
-        self.unimodal_heads = nn.ModuleDict(
+        self.unimodal_heads = Modules(
             {
                 task: nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, classes))
                 for task in tasks
@@ -44,12 +46,9 @@ class MultiTask(Fusion):
         )
 
     @staticmethod
-    def arrange(encoder: nn.Module, tasks: tuple[str, ...]) -> dict[str, nn.Module]:
+    def arrange(encoder: Encoder, tasks: tuple[str, ...]) -> dict[str, Encoder]:
         """The encoders under their names."""
         raise NotImplementedError
-
-    def joint(self, features: dict[str, Tensor]) -> None:
-        return None
 
 
 class Shared(MultiTask):
@@ -58,7 +57,7 @@ class Shared(MultiTask):
     late = False  # every task reaches the encoder that the other has
 
     @staticmethod
-    def arrange(encoder: nn.Module, tasks: tuple[str, ...]) -> dict[str, nn.Module]:
+    def arrange(encoder: Encoder, tasks: tuple[str, ...]) -> dict[str, Encoder]:
         return {SHARED: encoder}
 
     def encode(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Taps]:
@@ -74,7 +73,7 @@ class Separate(MultiTask):
     """An encoder for each task, from the same initial weights: every task learns alone."""
 
     @staticmethod
-    def arrange(encoder: nn.Module, tasks: tuple[str, ...]) -> dict[str, nn.Module]:
+    def arrange(encoder: Encoder, tasks: tuple[str, ...]) -> dict[str, Encoder]:
         return {task: deepcopy(encoder) for task in tasks}
 
     def encode(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Taps]:

@@ -1,16 +1,21 @@
 """Late fusion by summation: one linear layer per modality, their logits added."""
 
+from functools import reduce
+from operator import add
+
 from torch import Tensor, nn
 
+from ..encoders.base import Encoder
+from ..modules import Modules
 from .base import Fusion
 
 
 class Sum(Fusion):
     """o = sum_k (W_k z_k + b_k)."""
 
-    def __init__(self, encoders: dict[str, nn.Module], classes: int):
+    def __init__(self, encoders: dict[str, Encoder], classes: int):
         super().__init__(encoders, classes)
-        self.joint_heads = nn.ModuleDict(
+        self.joint_heads: Modules[nn.Module] = Modules(
             {name: nn.Linear(encoder.out_dim, classes) for name, encoder in encoders.items()}
         )
 
@@ -19,7 +24,7 @@ class Sum(Fusion):
         return {name: head(features[name]) for name, head in self.joint_heads.items()}
 
     def joint(self, features: dict[str, Tensor]) -> Tensor:
-        return sum(self.read_out(features).values())
+        return reduce(add, self.read_out(features).values())
 
 
 class Mean(Sum):
