@@ -13,8 +13,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from ..data.batches import ShuffledBatches, loader
+from ..data.layout import manifest_columns, read_metadata
+from ..data.recipes import named
 from ..data.samples import to_device
+from ..datasets.cremad import CREMAD
 from ..system.flags import non_negative, positive
+from ..system.tables import read_table
 from .timing import compare, show_ratio
 
 
@@ -53,13 +57,11 @@ def measure_loader(flags: Namespace) -> None:
 
 def time_loaders(raw: Path, folder: Path, flags: Namespace) -> None:
     """Seconds for one training epoch of batches as the model takes them."""
-    from ..datasets.cremad import CREMAD
-
     prepare(raw, folder / "ours", "3fps")
     prepare(raw, folder / "plain", "ogmge-1fps")  # stills of 480x360, as the field keeps them
-    flags = Namespace(dataset="cremad", data_root=folder / "ours", split="random")
-    flags.num_frames, flags.image_size = 2, 224
-    split = CREMAD.load(flags).splits["train"]
+    wanted = Namespace(dataset="cremad", data_root=folder / "ours", split="random")
+    wanted.num_frames, wanted.image_size = 2, 224
+    split = CREMAD.load(wanted).splits["train"]
     cpu = torch.device("cpu")
 
     def ours(epoch: int) -> int:
@@ -89,12 +91,9 @@ class PlainReader(Dataset):
     """How the field reads a clip: two JPEG stills through PIL and torchvision, audio as .pt."""
 
     def __init__(self, root: Path, ids: list[str]):
-        from ..data import layout
-        from ..system import tables
-
-        metadata = layout.read_metadata(root)
-        columns = layout.manifest_columns(metadata.modalities)
-        rows = tables.read_table(root / "manifest.csv", columns)
+        metadata = read_metadata(root)
+        columns = manifest_columns(metadata.modalities)
+        rows = read_table(root / "manifest.csv", columns)
         self.clips = []
         wanted = set(ids)
         for row in (row for row in rows if row["id"] in wanted):
@@ -132,8 +131,6 @@ def measure_prepare(flags: Namespace) -> None:
 
 def time_preparing(raw: Path, folder: Path, flags: Namespace) -> None:
     """Seconds of whole prepare.py calls."""
-    from ..datasets.cremad import CREMAD
-
     clips = len(CREMAD.collect(Namespace(raw=raw, lists=[])).clips)
     number = iter(range(1000))
 
@@ -152,12 +149,10 @@ def show_stages(raw: Path) -> None:
     import cProfile
     import pstats
 
-    from ..data import recipes
-    from ..datasets.cremad import CREMAD
     from ..preparation import worker
 
     found = CREMAD.collect(Namespace(raw=raw, lists=[]))
-    recipe = recipes.named(CREMAD.recipes, found.modalities, {}, {})
+    recipe = named(CREMAD.recipes, found.modalities, {}, {})
     worker.begin()
     with tempfile.TemporaryDirectory() as out:
         Path(out, ".tmp").mkdir()
@@ -178,7 +173,6 @@ def show_stages(raw: Path) -> None:
 
 
 def prepare(raw: Path, out: Path, frames: str, workers: int = 2) -> None:
-    from ..datasets.cremad import CREMAD
     from ..preparation.engine import Preparation
 
     flags = Namespace(raw=raw, out=out, frames=frames, audio="stft", workers=workers, max_bad=0.01)
