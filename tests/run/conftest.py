@@ -1,8 +1,10 @@
 """What the tests of this room share."""
 
 import pytest
+from toy_kinds import ToyAlone, ToyKinds
 
 import train
+from mmpareto.datasets import DATASETS
 
 
 @pytest.fixture
@@ -16,3 +18,14 @@ def run(tmp_path):
         return folder
 
     return main
+
+
+@pytest.fixture
+def kinds(toys, monkeypatch):
+    own = {"toy_kinds": ToyKinds, "toy_alone": ToyAlone}
+    monkeypatch.setattr(DATASETS, "parts", DATASETS.parts | own)
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
