@@ -32,7 +32,7 @@ class ShuffledBatches:
         generator = torch.Generator().manual_seed(draw)
         order = torch.randperm(self.size, generator=generator)[: len(self) * self.batch_size]
         batches = order.view(-1, self.batch_size).tolist()
-        return ((distributed.own(batch), draw) for batch in batches)
+        return ((list(distributed.own(batch)), draw) for batch in batches)
 
 
 class ConsecutiveBatches:
@@ -56,7 +56,8 @@ class ConsecutiveBatches:
 class Loader(DataLoader):
     """A DataLoader whose processes report bad input, and their own death, in one line."""
 
-    def __iter__(self) -> Iterator[Batch]:
+    # torch gives away the type of its own iterators, which is private.
+    def __iter__(self) -> Iterator[Batch]:  # pyrefly: ignore[bad-override]
         try:
             with held_back():
                 batches = super().__iter__()

@@ -49,7 +49,7 @@ class Picture:
 class Array:
     """Numbers as float32; FILE.npy, or FILE.npy#ROW."""
 
-    dtype = np.float32
+    dtype: type[np.number] = np.float32
 
     def __init__(self, shape: tuple[int, ...]):
         self.shape = shape
@@ -113,7 +113,7 @@ def _fit(picture: np.ndarray, random: Random | None, out: np.ndarray) -> None:
     """Crop and flip if random, resize (H, W, 3) to out's size, and store it as (3, H, W)."""
     flip = False
     if random:
-        top, left, height, width = crop(*picture.shape[:2], random)
+        top, left, height, width = crop(picture.shape[0], picture.shape[1], random)
         picture = picture[top : top + height, left : left + width]
         flip = random.random() < 0.5
     height, width = out.shape[1:]

@@ -4,6 +4,8 @@ A recipe goes whole into metadata.json and, as a hash, into every log. Change a 
 another recipe: give it another name.
 """
 
+from typing import Any
+
 from .clips import ARRAYS
 
 JPEG = {"format": "jpeg", "quality": 95, "subsampling": "4:2:0"}
@@ -67,7 +69,7 @@ def named(
     choices: {family: name}; modalities: {name: kind}; lengths, vocabularies: of
     arrays and of tokens, by modality.
     """
-    recipe = {"modalities": modalities}
+    recipe: dict[str, Any] = {"modalities": modalities}
     for family in dict.fromkeys(RECIPE_OF[k] for k in modalities.values() if k in RECIPE_OF):
         recipe[family] = {"name": choices[family], **RECIPES[family][choices[family]]}
     if any(kind in ARRAYS for kind in modalities.values()):

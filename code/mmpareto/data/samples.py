@@ -158,7 +158,7 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
     """Twelve hex digits that stand for the bytes of tensors on the CPU."""
     found = hashlib.sha256()
     for tensor in tensors:
-        found.update(tensor.contiguous().numpy())
+        found.update(tensor.contiguous().numpy().data)
     return found.hexdigest()[:12]
 
 
@@ -174,7 +174,7 @@ def stratified(split: Split, size: int, seed: int) -> Split:
             f"--train_size {size}: the training split has {len(split)} samples of {classes} "
             f"classes, give a number from {classes} to {len(split)}"
         )
-    indices = resample(
+    indices: Any = resample(
         range(len(split)), n_samples=size, replace=False, stratify=targets, random_state=seed
     )
     return split.subset(sorted(indices))

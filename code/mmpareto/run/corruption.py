@@ -113,7 +113,7 @@ def corruptions(
         changes.append((name, "zeros", zeros))
         changes.append((name, "shuffled", partial(shuffled, split, name, donors)))
         for severity in severities:
-            if spec.kind == "tokens":
+            if spec.vocabulary is not None:
                 share = (severity / hypot(1, severity)) ** 2
                 change = partial(replaced, draw, share, spec.vocabulary)
                 changes.append((name, f"replaced {share:.0%}", change))

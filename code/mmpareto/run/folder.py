@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -23,6 +23,9 @@ from . import options, report
 from .checkpoint import DataRecord, Resumable, read_resumable
 from .environment import environment
 from .records import Config, Result, read_config, read_epochs, read_result
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 LOGS = ("train.log", "epochs.jsonl", "steps.jsonl")
 UNFINISHED = {f"{name}.tmp" for name in ("config.json", "last.pt", "best.pt", "result.json")}
@@ -46,7 +49,8 @@ class Run:
         self.state: Resumable | None = None
         self.before: Config | None = None  # what config.json says of the run that is resumed
         self.known: list[tuple[float | None, float]] = []  # conflict and seconds of every epoch
-        self.board = self.lock = None
+        self.board: SummaryWriter | None = None
+        self.lock: Lock | None = None
         if config.get("use_tensorboard") and not find_spec("tensorboard"):
             raise UserError("--use_tensorboard needs a package: run pip install tensorboard")
         with clear_errors(f"--out {folder}"):

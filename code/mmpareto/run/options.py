@@ -59,7 +59,7 @@ class TrainParser(Parser):
 class PartHelp(argparse.ArgumentDefaultsHelpFormatter):
     """With every flag's default, unless its help says that in words."""
 
-    def _get_help_string(self, action: Action) -> str:
+    def _get_help_string(self, action: Action) -> str | None:
         is_said = "(default: " in (action.help or "")
         return action.help if is_said else super()._get_help_string(action)
 
@@ -136,7 +136,7 @@ def from_config(config: dict, source: Path) -> Namespace:
 
     They are read as a command line is, so that every value is one that could have been given.
     """
-    words = []
+    words, flags = [], Namespace(data_root=None)
     try:
         for name, value in config.items():
             if isinstance(value, list):

@@ -6,7 +6,7 @@ Predictions, targets and probabilities are {name: one value for each sample}, th
 
 from math import isnan
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -84,9 +84,9 @@ def per_class(
     predictions: dict[str, list], targets: dict[str, list], classes: int
 ) -> dict[str, PerClass]:
     """How good each prediction is on each class, those without samples among them."""
-    every = {"labels": range(classes), "zero_division": np.nan}
+    every: dict[str, Any] = {"labels": range(classes), "zero_division": np.nan}
     return {
-        name: PerClass(*precision_recall_fscore_support(targets[name], p, **every))
+        name: PerClass(*map(np.asarray, precision_recall_fscore_support(targets[name], p, **every)))
         for name, p in predictions.items()
     }
 
