@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from sets import write_arrays
-from test_compare import calls  # noqa: F401 - a fixture
 from test_data import write_mnist
 
 import compare
@@ -113,7 +112,7 @@ def test_what_is_no_change(copy, capsys):
     assert "WARNING" not in capsys.readouterr().out
 
 
-def test_one_table_is_of_one_data(tmp_path, calls, capsys):  # noqa: F811
+def test_one_table_is_of_one_data(tmp_path, calls, capsys):
     """Told before the first run that would be for nothing; and by --collect."""
     root = write_arrays(tmp_path / "set", LABELS)
     command = ["--dataset", str(root), *FLAGS, "--methods", "uniform", "--out", str(tmp_path / "x")]
@@ -135,7 +134,7 @@ def test_one_table_is_of_one_data(tmp_path, calls, capsys):  # noqa: F811
         compare.main([*command, "--seeds", "0,1", "--collect"])
 
 
-def test_own_flags_of_the_dataset_make_other_data(tmp_path, calls, capsys):  # noqa: F811
+def test_own_flags_of_the_dataset_make_other_data(tmp_path, calls, capsys):
     compare.main(
         ["--dataset", "cgdigits", "--encoder", "cnn", "--epochs", "1", "--limit_batches", "1",
          "--methods", "uniform,uniform:noise=0.5", "--seeds", "0", "--out", str(tmp_path)]

@@ -11,7 +11,6 @@ import tiny_models
 import torch
 import torch.nn.functional as F
 from scipy.stats import nct, t, ttest_rel
-from test_compare import calls  # noqa: F401 - a fixture
 from test_methods import trainer_of
 from test_multitask import model_of as tasks_of
 
@@ -239,7 +238,7 @@ def toy_part(monkeypatch):
     monkeypatch.setattr(claim, "PARTS", {"base": part})
 
 
-def test_from_runs_to_tables(tmp_path, calls, toy_part, capsys):  # noqa: F811
+def test_from_runs_to_tables(tmp_path, calls, toy_part, capsys):
     """Trained once; a later call makes the same of what is there."""
     claim.main(["--out", str(tmp_path)])
     assert len(calls) == 3 * (2 + 2)
@@ -265,7 +264,7 @@ def test_from_runs_to_tables(tmp_path, calls, toy_part, capsys):  # noqa: F811
     assert len(calls) == 12 and (tmp_path / "tables.md").read_text(encoding="utf-8") == written
 
 
-def test_commands(tmp_path, calls, toy_part, capsys):  # noqa: F811
+def test_commands(tmp_path, calls, toy_part, capsys):
     claim.main(["--out", str(tmp_path), "--print_commands"])
     assert capsys.readouterr().out.count("train.py") == 6 and not calls
     assert not list(tmp_path.iterdir())

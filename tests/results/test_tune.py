@@ -1,0 +1,157 @@
+"""compare.py --tune: validation chooses every method's setting."""
+
+import json
+import re
+import shlex
+import statistics
+from pathlib import Path
+
+import pytest
+from test_compare import FLAGS, compared, fail_with
+from test_table import made
+from test_table import row as row_of
+
+import compare
+import train
+from mmpareto.results import choice, plans
+from mmpareto.system.errors import UserError
+
+
+def validation(folder, rule):
+    """The joint validation accuracy of the epoch that the rule takes."""
+    lines = (folder / "epochs.jsonl").read_text().splitlines()
+    epochs = [json.loads(line) for line in lines]
+    assert {epoch["split"] for epoch in epochs} == {"val"}
+    return max(e["Acc"] for e in epochs) if rule == "best-val" else epochs[-1]["Acc"]
+
+
+class TestTune:
+    FLAGS = ["--methods", "joint,uniform", "--seeds", "0,1", "--epochs", "2"]
+
+    @pytest.mark.parametrize("rule", ["last", "best-val"])
+    def test_validation_chooses(self, tmp_path, calls, capsys, rule):
+        values = ["0.0001", "0.05", "0.003"]
+        tune = ["--tune", f"learning_rate={','.join(values)}", "--select", rule]
+        table = compared(tmp_path, *self.FLAGS, *tune, file="table.csv")
+        assert len(calls) == 12  # 2 methods, 3 values, 2 seeds
+        for row in table:
+            means = []
+            for value in values:
+                folders = [
+                    tmp_path / f"{row['method']}-learning_rate={value}-s{seed}" for seed in (0, 1)
+                ]
+                means.append(sum(validation(folder, rule) for folder in folders) / 2)
+            assert row["learning_rate"] == values[means.index(max(means))]
+        out = capsys.readouterr().out
+        assert "6 runs for each method (3 settings x 2 seeds)" in out
+        rows = compared(tmp_path, *self.FLAGS, *tune)
+        assert len(rows) == 24 and {row["learning_rate"] for row in rows} == set(values)
+        assert len(calls) == 12
+
+    def test_only_whole_settings_are_chosen_among(self, tmp_path, calls, monkeypatch, capsys):
+        fail_with(monkeypatch, "uniform-learning_rate=0.05-s1")
+        tune = ["--tune", "learning_rate=0.05,0.0001"]
+        with pytest.raises(UserError, match=r"1 of 8 runs failed: uniform learning_rate=0.05, s"):
+            compared(tmp_path, *self.FLAGS, *tune)
+        out = capsys.readouterr().out
+        note = "uniform: only 1 of 2 settings have all their runs finished, the choice is among"
+        assert note in out
+        assert re.search(r"^uniform +0\.0001 +2 ", out, re.MULTILINE)
+
+    def test_the_test_split_does_not_choose(self):
+        rows = [
+            row_of("joint", seed, acc, val_Acc=val, learning_rate=value)
+            for value, seeds in {
+                "1": [(0.9, 0.2), (0.9, 0.4)],
+                "2": [(0.1, 0.3), (0.1, 0.4)],
+            }.items()
+            for seed, (acc, val) in enumerate(seeds)
+        ]
+        settings = [{"learning_rate": "1"}, {"learning_rate": "2"}]
+        assert choice.choose(rows, settings) == {"learning_rate": "2"}
+
+    def test_the_first_of_equals(self):
+        rows = [row_of("joint", 0, 0.5, val_Acc=0.5, momentum=value) for value in "312"]
+        for order in ("312", "231"):
+            settings = [{"momentum": value} for value in order]
+            assert choice.choose(rows, settings) == settings[0]
+
+    def test_without_validation_accuracies(self):
+        with pytest.raises(UserError, match="joint momentum=1 was scored on the test split only"):
+            choice.choose([row_of("joint", 0, 0.5, momentum="1")], [{"momentum": "1"}])
+
+    def test_no_setting_is_whole(self):
+        settings = [{"momentum": "1"}, {"momentum": "2"}]
+        rows = [row_of("joint", s, 0.5, val_Acc=0.5, momentum=m) for s, m in [(0, "1"), (1, "2")]]
+        kept, notes = choice.pick_settings(made(["joint"], settings=settings, seeds=[0, 1]), rows)
+        assert kept == [] and "joint: only 0 of 2 settings" in notes[0]
+
+    def test_own_seeds_choose(self, tmp_path, calls, capsys):
+        """Then only the choice is trained with the table's seeds, none of which it has seen."""
+        values = ["0.0001", "0.05", "0.003"]
+        flags = [*self.FLAGS, "--tune", f"learning_rate={','.join(values)}", "--tune_seeds", "8,9"]
+        table = compared(tmp_path, *flags, file="table.csv")
+        assert len(calls) == 2 * (3 * 2 + 2)
+        for row in table:
+            folder = f"{tmp_path}/{row['method']}-learning_rate="
+            means = [
+                statistics.mean(
+                    validation(Path(f"{folder}{value}-s{seed}"), "best-val") for seed in (8, 9)
+                )
+                for value in values
+            ]
+            best = values[means.index(max(means))]
+            assert row["learning_rate"] == best and row["seeds"] == "2"
+            for value in values:
+                assert Path(f"{folder}{value}-s0").exists() is (value == best)
+            scores = [
+                json.loads(Path(f"{folder}{best}-s{seed}/result.json").read_text())
+                for seed in (0, 1)
+            ]
+            mean = statistics.mean(score["results"]["best-val"]["Acc"] for score in scores)
+            assert float(row["Acc_mean"]) == pytest.approx(mean, abs=1e-5)
+        assert table[1]["difference_seeds"] == "" and table[0]["difference_seeds"] == "2"
+        out = capsys.readouterr().out
+        assert "over seeds 8, 9, none of them in the table" in out
+        assert "6 runs for each method (3 settings x 2 seeds)" in out
+        rows = compared(tmp_path, *flags)
+        assert len(calls) == 16 and len(rows) == 32  # nothing is computed twice
+
+    def test_commands_of_own_seeds(self, tmp_path, calls, capsys):
+        """Those that choose first; a method's choice is printed when all of its have finished."""
+        tune = ["--tune", "learning_rate=0.05,0.003", "--tune_seeds", "8"]
+        flags = [*FLAGS, "--out", str(tmp_path / "out"), "--seeds", "0,1", *tune]
+
+        def commands(methods):
+            capsys.readouterr()
+            compare.main([*flags, "--methods", methods, "--print_commands"])
+            return [shlex.split(line)[2:] for line in capsys.readouterr().out.splitlines()]
+
+        first = commands("joint")
+        assert [words[words.index("--random_seed") + 1] for words in first] == ["8", "8"]
+        train.main(first[0])
+        assert commands("joint") == first[1:]
+        compare.main([*flags, "--methods", "joint", "--collect"])
+        assert "Not finished, 3 of 4 runs: joint learning_rate=0.003, s" in capsys.readouterr().out
+        train.main(first[1])
+        second = commands("joint,uniform")
+        assert [words[words.index("--random_seed") + 1] for words in second] == ["8", "8", "0", "1"]
+        for words in second[2:]:
+            train.main(words)
+        capsys.readouterr()
+        compare.main([*flags, "--methods", "joint", "--collect"])
+        assert re.search(r"^joint +0\.\d+ +2 ", capsys.readouterr().out, re.MULTILINE)
+
+    def test_a_setting_that_fails_is_not_the_choice_of_own_seeds(
+        self, tmp_path, calls, monkeypatch
+    ):
+        fail_with(monkeypatch, "joint-learning_rate=0.05-s8")
+        flags = ["--methods", "joint", "--seeds", "0", "--tune", "learning_rate=0.05,0.0001"]
+        with pytest.raises(UserError, match=r"1 of 3 runs failed: joint learning_rate=0.05, s"):
+            compared(tmp_path, *flags, "--tune_seeds", "8")
+        assert (tmp_path / "joint-learning_rate=0.0001-s0/result.json").exists()
+
+    def test_all_combinations(self):
+        assert plans.find_settings(["a=1,2", "b=x,y"]) == [
+            {"a": "1", "b": "x"}, {"a": "1", "b": "y"}, {"a": "2", "b": "x"}, {"a": "2", "b": "y"},
+        ]  # fmt: skip
