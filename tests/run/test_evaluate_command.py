@@ -31,12 +31,12 @@ class TestEvaluate:
         assert [accuracy for _, accuracy, _ in scores] == list(trained.groups())
 
     def test_validation_split(self, folder, capsys):
-        evaluate.main([str(folder / "best.pt"), "--split", "val"])
+        evaluate.main([str(folder / "best.pt"), "--part", "val"])
         assert "toy val, 40 of 40 samples" in capsys.readouterr().out
 
     def test_unknown_split(self, folder):
-        with pytest.raises(UserError, match="--split dev: toy has train, val, test"):
-            evaluate.main([str(folder / "best.pt"), "--split", "dev"])
+        with pytest.raises(UserError, match="--part dev: toy has train, val, test"):
+            evaluate.main([str(folder / "best.pt"), "--part", "dev"])
 
     def test_missing_checkpoint(self, tmp_path):
         with pytest.raises(UserError, match=r"nothing.pt: no such file"):
