@@ -18,7 +18,6 @@ from damage import WORDS, attack, load, refused, tables
 from hypothesis import strategies as st
 from pebble import ProcessPool
 from test_claim import toy_part  # noqa: F401 - a fixture
-from test_compare import calls  # noqa: F401 - a fixture
 
 import verify
 from mmpareto.benchmarks import synthetic

@@ -12,7 +12,6 @@ import torch
 from damage import FLAGS, attack, damaged, fields_of, refused, tables
 from hypothesis import strategies as st
 from test_claim import toy_part  # noqa: F401 - a fixture
-from test_compare import calls  # noqa: F401 - a fixture
 
 import analyze
 import compare
