@@ -10,12 +10,11 @@ import io
 import os
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from damage import told
 from run_files import assert_same_run
 from sets import contents, error_of, prepare_set, write_arrays
 
@@ -25,7 +24,6 @@ import train
 from mmpareto.data.batches import loader
 from mmpareto.data.reading import Array
 from mmpareto.run import checkpoint
-from mmpareto.system.errors import UserError
 from mmpareto.system.lock import NAME as LOCK
 from train import Trainer
 
@@ -97,14 +95,23 @@ def whole(tmp_path_factory):
     DATASETS.parts = before
 
 
-def one_line(call, *arguments):
-    """What a call ends with; nothing of it is kept, so that its loading processes end, too."""
-    try:
-        call(*arguments)
-    except UserError as error:
-        assert "\n" not in str(error)
-        return str(error)
-    raise AssertionError("no error")
+@pytest.fixture
+def spoil():
+    """Have something happen before a method of the trainer, where a condition holds; or undo it."""
+
+    def spoil(name, happen, when=lambda trainer, *words: True):
+        method = getattr(Trainer, name)
+
+        def spoiled(self, *words):
+            if when(self, *words):
+                happen(self)
+            return method(self, *words)
+
+        patch.setattr(Trainer, name, spoiled)
+
+    with pytest.MonkeyPatch.context() as patch:
+        spoil.undo = patch.undo
+        yield spoil
 
 
 class TestFull:
@@ -121,7 +128,7 @@ class TestFull:
         """From the first byte to the last checkpoint."""
         folder = disk.path / "run"
         disk.leave(pages)
-        message = one_line(run, folder)
+        message = told(run, folder)
         assert "No space left on device" in message
         left = sorted(path.name for path in folder.rglob("*"))
         assert LOCK not in left and not any(name.endswith(".tmp") for name in left)
@@ -130,18 +137,12 @@ class TestFull:
         disk.empty()
         assert_same_run(run(folder, "--resume"), whole)
 
-    def test_result(self, disk, whole, monkeypatch):
-        folder, scores = disk.path / "run", Trainer.scores
-
-        def spoiled(self, split):
-            if split == "test":
-                disk.leave(0)
-            return scores(self, split)
-
-        monkeypatch.setattr(Trainer, "scores", spoiled)
-        assert "No space left on device" in one_line(run, folder)
+    def test_result(self, disk, whole, spoil):
+        folder = disk.path / "run"
+        spoil("scores", lambda _: disk.leave(0), when=lambda _, split: split == "test")
+        assert "No space left on device" in told(run, folder)
         assert checkpoint.read_resumable(folder / "last.pt").epoch == 2
-        monkeypatch.setattr(Trainer, "scores", scores)
+        spoil.undo()
         disk.empty()
         assert_same_run(run(folder, "--resume"), whole)
 
@@ -150,29 +151,22 @@ class TestFull:
         command = [*FLAGS, "--methods", "mmpareto", "--seeds", "0", "--out", str(disk.path)]
         shutil.copytree(whole, disk.path / "mmpareto-s0")
         disk.leave(0)
-        assert "No space left on device" in one_line(compare.main, command)
+        assert "No space left on device" in told(compare.main, command)
         disk.empty()
         compare.main(command)
         assert (disk.path / "table.csv").exists() and not list(disk.path.glob("*.tmp"))
 
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
     @pytest.mark.parametrize("first", [0, 1])
-    def test_tensorboard(self, disk, tmp_path, monkeypatch, first):
+    def test_tensorboard(self, disk, tmp_path, spoil, first):
         """Its own folder is full; the run's is not. Its files have room up to a page."""
-        epoch = Trainer.train_epoch
-
-        def spoiled(self):
-            if self.epoch == first:
-                disk.leave(0)
-            return epoch(self)
-
-        monkeypatch.setattr(Trainer, "train_epoch", spoiled)
+        spoil("train_epoch", lambda _: disk.leave(0), when=lambda trainer: trainer.epoch == first)
         flags = ["--use_tensorboard", "--tensorboard_path", disk.path / "board", "--epochs", 12]
-        message = one_line(run, tmp_path / "run", *flags)
+        message = told(run, tmp_path / "run", *flags)
         assert "No space left on device" in message and "--tensorboard_path" in message
         assert checkpoint.read_resumable(tmp_path / "run/last.pt").epoch >= 1
         disk.empty()
-        monkeypatch.setattr(Trainer, "train_epoch", epoch)
+        spoil.undo()
         run(tmp_path / "run", *flags, "--resume")
 
     @pytest.mark.parametrize("pages", [0, 8])
@@ -180,7 +174,7 @@ class TestFull:
         command = [str(whole), "--logs_only", "--out", str(disk.path / "page")]
         (disk.path / "page").mkdir()
         disk.leave(pages)
-        assert "No space left on device" in one_line(analyze.main, command)
+        assert "No space left on device" in told(analyze.main, command)
         assert not [p for p in disk.path.rglob("*") if p.name.endswith((".tmp", ".lock"))]
         disk.empty()
         analyze.main(command)
@@ -201,35 +195,6 @@ class TestFull:
         assert contents(out) == contents(tmp_path / "whole")
 
 
-@pytest.mark.slow
-class TestSharedMemory:
-    """Containers have 64 MB of it, unless told otherwise: no waiting for a batch that got lost."""
-
-    @pytest.fixture
-    def command(self, tmp_path):
-        """Runs with so little of it, in a mount namespace of its own."""
-        if not shutil.which("unshare") or subprocess.run(["unshare", "-m", "true"]).returncode:
-            pytest.skip("no mount namespaces here")
-
-        def run(size, *words):
-            mount = f"mount -t tmpfs -o size={size} none /dev/shm"
-            python = [sys.executable, str(Path(train.__file__))]
-            return subprocess.run(
-                ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh", *python, *words],
-                capture_output=True, text=True, timeout=120,
-            )  # fmt: skip
-
-        return run
-
-    @pytest.mark.parametrize("size", ["4k", "64k", "700k"])
-    def test_full(self, command, tmp_path, size):
-        done = command(size, "--encoder", "cnn", "--epochs", "1", "--limit_batches", "4",
-                       "--workers", "2", "--out", str(tmp_path / "run"))  # fmt: skip
-        assert done.returncode == 2, done.stderr
-        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-        assert len(errors) == 1 and "--workers" in errors[0] and "--shm-size" in errors[0]
-
-
 class TestReadOnly:
     def test_training(self, disk, whole):
         folder = shutil.copytree(whole, disk.path / "run")
@@ -237,24 +202,17 @@ class TestReadOnly:
         before = contents(folder)
         disk.read_only()
         for where, flags in ((disk.path / "new", []), (folder, ["--resume"])):
-            assert "Read-only file system" in one_line(run, where, *flags)
+            assert "Read-only file system" in told(run, where, *flags)
         assert contents(folder) == before
         disk.writable()
         assert_same_run(run(folder, "--resume"), whole)
 
-    def test_in_the_middle(self, disk, whole, monkeypatch):
+    def test_in_the_middle(self, disk, whole, spoil):
         """As a disk with errors becomes."""
-        epoch = Trainer.train_epoch
-
-        def spoiled(self):
-            if self.epoch == 1:
-                disk.read_only()
-            return epoch(self)
-
         folder = disk.path / "run"
-        monkeypatch.setattr(Trainer, "train_epoch", spoiled)
-        assert "Read-only file system" in one_line(run, folder)
-        monkeypatch.setattr(Trainer, "train_epoch", epoch)
+        spoil("train_epoch", lambda _: disk.read_only(), when=lambda trainer: trainer.epoch == 1)
+        assert "Read-only file system" in told(run, folder)
+        spoil.undo()
         assert checkpoint.read_resumable(folder / "last.pt").epoch == 1
         disk.writable()
         assert_same_run(run(folder, "--resume"), whole)
@@ -269,42 +227,38 @@ class TestReadOnly:
     def test_compare_and_prepare(self, disk, raw):
         disk.read_only()
         command = [*FLAGS, "--methods", "mmpareto", "--seeds", "0", "--out", str(disk.path / "x")]
-        assert "Read-only file system" in one_line(compare.main, command)
+        assert "Read-only file system" in told(compare.main, command)
         assert "Read-only file system" in error_of("folder", raw, disk.path / "set")
 
 
 class TestVanishing:
     @pytest.mark.parametrize("name", [".", "train.log", "steps.jsonl", "epochs.jsonl"])
-    def test_of_the_run(self, tmp_path, monkeypatch, name):
+    def test_of_the_run(self, tmp_path, spoil, name):
         """The folder, or a log in it, is deleted in the middle of the second epoch."""
-        folder, clip = tmp_path / "run", Trainer.clip
+        folder = tmp_path / "run"
 
-        def spoiled(self):
-            if self.epoch == 1 and (folder / name).exists():
-                shutil.rmtree(folder) if name == "." else (folder / name).unlink()
-            return clip(self)
+        def delete(_):
+            shutil.rmtree(folder) if name == "." else (folder / name).unlink()
 
-        monkeypatch.setattr(Trainer, "clip", spoiled)
+        spoil("clip", delete, when=lambda x: x.epoch == 1 and (folder / name).exists())
         if name == ".":
-            assert "cannot be used (No such file or directory)" in one_line(run, folder)
+            assert "cannot be used (No such file or directory)" in told(run, folder)
         else:
             run(folder)  # a log is begun anew
 
     @pytest.mark.parametrize("name", ["best.pt", "epochs.jsonl", "train.log"])
-    def test_before_the_result(self, tmp_path, monkeypatch, name):
-        folder, scores = tmp_path / "run", Trainer.scores
+    def test_before_the_result(self, tmp_path, spoil, name):
+        folder = tmp_path / "run"
 
-        def spoiled(self, split):
-            if split == "test":
-                self.best["epoch"] = 0  # not the last one, so that best.pt is read
-                (folder / name).unlink(missing_ok=True)
-            return scores(self, split)
+        def delete(trainer):
+            trainer.best["epoch"] = 0  # not the last one, so that best.pt is read
+            (folder / name).unlink(missing_ok=True)
 
-        monkeypatch.setattr(Trainer, "scores", spoiled)
+        spoil("scores", delete, when=lambda _, split: split == "test")
         if name == "train.log":
             run(folder)
         else:
-            assert name in one_line(run, folder)
+            assert name in told(run, folder)
         assert checkpoint.read_resumable(folder / "last.pt").epoch == 2
 
 
@@ -348,7 +302,7 @@ class TestUnderARunningLoader:
         next(batches)
         for path in (prepared / "x").rglob("*.npy"):
             change(path)
-        message = one_line(lambda: list(batches))
+        message = told(lambda: list(batches))
         assert found in message and "check the set with code/verify.py" in message
 
     def test_packed_array_is_cut(self, prepared, tmp_path):
@@ -358,7 +312,7 @@ class TestUnderARunningLoader:
         reader, out = Array((64, 64)), np.empty((64, 64), np.float32)
         reader.read(f"{prepared}/all.npy#3", {}, None, out)
         os.truncate(prepared / "all.npy", 20_000)
-        message = one_line(reader.read, f"{prepared}/all.npy#30", {}, None, out)
+        message = told(reader.read, f"{prepared}/all.npy#30", {}, None, out)
         assert "check the set with code/verify.py" in message
 
 

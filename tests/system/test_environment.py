@@ -7,6 +7,7 @@ from mmpareto.system import entry
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -147,6 +148,35 @@ class TestLimits:
             assert done.stderr.startswith(told) and done.stderr.count("\n") == 1
         else:
             assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+class TestSharedMemory:
+    """Containers have 64 MB of it, unless told otherwise: no waiting for a batch that got lost."""
+
+    @pytest.fixture
+    def command(self, tmp_path):
+        """Runs with so little of it, in a mount namespace of its own."""
+        if not shutil.which("unshare") or subprocess.run(["unshare", "-m", "true"]).returncode:
+            pytest.skip("no mount namespaces here")
+
+        def run(size, *words):
+            mount = f"mount -t tmpfs -o size={size} none /dev/shm"
+            python = [sys.executable, str(Path(train.__file__))]
+            return subprocess.run(
+                ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh", *python, *words],
+                capture_output=True, text=True, timeout=120,
+            )  # fmt: skip
+
+        return run
+
+    @pytest.mark.parametrize("size", ["4k", "64k", "700k"])
+    def test_full(self, command, tmp_path, size):
+        done = command(size, "--encoder", "cnn", "--epochs", "1", "--limit_batches", "4",
+                       "--workers", "2", "--out", str(tmp_path / "run"))  # fmt: skip
+        assert done.returncode == 2, done.stderr
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and "--workers" in errors[0] and "--shm-size" in errors[0]
 
 
 class TestPaths:
