@@ -29,6 +29,14 @@ def test_style(command):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_types():
+    done = subprocess.run(
+        [sys.executable, "-m", "pyrefly", "check", "--python-interpreter-path", sys.executable],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.kind)
 def test_every_part_imports_and_every_file_is_registered(registry):
     parts = {name: part for name, part in registry.parts.items() if isinstance(part, str)}

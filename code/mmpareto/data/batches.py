@@ -121,7 +121,8 @@ def _check_files(workers: int) -> None:
 
 def _begin(worker: int) -> None:
     """In a loading process: it ends with the main one, in silence."""
-    end_after(multiprocessing.parent_process().join)
+    if parent := multiprocessing.parent_process():
+        end_after(parent.join)
     shown = sys.excepthook
 
     def hook(kind, error, trace) -> None:
