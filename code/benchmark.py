@@ -14,6 +14,7 @@ import os
 import torch
 
 from mmpareto.benchmarks import clips, step
+from mmpareto.system.allocation import keep_memory
 from mmpareto.system.flags import Parser, positive
 
 COMMANDS = {
@@ -44,4 +45,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    keep_memory()
     entry.run(main)

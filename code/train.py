@@ -26,6 +26,7 @@ from mmpareto.models.fusions.base import Fusion
 from mmpareto.run import checkpoint, devices, options, report, setup
 from mmpareto.run.folder import Run, finished
 from mmpareto.run.scores import Scores, columns, evaluate
+from mmpareto.system.allocation import keep_memory
 from mmpareto.system.errors import UserError
 
 
@@ -254,4 +255,5 @@ class Trainer:
 
 
 if __name__ == "__main__":
+    keep_memory()
     entry.run(main)

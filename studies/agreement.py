@@ -6,10 +6,6 @@ python studies/agreement.py -- --dataset cgmnist --data_root DIR
 import sys
 from pathlib import Path
 
-from mmpareto.data.samples import Batch
-from mmpareto.methods.mmpareto import MMParetoMethod
-from mmpareto.models.fusions.base import Fusion, Output
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 
 from mmpareto.system import entry
@@ -21,7 +17,10 @@ import numpy as np
 import torch
 
 from mmpareto.core.integrate import Stats
+from mmpareto.data.samples import Batch
 from mmpareto.methods.base import Decision
+from mmpareto.methods.mmpareto import MMParetoMethod
+from mmpareto.models.fusions.base import Fusion, Output
 from mmpareto.run import options
 from mmpareto.system.flags import Parser
 

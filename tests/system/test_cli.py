@@ -1,6 +1,6 @@
 """How commands end, from their first moment on: Ctrl-C never prints a trace."""
 
-from mmpareto.system import allocation, entry
+from mmpareto.system import entry
 
 import signal
 import subprocess
@@ -14,12 +14,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = [*ROOT.glob("code/*.py"), *ROOT.glob("studies/*.py"), ROOT / "studies/claim/run.py"]
 COMMANDS = sorted(str(path.relative_to(ROOT)) for path in PROGRAMS)
 LIGHT = ("code/prepare.py", "code/verify.py")  # which import neither torch nor numpy for --help
-
-
-@pytest.fixture(autouse=True)
-def own_memory(monkeypatch):
-    """The tests' process keeps the system's allocation."""
-    monkeypatch.setattr(allocation, "keep_memory", lambda: None)
 
 
 def interrupted_at(command: str, library: str, **options) -> tuple[int, str]:

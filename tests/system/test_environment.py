@@ -83,7 +83,6 @@ class TestStreams:
 
 
 def ended(main, monkeypatch, capsys):
-    monkeypatch.setattr("mmpareto.system.allocation.keep_memory", lambda: None)
     with pytest.raises(SystemExit) as end:
         entry.run(main)
     return end.value.code, capsys.readouterr().err
@@ -114,7 +113,6 @@ def test_a_bug_of_ours_keeps_its_trace(monkeypatch):
     def main(words):
         raise RuntimeError("bug")
 
-    monkeypatch.setattr("mmpareto.system.allocation.keep_memory", lambda: None)
     with pytest.raises(RuntimeError, match="bug"):
         entry.run(main)
 

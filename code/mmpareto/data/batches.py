@@ -1,7 +1,5 @@
 """The batches that training and evaluation read from a split."""
 
-import multiprocessing
-import sys
 from collections.abc import Iterator
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 
@@ -10,8 +8,7 @@ from torch.utils.data import DataLoader
 
 from ..core import distributed
 from ..system.errors import UserError, reason
-from ..system.interrupts import held_back
-from ..system.orphans import end_after
+from ..system.processes import begin_worker, held_back
 from .samples import Batch, Split
 
 
@@ -120,16 +117,7 @@ def _check_files(workers: int) -> None:
 
 
 def _begin(worker: int) -> None:
-    """In a loading process: it ends with the main one, in silence."""
-    if parent := multiprocessing.parent_process():
-        end_after(parent.join)
-    shown = sys.excepthook
-
-    def hook(kind, error, trace) -> None:
-        if not issubclass(kind, ConnectionError | EOFError):  # that is the main process, gone
-            shown(kind, error, trace)
-
-    sys.excepthook = hook
+    begin_worker()
 
 
 def _as_is(batch):

@@ -19,9 +19,9 @@ from ..data.clips import ARRAYS, STORED_KINDS, Bad, Clip, Problem, Raw, check_me
 from ..data.layout import PROBLEMS, Spec
 from ..data.samples import recipe_hash
 from ..system.errors import UserError, printable
-from ..system.interrupts import held_back
 from ..system.lock import Lock
 from ..system.paths import clear_errors
+from ..system.processes import held_back
 from ..system.tables import write_table
 from .archives import members
 from .journal import Journal, ReadArchive, Tried

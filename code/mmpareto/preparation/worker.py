@@ -1,7 +1,6 @@
 """One clip in a process of its own: from raw files to prepared ones."""
 
 import hashlib
-import multiprocessing
 import os
 import shutil
 from pathlib import Path
@@ -11,8 +10,8 @@ import torch
 from ..data.clips import Bad, Clip, Problem, State, state_of
 from ..data.pictures import cv2
 from ..system.errors import UserError
-from ..system.orphans import end_after
 from ..system.paths import sha256
+from ..system.processes import begin_worker
 from .journal import File, Stored, Tried
 from .media import Item, convert
 
@@ -21,8 +20,7 @@ LONGEST_GAP = 0.25  # seconds between the ends of sound and picture that need no
 
 def begin() -> None:
     """In a new worker: one thread for everything, and no end of the call without its own."""
-    if parent := multiprocessing.parent_process():  # a benchmark converts in its own process
-        end_after(parent.join)
+    begin_worker()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..system.entry import LAST_WORDS
-from ..system.orphans import PARENT
 from ..system.paths import clear_errors
+from ..system.processes import PARENT
 
 POLL = 0.1  # seconds between two looks at what runs
 GRACE = 10  # seconds in which what is interrupted has to end

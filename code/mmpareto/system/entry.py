@@ -7,9 +7,8 @@ trace out of its depths. Until run takes over, Ctrl-C just ends the process.
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -40,15 +39,13 @@ if _is_command():
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Run a command's main with the arguments of the process, and exit with its code."""
-    from mmpareto.system.allocation import keep_memory
     from mmpareto.system.console import usable
     from mmpareto.system.errors import UserError, reason
-    from mmpareto.system.orphans import end_with_parent
+    from mmpareto.system.processes import end_with_parent, interruptible
 
-    keep_memory()
     end_with_parent()
     try:
-        with _interruptible(), usable():
+        with interruptible(), usable():
             main(sys.argv[1:])
     except KeyboardInterrupt as interrupt:
         # a parent that is told how this process ends says itself that it was interrupted
@@ -62,28 +59,6 @@ def run(main: Callable[[list[str]], None]) -> None:
             sys.exit(_fail(2, f"error: not enough memory ({reason(error)}): {advice}"))
         _tell_parent(f"{type(error).__name__}: {reason(error)}")
         raise
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Within, Ctrl-C is a KeyboardInterrupt; before and after, it is what it was."""
-    before = signal.getsignal(signal.SIGINT)
-    if before == signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    hook, sys.unraisablehook = sys.unraisablehook, _again
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        sys.unraisablehook = hook
-
-
-def _again(lost) -> None:
-    """Python drops an exception in a __del__, after a trace; let Ctrl-C come once more."""
-    if issubclass(lost.exc_type, KeyboardInterrupt):
-        threading.Timer(0.01, os.kill, [os.getpid(), signal.SIGINT]).start()
-    else:
-        sys.__unraisablehook__(lost)
 
 
 def _is_of_memory(error: Exception) -> bool:

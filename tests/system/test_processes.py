@@ -1,14 +1,18 @@
-"""Ctrl-C at a moment when it would do harm waits until that is over."""
+"""Ctrl-C at a moment when it would do harm waits until that is over; orphans end."""
 
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
-from mmpareto.system.interrupts import held_back
+from mmpareto.system.processes import PARENT, held_back
+
+CODE = Path(__file__).resolve().parents[2] / "code"
 
 
 def interrupt():
@@ -72,3 +76,37 @@ def test_processes_started_within_see_none():
 def test_an_error_within_comes_out_where_there_was_no_interrupt():
     with pytest.raises(OSError, match="full"), held_back():
         raise OSError("full")
+
+
+@pytest.mark.parametrize("system", ["", "processes.ctypes.CDLL = lambda name: None;"])
+def test_orphans_end(system):
+    """A command whose parent is killed, in the middle of something that listens to no signal."""
+    child = (
+        "import signal, time; from mmpareto.system import processes;"
+        f"{system} signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "processes.end_with_parent(); time.sleep(60)"
+    )
+    parent = (
+        "import os, subprocess, sys, time;"
+        f"child = subprocess.Popen([sys.executable, '-S', '-c', {child!r}],"
+        f" env={{**os.environ, {PARENT!r}: str(os.getpid())}});"
+        "print(child.pid, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(CODE)},
+    ) as process:  # fmt: skip
+        orphan = int(process.stdout.readline())
+        process.kill()
+    end = time.monotonic() + 60
+    while is_alive(orphan):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def is_alive(number):
+    try:
+        state = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
