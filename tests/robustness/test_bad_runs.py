@@ -1,7 +1,7 @@
 """Run folders and checkpoints of an enemy: one clear error, or a result; and no order to a terminal
 or a spreadsheet."""
 
-from mmpareto.system import allocation, entry, tensors
+from mmpareto.system import entry, tensors
 
 import csv
 import json
@@ -210,7 +210,6 @@ def test_no_regular_file(tmp_path, patience, make):
 @pytest.fixture
 def started(monkeypatch, capsys):
     """Start a command as its file does; returns what it shows."""
-    monkeypatch.setattr(allocation, "keep_memory", lambda: None)
 
     def start(main, *words):
         monkeypatch.setattr("sys.argv", ["command", *words])

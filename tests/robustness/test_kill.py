@@ -11,12 +11,12 @@ import random
 import signal
 from itertools import cycle
 
+import forked
 import numpy as np
 import pytest
 import torch
 from run_files import rows as log_rows
 from sets import contents
-from zygote import Zygote, gone
 
 from mmpareto.run import checkpoint
 from mmpareto.system.lock import NAME as LOCK
@@ -26,21 +26,20 @@ pytestmark = pytest.mark.slow
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
-@pytest.fixture(scope="module")
-def zygote():
-    zygote = Zygote()
-    yield zygote
-    zygote.close()
+@pytest.fixture(scope="module", autouse=True)
+def server():
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        forked.start_server(monkeypatch)
 
 
-def survive(zygote, tmp_path, words, kills, check, compare, group=False, signals=SIGNALS):
+def survive(tmp_path, words, kills, check, compare, group=False, signals=SIGNALS):
     """Kill a command again and again, each time going on, until so many kills have hit it.
 
     words(folder) is the command; check(folder) after each kill; compare(folder, undisturbed folder)
     where it came to its end.
     """
     whole, log = tmp_path / "whole", tmp_path / "log"
-    undisturbed = zygote.run(*words(whole), log=log)
+    undisturbed = forked.run(*words(whole), log=log)
     assert undisturbed.code == 0, undisturbed.output
     moment, signals, hits, number = random.Random(kills), cycle(signals), 0, 0
     while True:
@@ -48,10 +47,10 @@ def survive(zygote, tmp_path, words, kills, check, compare, group=False, signals
         is_last = hits >= kills
         number_of_signal = 0 if is_last else next(signals)
         after = None if is_last else moment.uniform(0, undisturbed.seconds)
-        ended = zygote.run(
-            *words(folder), signal=number_of_signal, after=after, group=group, log=log
+        ended = forked.run(
+            *words(folder), signal_=number_of_signal, after=after, group=group, log=log
         )
-        assert gone(ended.session), "processes are left"
+        assert forked.gone(ended.session), "processes are left"
         assert "Traceback" not in ended.output, ended.output
         if ended.killed and ended.code != 0:
             hits += 1
@@ -117,20 +116,20 @@ def untimed(path):
     ],
     ids=str,
 )
-def test_training(zygote, tmp_path, method, own):
+def test_training(tmp_path, method, own):
     flags = ["--dataset", "toy", "--encoder", "cnn", "--epochs", 5, "--method", method, *own]
     survive(
-        zygote, tmp_path, lambda folder: ["train", *flags, "--resume", "--out", folder], 9,
+        tmp_path, lambda folder: ["train", *flags, "--resume", "--out", folder], 9,
         readable, same_run,
     )  # fmt: skip
 
 
-def test_writing_checkpoints(zygote, tmp_path):
+def test_writing_checkpoints(tmp_path):
     """The file is that of one moment, whole; it exists from the first time on."""
     path, moment, found = tmp_path / "x.pt", random.Random(0), []
     for number in (*SIGNALS * 4,):
-        ended = zygote.run(
-            "endless", path, signal=number, after=moment.uniform(0.1, 0.3), log=tmp_path / "log"
+        ended = forked.run(
+            "endless", path, signal_=number, after=moment.uniform(0.1, 0.3), log=tmp_path / "log"
         )
         assert ended.killed and ended.code in (-number, 130), ended.output
         state = tensors.read(path)
@@ -140,7 +139,7 @@ def test_writing_checkpoints(zygote, tmp_path):
 
 
 @pytest.mark.parametrize(("jobs", "group"), [(1, False), (2, False), (2, True)])
-def test_compare(zygote, tmp_path, jobs, group):
+def test_compare(tmp_path, jobs, group):
     """group: as Ctrl-C and a closing terminal do; else compare.py alone, whose runs end with it."""
     flags = ["--dataset", "toy", "--encoder", "cnn", "--epochs", 2, "--methods", "joint,mmpareto",
              "--seeds", "0", "--jobs", jobs]  # fmt: skip
@@ -153,7 +152,7 @@ def test_compare(zygote, tmp_path, jobs, group):
             same_run(folder / path.name, path)
 
     survive(
-        zygote, tmp_path, lambda folder: ["compare", *flags, "--out", folder], 4, readable,
+        tmp_path, lambda folder: ["compare", *flags, "--out", folder], 4, readable,
         same_table, group,
     )  # fmt: skip
 
@@ -166,7 +165,7 @@ def numbers(path):
         ]
 
 
-def test_prepare(zygote, tmp_path):
+def test_prepare(tmp_path):
     """Ctrl-C is tested on the real command: here its workers are forked by its main thread."""
     raw = tmp_path / "raw"
     raw.mkdir()
@@ -182,7 +181,7 @@ def test_prepare(zygote, tmp_path):
         assert names(folder) == names(whole)
 
     survive(
-        zygote, tmp_path,
+        tmp_path,
         lambda folder: ["prepare", "folder", "--raw", raw, "--out", folder, "--workers", 2], 9,
         lambda folder: None, same_set, signals=SIGNALS[:2],
     )  # fmt: skip

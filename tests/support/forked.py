@@ -1,0 +1,161 @@
+"""Commands in forked processes, which need no seconds to import torch, and can be killed.
+
+They are forked from multiprocessing's server, which has imported all that commands need.
+"""
+
+import importlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from contextlib import suppress
+from multiprocessing import forkserver
+from multiprocessing.context import ForkProcess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+SUPPORT = Path(__file__).resolve().parent
+PATIENCE = 300  # seconds that a command may take
+COMMANDS = ["compare", "endless", "prepare", "train"]
+
+
+class Ended(NamedTuple):
+    code: int  # below 0 the signal that ended it
+    killed: bool  # whether it still ran when the signal was sent
+    seconds: float
+    session: int
+    output: str
+
+
+def start_server(monkeypatch) -> None:
+    """Start the server, unless this process has one already: then commands import the rest."""
+    path = os.pathsep.join([str(SUPPORT), str(SUPPORT.parents[1] / "code")])
+    monkeypatch.setenv("PYTHONPATH", path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    multiprocessing.set_forkserver_preload(["toys", "mmpareto.preparation.engine", *COMMANDS])
+    forkserver.ensure_running()
+
+
+def run(*words, signal_=0, after=None, group=False, log: Path) -> Ended:
+    """Run a command of code/, its name first; after so many seconds send it a signal.
+
+    group: to all processes of its session, as a terminal does.
+    """
+    killed = False
+    context = multiprocessing.get_context("forkserver")
+    process = context.Process(target=_lead, args=([str(word) for word in words], str(log)))
+    process.start()
+    with suppress(ProcessLookupError):  # it has ended
+        while os.getsid(process.pid) != process.pid:  # nobody can signal to a group not there yet
+            time.sleep(0.001)
+    began = time.monotonic()
+    with suppress(ProcessLookupError):
+        if after is not None:
+            process.join(max(0, began + after - time.monotonic()))
+            if process.is_alive():
+                (os.killpg if group else os.kill)(process.pid, signal_)
+                killed = True
+    process.join(PATIENCE)
+    if process.is_alive():
+        os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+    seconds = time.monotonic() - began
+    return Ended(process.exitcode, killed, seconds, process.pid, log.read_text())
+
+
+def session(leader: int) -> list[int]:
+    """The processes of a session that are alive."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, number = path.read_text().rpartition(")")[2].split()[:4]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(number) == leader and state not in "ZX":
+            found.append(int(path.parent.name))
+    return found
+
+
+def gone(leader: int, seconds: float = 30) -> bool:
+    """Whether all processes of a session end in time."""
+    end = time.monotonic() + seconds
+    while session(leader):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+class Forked(ForkProcess):
+    """Stands where subprocess.Popen starts `python COMMAND.py WORDS`, and forks instead."""
+
+    def __init__(self, command, *, env, stdout=None, stderr=None, stdin=None, pass_fds=()):
+        from mmpareto.system.processes import held_back
+
+        words = [Path(command[1]).stem, *command[2:]]
+        super().__init__(target=_become, args=(words, stdout, stderr, env))
+        with held_back():
+            self.start()
+
+    def poll(self):
+        return self.exitcode
+
+    def send_signal(self, number):
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def wait(self):
+        self.join()
+
+
+def _lead(words, log):
+    """In a new process: lead a session, with the patches of a test process, and be the command."""
+    import torch
+    import toys
+    from tqdm import tqdm
+
+    from mmpareto.datasets import DATASETS
+    from mmpareto.preparation import engine
+    from mmpareto.results import jobs
+
+    torch.set_num_threads(1)
+    tqdm.monitor_interval = 0  # no thread that could hold a lock while another one forks
+    # for prepare.py's workers: those of the server would be in another session
+    engine.server = lambda: multiprocessing.get_context("fork")
+    DATASETS.parts = DATASETS.parts | toys.TOYS
+    jobs.subprocess = SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL)
+    os.setsid()  # from here on its time runs
+    with open(log, "wb") as file:
+        _become(words, file, file, dict(os.environ))
+
+
+def _become(words, stdout, stderr, environment):
+    """Be the command that words say, to the end of this process."""
+    from mmpareto.system import entry
+
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number, file in ((1, stdout), (2, stderr)):
+        if file is not None:
+            os.dup2(file if isinstance(file, int) else file.fileno(), number)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = [f"{words[0]}.py", *words[1:]]
+    # what this process had before may be of another kind than the file behind the number is now
+    sys.stdout, sys.stderr = (open(number, "w", 1, closefd=False) for number in (1, 2))  # noqa: SIM115
+    code = 1
+    try:
+        entry.run(importlib.import_module(words[0]).main)
+        code = 0
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
