@@ -44,15 +44,13 @@ class AGM(JointMethod):
     @staticmethod
     def add_flags(parser) -> None:
         JointMethod.add_flags(parser)
-        parser.add_argument(
-            "--alpha", type=non_negative(float), default=1.0, help="strength of modulation, >= 0"
-        )
-        parser.add_argument(
-            "--bn_mode",
-            choices=("running", "batch"),
-            default="running",
-            help="statistics of BatchNorm in passes with zeroed inputs",
-        )
+        # fmt: off
+        add = parser.add_argument
+        add("--alpha", type=non_negative(float), default=1.0,
+            help="strength of modulation, >= 0")
+        add("--bn_mode", choices=("running", "batch"), default="running",
+            help="statistics of BatchNorm in passes with zeroed inputs")
+        # fmt: on
         add_window_flag(parser, "1-21")
 
     def __init__(self, model: Fusion, flags: Namespace):

@@ -18,12 +18,10 @@ class AlignedMTL(GramianMethod):
     @staticmethod
     def add_flags(parser) -> None:
         GramianMethod.add_flags(parser)
-        parser.add_argument(
-            "--singular_value",
-            choices=("min", "rmse"),
-            default="min",
-            help="what all singular values become: rmse is the release's",
-        )
+        # fmt: off
+        parser.add_argument("--singular_value", choices=("min", "rmse"), default="min",
+            help="what all singular values become: rmse is the release's")
+        # fmt: on
         add_scale_flag(parser)
 
     def rule(self, encoder: str) -> Rule:

@@ -164,12 +164,11 @@ class ProbedMethod(Method):
 
     @staticmethod
     def add_flags(parser) -> None:
-        parser.add_argument(
-            "--no_probes",
-            action="store_true",
+        # fmt: off
+        parser.add_argument("--no_probes", action="store_true",
             help="leave the heads that the method does not train at their initialisation, as the "
-            "released scripts do: their accuracy is then chance",
-        )
+                 "released scripts do: their accuracy is then chance")
+        # fmt: on
 
     def probe(self, output: Output) -> Output | None:
         """Predictions from detached features; None with --no_probes, and of tasks."""
@@ -240,13 +239,11 @@ class GramianMethod(IntegratingMethod):
 
     @staticmethod
     def add_flags(parser) -> None:
-        parser.add_argument(
-            "--gramian",
-            choices=GRAMIANS,
-            default="parameters",
+        # fmt: off
+        parser.add_argument("--gramian", choices=GRAMIANS, default="parameters",
             help="whose gradients decide the weights: the encoder's parameters', or its output "
-            "features', at the uniform baseline's cost and without its guarantees",
-        )
+                 "features', at the uniform baseline's cost and without its guarantees")
+        # fmt: on
 
     def __init__(self, model: Fusion, flags: Namespace):
         self.gramian = flags.gramian
@@ -278,22 +275,16 @@ def solver(method: str, extra: str) -> Iterator[None]:
 
 def add_window_flag(parser, default: str) -> None:
     """Add --window; `in_window` of the method asks it."""
-    parser.add_argument(
-        "--window",
-        type=epochs,
-        default=epochs(default),
-        metavar="FIRST-LAST",
-        help=f"epochs in which the method acts, counted from 1 (default: {default}, the release's)",
-    )
+    # fmt: off
+    parser.add_argument("--window", type=epochs, default=epochs(default), metavar="FIRST-LAST",
+        help=f"epochs in which the method acts, counted from 1 (default: {default}, the release's)")
+    # fmt: on
 
 
 def add_scale_flag(parser) -> None:
     """Add --scale, for methods whose h is a mean of j and g."""
-    parser.add_argument(
-        "--scale",
-        type=int,
-        choices=(1, 2),
-        default=1,
+    # fmt: off
+    parser.add_argument("--scale", type=int, choices=(1, 2), default=1,
         help="1 is the method's own, a mean of both gradients; 2 brings equal ones to the size of "
-        "their sum, as uniform has it",
-    )
+             "their sum, as uniform has it")
+    # fmt: on

@@ -21,18 +21,13 @@ class CAGrad(GramianMethod):
     @staticmethod
     def add_flags(parser) -> None:
         GramianMethod.add_flags(parser)
-        parser.add_argument(
-            "--c",
-            type=non_negative(float),
-            default=0.5,
-            help="how far from m, in shares of its length, >= 0",
-        )
-        parser.add_argument(
-            "--rescale",
-            choices=RESCALE,
-            default="none",
-            help="divide h by 1 + c^2 (square), by 1 + c (linear), or not",
-        )
+        # fmt: off
+        add = parser.add_argument
+        add("--c", type=non_negative(float), default=0.5,
+            help="how far from m, in shares of its length, >= 0")
+        add("--rescale", choices=RESCALE, default="none",
+            help="divide h by 1 + c^2 (square), by 1 + c (linear), or not")
+        # fmt: on
         add_scale_flag(parser)
 
     def rule(self, encoder: str) -> Rule:

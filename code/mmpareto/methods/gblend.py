@@ -36,15 +36,13 @@ class GBlend(Method):
 
     @staticmethod
     def add_flags(parser) -> None:
-        parser.add_argument(
-            "--super_epoch",
-            type=positive(int),
-            metavar="EPOCHS",
-            help="epochs between two estimates of the weights, >= 1 (default: all, one estimate)",
-        )
-        parser.add_argument(
-            "--weight_sum", type=positive(float), default=1.0, help="what all weights sum to, > 0"
-        )
+        # fmt: off
+        add = parser.add_argument
+        add("--super_epoch", type=positive(int), metavar="EPOCHS",
+            help="epochs between two estimates of the weights, >= 1 (default: all, one estimate)")
+        add("--weight_sum", type=positive(float), default=1.0,
+            help="what all weights sum to, > 0")
+        # fmt: on
 
     @staticmethod
     def runs_with(fusion: type[Fusion]) -> bool:

@@ -30,18 +30,13 @@ class GradNorm(IntegratingMethod):
 
     @staticmethod
     def add_flags(parser) -> None:
-        parser.add_argument(
-            "--alpha",
-            type=non_negative(float),
-            default=1.5,
-            help="how strongly the slower loss is favoured, >= 0",
-        )
-        parser.add_argument(
-            "--weight_learning_rate",
-            type=positive(float),
-            default=0.025,
-            help="of the losses' weights, > 0",
-        )
+        # fmt: off
+        add = parser.add_argument
+        add("--alpha", type=non_negative(float), default=1.5,
+            help="how strongly the slower loss is favoured, >= 0")
+        add("--weight_learning_rate", type=positive(float), default=0.025,
+            help="of the losses' weights, > 0")
+        # fmt: on
 
     def __init__(self, model: Fusion, flags: Namespace):
         super().__init__(model, flags)

@@ -36,21 +36,15 @@ class Greedy(JointMethod):
     @staticmethod
     def add_flags(parser) -> None:
         JointMethod.add_flags(parser)
-        parser.add_argument(
-            "--threshold",
-            type=non_negative(float),
-            default=0.01,
-            help="difference of the branches' balance that is tolerated, >= 0",
-        )
-        parser.add_argument(
-            "--balancing_steps", type=positive(int), default=5, help="steps of a window, >= 1"
-        )
-        parser.add_argument(
-            "--warmup_epochs",
-            type=non_negative(int),
-            default=1,
-            help="epochs before the first window, >= 0",
-        )
+        # fmt: off
+        add = parser.add_argument
+        add("--threshold", type=non_negative(float), default=0.01,
+            help="difference of the branches' balance that is tolerated, >= 0")
+        add("--balancing_steps", type=positive(int), default=5,
+            help="steps of a window, >= 1")
+        add("--warmup_epochs", type=non_negative(int), default=1,
+            help="epochs before the first window, >= 0")
+        # fmt: on
 
     @staticmethod
     def runs_with(fusion: type[Fusion]) -> bool:

@@ -17,19 +17,14 @@ class MMParetoMethod(GramianMethod):
     @staticmethod
     def add_flags(parser) -> None:
         GramianMethod.add_flags(parser)
-        parser.add_argument(
-            "--gamma",
-            type=positive(float),
-            default=1.5,
-            help="factor on the length of each encoder's gradient, > 0",
-        )
-        parser.add_argument(
-            "--granularity",
-            choices=integrate.GRANULARITIES,
-            default="encoder",
+        # fmt: off
+        add = parser.add_argument
+        add("--gamma", type=positive(float), default=1.5,
+            help="factor on the length of each encoder's gradient, > 0")
+        add("--granularity", choices=integrate.GRANULARITIES, default="encoder",
             help="what is rescaled as one: encoder never ascends a loss; tensor is the released "
-            "script's rule, which can; with none the common direction keeps its own length",
-        )
+                 "script's rule, which can; with none the common direction keeps its own length")
+        # fmt: on
 
     def __init__(self, model: Fusion, flags: Namespace):
         if flags.gramian == "features" and flags.granularity == "tensor":

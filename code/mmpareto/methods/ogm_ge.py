@@ -29,14 +29,14 @@ class OGMGE(JointMethod):
     @staticmethod
     def add_flags(parser) -> None:
         JointMethod.add_flags(parser)
-        parser.add_argument(
-            "--alpha",
-            type=non_negative(float),
-            default=0.8,
+        # fmt: off
+        add = parser.add_argument
+        add("--alpha", type=non_negative(float), default=0.8,
             help="how hard a leading modality is damped, >= 0; the authors advise 0.8 for CREMA-D, "
-            "0.1 for VGGSound",
-        )
-        parser.add_argument("--without_ge", action="store_true", help="no noise: OGM alone")
+                 "0.1 for VGGSound")
+        add("--without_ge", action="store_true",
+            help="no noise: OGM alone")
+        # fmt: on
         add_window_flag(parser, "1-51")
 
     @staticmethod

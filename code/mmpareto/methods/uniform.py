@@ -29,15 +29,14 @@ class Uniform(Method):
 
     @staticmethod
     def add_flags(parser) -> None:
-        parser.add_argument(
-            "--gamma", type=positive(float), default=1.0, help="factor on encoders' gradients, > 0"
-        )
-        parser.add_argument(
-            "--observe",
-            action="store_true",
+        # fmt: off
+        add = parser.add_argument
+        add("--gamma", type=positive(float), default=1.0,
+            help="factor on encoders' gradients, > 0")
+        add("--observe", action="store_true",
             help="record cosine, norms and conflict of each encoder's two gradients, too; trains "
-            "the same weights, but takes further backward passes for it",
-        )
+                 "the same weights, but takes further backward passes for it")
+        # fmt: on
 
     def __init__(self, model: Fusion, flags: Namespace):
         super().__init__(model, flags)

@@ -22,11 +22,10 @@ class Conditioned(Fusion):
 
     @staticmethod
     def add_flags(parser) -> None:
-        parser.add_argument(
-            "--conditioner",
-            metavar="MODALITY",
-            help="the modality that acts on the others (default: the first)",
-        )
+        # fmt: off
+        parser.add_argument("--conditioner", metavar="MODALITY",
+            help="the modality that acts on the others (default: the first)")
+        # fmt: on
 
     @classmethod
     def build(cls, encoders: dict[str, Encoder], data: Data, flags: Namespace) -> Self:

@@ -77,19 +77,13 @@ class MMTM(Mean):
 
     @staticmethod
     def add_flags(parser) -> None:
-        parser.add_argument(
-            "--ratio",
-            type=positive(float),
-            default=4.0,
-            help="channels of all modalities, times 2, per unit of an exchange; > 0",
-        )
-        parser.add_argument(
-            "--gate_scale",
-            type=int,
-            choices=(1, 2),
-            default=1,
-            help="the largest value of a gate",
-        )
+        # fmt: off
+        add = parser.add_argument
+        add("--ratio", type=positive(float), default=4.0,
+            help="channels of all modalities, times 2, per unit of an exchange; > 0")
+        add("--gate_scale", type=int, choices=(1, 2), default=1,
+            help="the largest value of a gate")
+        # fmt: on
 
     @classmethod
     def build(cls, encoders: dict[str, Encoder], data: Data, flags: Namespace) -> "MMTM":
