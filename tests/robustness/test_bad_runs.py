@@ -247,3 +247,19 @@ def test_gblend_is_not_prolonged(tmp_path):
     train.main([*words, "--epochs", "1"])
     line = told(train.main, [*words, "--epochs", "2", "--resume"])
     assert "other flags (epochs was 1, is 2)" in line
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_an_optimizer_s_buffer_of_one_number(optimizer):
+    """A fused step would write a whole parameter's numbers into it, past its end."""
+    model = torch.nn.Linear(3, 2)
+    flags = options.parse(["--optimizer", optimizer])
+    made, _ = setup.build_optimizer(flags, model, torch.device("cpu"))
+    model(torch.ones(1, 3)).sum().backward()
+    made.step()
+    state = made.state_dict()
+    checkpoint.load_optimizer(made, state)  # as it was
+    name = "momentum_buffer" if optimizer == "sgd" else "exp_avg"
+    state["state"][0][name] = torch.zeros(())
+    with pytest.raises(ValueError, match=f"{name} does not fit its parameter"):
+        checkpoint.load_optimizer(made, state)

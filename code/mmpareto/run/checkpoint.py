@@ -217,7 +217,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
             raise ValueError("settings of another form")
     for param, buffers in optimizer.state.items():
         for name, value in buffers.items():
-            if not isinstance(value, Tensor) or value.shape not in (param.shape, ()):
+            # Fused optimizers write as many numbers as the parameter has, wherever that leads.
+            expected = () if name == "step" else param.shape
+            if not isinstance(value, Tensor) or value.shape != expected:
                 raise ValueError(f"{name} does not fit its parameter")
             if value.shape == param.shape:
                 buffers[name] = torch.empty_like(param).copy_(value)
