@@ -83,7 +83,7 @@ class TestEveryMethod:
         """The losses are zero, and so are the gradients: nothing is divided by them."""
         trainer, steps = trained(method, classes=1, encoder="cnn")
         assert not any(step["skipped"] for step in steps)
-        assert trainer.scores("test")["Acc"] == 1
+        assert trainer.scores("test")["joint"].Acc == 1
 
 
 @pytest.mark.parametrize("method", MAIN)
