@@ -1,5 +1,4 @@
-"""The road of a batch, from its arrival to the optimizer: which files one step calls, and how often
-it changes between them."""
+"""One training step calls few files, and changes between them only a few times."""
 
 import sys
 from argparse import Namespace

@@ -47,10 +47,10 @@ class Decision(NamedTuple):
 
 
 def numbers(decisions: list[Decision], **more: Tensor) -> dict:
-    """One optimizer step in plain numbers: those of its micro-batches' decisions, and more.
+    """The decisions of one optimizer step's micro-batches as plain numbers.
 
-    Losses are means over micro-batches; everything is a mean over processes, and so the same in
-    each. One host sync.
+    more: further scalars of the step. Losses are means over micro-batches. Every number is a mean
+    over processes, and so the same in each. One host sync.
     """
     tensors: dict[tuple[str, ...], Tensor] = {(name,): value for name, value in more.items()}
     tensors["loss",] = torch.stack([d.loss.detach() for d in decisions]).mean()

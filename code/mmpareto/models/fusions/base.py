@@ -153,13 +153,13 @@ class Fusion(nn.Module):
         return output.map(_widened)
 
     def compile(self) -> None:
-        """Compile the parts of a forward pass that features lie between, by torch.compile."""
+        """Compile `encode`, and `read` if tapped, apart: the features between them stay tensors."""
         self.encode = torch.compile(self.encode)
         if self.tapped:
             self.read = torch.compile(self.read)
 
     def __getstate__(self) -> dict:
-        """A copy is not compiled: what is would call this model's layers."""
+        """A copy leaves out the compiled parts: they call the layers of this model."""
         kept = super().__getstate__()
         return {name: value for name, value in kept.items() if name not in ("encode", "read")}
 
