@@ -239,10 +239,10 @@ class Trainer:
                 f"--resume: {self.data.name} has changed since {path} was written (its clips, "
                 "their order, labels or files): restore the data, or train anew in another --out"
             )
-        checkpoint.load_weights(self.model, state.model, path)
-        checkpoint.check_alike(state.scheduler, self.scheduler.state_dict(), "scheduler", path)
-        checkpoint.check_alike(state.method, self.method.state, "method", path)
         with checkpoint.fitting(path):
+            checkpoint.load_weights(self.model, state.model, path)
+            checkpoint.check_alike(state.scheduler, self.scheduler.state_dict(), "scheduler")
+            checkpoint.check_alike(state.method, self.method.state, "method")
             checkpoint.load_optimizer(self.optimizer, state.optimizer)
             self.scheduler.load_state_dict(state.scheduler)
             for name, value in state.method.items():

@@ -141,7 +141,7 @@ class TestFull:
         folder = disk.path / "run"
         spoil("scores", lambda _: disk.leave(0), when=lambda _, split: split == "test")
         assert "No space left on device" in told(run, folder)
-        assert checkpoint.read_resumable(folder / "last.pt").epoch == 2
+        assert checkpoint.read_state(folder / "last.pt", checkpoint.Resumable).epoch == 2
         spoil.undo()
         disk.empty()
         assert_same_run(run(folder, "--resume"), whole)
@@ -164,7 +164,7 @@ class TestFull:
         flags = ["--use_tensorboard", "--tensorboard_path", disk.path / "board", "--epochs", 12]
         message = told(run, tmp_path / "run", *flags)
         assert "No space left on device" in message and "--tensorboard_path" in message
-        assert checkpoint.read_resumable(tmp_path / "run/last.pt").epoch >= 1
+        assert checkpoint.read_state(tmp_path / "run/last.pt", checkpoint.Resumable).epoch >= 1
         disk.empty()
         spoil.undo()
         run(tmp_path / "run", *flags, "--resume")
@@ -213,7 +213,7 @@ class TestReadOnly:
         spoil("train_epoch", lambda _: disk.read_only(), when=lambda trainer: trainer.epoch == 1)
         assert "Read-only file system" in told(run, folder)
         spoil.undo()
-        assert checkpoint.read_resumable(folder / "last.pt").epoch == 1
+        assert checkpoint.read_state(folder / "last.pt", checkpoint.Resumable).epoch == 1
         disk.writable()
         assert_same_run(run(folder, "--resume"), whole)
         assert LOCK not in contents(folder)
@@ -259,7 +259,7 @@ class TestVanishing:
             run(folder)
         else:
             assert name in told(run, folder)
-        assert checkpoint.read_resumable(folder / "last.pt").epoch == 2
+        assert checkpoint.read_state(folder / "last.pt", checkpoint.Resumable).epoch == 2
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ from argparse import SUPPRESS, ArgumentTypeError, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
-from typing import Any, NamedTuple
+from sys import float_info
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from ..system.records import as_record, check, is_count
 from ..system.tensors import is_plain, read
 from . import devices, setup
 from .options import check_data_root, from_config
+from .records import Record
+
+AnyState = TypeVar("AnyState", bound="State")
 
 
 @dataclass(frozen=True)
@@ -30,18 +33,15 @@ class DataRecord:
 
 
 @dataclass(frozen=True)
-class Best:
+class Best(Record):
     """The epoch that best.pt is of; 0 before the first."""
 
     epoch: int
     Acc: float
 
-    def __post_init__(self) -> None:
-        check(epoch=is_count(self.epoch), Acc=isfinite(self.Acc))
-
 
 @dataclass(frozen=True, kw_only=True)
-class State:
+class State(Record):
     """What best.pt holds, and last.pt as well: all that evaluation needs."""
 
     config: dict[str, Any]
@@ -49,9 +49,6 @@ class State:
     epoch: int
     model: dict[str, Tensor]
     optimizer: Any = None  # of best.pt
-
-    def __post_init__(self) -> None:
-        check(epoch=is_count(self.epoch))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,29 +64,17 @@ class Resumable(State):
     skipped_in_a_row: int
 
     def __post_init__(self) -> None:
-        check(
-            epoch=is_count(self.epoch),
-            logs=all(map(is_count, self.logs.values())),
-            rng=bool(self.rng),
-            skipped_in_a_row=is_count(self.skipped_in_a_row),
-        )
+        super().__post_init__()
+        check(logs=all(map(is_count, self.logs.values())), rng=bool(self.rng))
 
 
-def read_state(path: Path) -> State:
-    """Load a run's best.pt or last.pt."""
-    return _read(path, State, "best.pt or last.pt")
-
-
-def read_resumable(path: Path) -> Resumable:
-    """Load a run's last.pt."""
-    return _read(path, Resumable, "last.pt")
-
-
-def _read(path: Path, kind: type[State], wanted: str) -> Any:
+def read_state(path: Path, kind: type[AnyState] = State) -> AnyState:
+    """Load a run's best.pt or last.pt; as `Resumable` its last.pt alone."""
     state = read(path)
     try:
         return as_record(state, kind)
     except ValueError as error:
+        wanted = "last.pt" if kind is Resumable else "best.pt or last.pt"
         raise UserError(
             f"checkpoint {path}: missing or damaged in it: {error}: give a run's {wanted}, written "
             "by this version of train.py"
@@ -189,14 +174,9 @@ def load_weights(model: Fusion, state: dict, source: Path) -> None:
 def check_weights(model: Fusion, state: dict, source: Path) -> None:
     """UserError unless state is of model's architecture; the model may be without memory."""
     expected = {name: (value.shape, value.dtype) for name, value in model.state_dict().items()}
-    found = {
-        name: (value.shape, value.dtype) if is_plain(value) else "no numbers"
-        for name, value in state.items()
-    }
-    if expected != found:
-        differing = sorted(
-            k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k)
-        )
+    found = form(state)
+    names = sorted(expected.keys() | found.keys())
+    if differing := [name for name in names if expected.get(name) != found.get(name)]:
         raise UserError(
             f"checkpoint {source}: it holds another architecture ({len(differing)} tensors differ, "
             f"first {differing[0]}): build the model with the flags it was trained with"
@@ -208,13 +188,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
 
     Fused optimizers take that for granted, and another device may have had another memory format.
     """
-    settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    expected = form(_settings(optimizer))
     optimizer.load_state_dict(state)
-    for before, group in zip(settings, optimizer.param_groups, strict=True):
-        if {k: type(v) for k, v in before.items()} != {
-            k: type(v) for k, v in group.items() if k != "params"
-        }:
-            raise ValueError("settings of another form")
+    if form(_settings(optimizer)) != expected:
+        raise ValueError("settings of another form")
     for param, buffers in optimizer.state.items():
         for name, value in buffers.items():
             # Fused optimizers write as many numbers as the parameter has, wherever that leads.
@@ -225,24 +202,26 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
                 buffers[name] = torch.empty_like(param).copy_(value)
 
 
-def check_alike(found: Any, expected: Any, what: str, path: Path) -> None:
-    """UserError unless found has the keys, lengths, shapes and types of expected."""
-    if not _are_alike(found, expected):
-        raise UserError(_unfit(path, f"{what} has another form"))
+def _settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    return [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
 
 
-def _are_alike(a: Any, b: Any) -> bool:
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_are_alike(a[key], b[key]) for key in b)
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(map(_are_alike, a, b))
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return (a.shape, a.dtype) == (b.shape, b.dtype)
-    return type(a) is type(b) or (_is_number(a) and _is_number(b))
+def check_alike(found: Any, expected: Any, what: str) -> None:
+    """ValueError unless found has the form of expected."""
+    if form(found) != form(expected):
+        raise ValueError(f"{what} has another form")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+def form(value: Any) -> Any:
+    """Keys, lengths, shapes and types: what two values that do for each other have in common."""
+    if isinstance(value, dict):
+        return {key: form(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [form(item) for item in value]
+    if is_plain(value):
+        return value.shape, value.dtype
+    is_number = type(value) in (int, float) and abs(value) <= float_info.max
+    return "a number" if is_number else type(value)
 
 
 @contextmanager
@@ -253,11 +232,7 @@ def fitting(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # torch's parts refuse what does not fit in many ways
-        raise UserError(_unfit(path, reason(error))) from None
-
-
-def _unfit(path: Path, why: str) -> str:
-    return (
-        f"checkpoint {path}: damaged, or of another version ({why}): restore it from a copy, or "
-        "train again in another --out"
-    )
+        raise UserError(
+            f"checkpoint {path}: damaged, or of another version ({reason(error)}): restore it from "
+            "a copy, or train again in another --out"
+        ) from None

@@ -20,7 +20,7 @@ from ..system.lock import Lock
 from ..system.paths import blocker_of, clear_errors
 from ..system.writing import write_json
 from . import options, report
-from .checkpoint import DataRecord, Resumable, read_resumable
+from .checkpoint import DataRecord, Resumable, read_state
 from .environment import environment
 from .records import Config, Result, read_config, read_epochs, read_result
 
@@ -50,28 +50,25 @@ class Run:
         self.before: Config | None = None  # what config.json says of the run that is resumed
         self.known: list[tuple[float | None, float]] = []  # conflict and seconds of every epoch
         self.board: SummaryWriter | None = None
+        self.board_path = config.get("tensorboard_path") or folder / "tensorboard"
         self.lock: Lock | None = None
         if config.get("use_tensorboard") and not find_spec("tensorboard"):
             raise UserError("--use_tensorboard needs a package: run pip install tensorboard")
         with clear_errors(f"--out {folder}"):
-            blocker = blocker_of(folder)
-            self.is_new = blocker != folder
+            self.is_new = blocker_of(folder) != folder
             if self.is_new:
                 return
             is_used = any(path.name not in NOTHING for path in folder.iterdir())
             if is_used:
                 self._check_used(resume)
-            self._take()
+            if distributed.is_first():
+                self.lock = Lock(folder)
             try:
-                if is_used:
+                if is_used and (folder / "last.pt").exists():
                     self._read_state()
             except UserError:
                 self.close()
                 raise
-
-    def _take(self) -> None:
-        if distributed.is_first():
-            self.lock = Lock(self.folder)
 
     def close(self) -> None:
         """Leave the folder to others."""
@@ -93,9 +90,7 @@ class Run:
                 raise UserError(f"--resume: {self.folder / name} is a link: put the file there")
 
     def _read_state(self) -> None:
-        if not (self.folder / "last.pt").exists():
-            return  # stopped before its first checkpoint
-        self.state = read_resumable(self.folder / "last.pt")
+        self.state = read_state(self.folder / "last.pt", Resumable)
         check_epochs(self.folder, self.state.epoch, self.config)
         for name in LOGS:
             path, size = self.folder / name, self.state.logs.get(name, math.inf)
@@ -122,42 +117,30 @@ class Run:
         except OSError as error:
             raise UserError(f"--out {self.folder}: cannot be created ({error.strerror})") from None
         try:
-            if self.is_new:
-                with clear_errors(f"--out {self.folder}"):
-                    self._take()
-            self._open_board()
-            self._open_logs(data)
+            self._open(data)
         except UserError:
             self.close()
             if self.is_new:
                 with suppress(OSError):
                     self.folder.rmdir()  # it is empty
             raise
-        if self.state:
-            header = [*header, f"Resumed after epoch {self.state.epoch}"]
-        for line in header:
+        resumed = [f"Resumed after epoch {self.state.epoch}"] if self.state else []
+        for line in header + resumed:
             self.log(line)
 
-    def _open_board(self) -> None:
-        if not self.config["use_tensorboard"]:
-            return
-        from torch.utils.tensorboard import SummaryWriter
+    def _open(self, data: DataRecord) -> None:
+        if self.is_new:
+            with clear_errors(f"--out {self.folder}"):
+                self.lock = Lock(self.folder)
+        if self.config["use_tensorboard"]:
+            from torch.utils.tensorboard import SummaryWriter
 
-        first = self.state.epoch + 1 if self.state else None
-        with self._board_errors():
-            self.board = SummaryWriter(self._board_path(), purge_step=first)
-
-    def _board_path(self) -> Path | str:
-        return self.config["tensorboard_path"] or self.folder / "tensorboard"
-
-    def _board_errors(self):
-        """Of its thread, too, which the next call tells of."""
-        return clear_errors(f"--tensorboard_path {self._board_path()}")
-
-    def _open_logs(self, data: DataRecord) -> None:
+            first = self.state.epoch + 1 if self.state else None
+            with clear_errors(f"--tensorboard_path {self.board_path}"):
+                self.board = SummaryWriter(self.board_path, purge_step=first)
         earlier = self.before.past() if self.before else []
         config = {"flags": self.config, "data": vars(data), **environment(), "earlier": earlier}
-        self._write_json("config.json", config)
+        write_json(self.folder / "config.json", _plain(config))
         with clear_errors(f"--out {self.folder}"):
             for name in (*UNFINISHED, "result.json"):
                 (self.folder / name).unlink(missing_ok=True)
@@ -183,11 +166,7 @@ class Run:
         self._append("steps.jsonl", "".join(_json_line(step) for step in steps))
         self._append("epochs.jsonl", _json_line(epoch))
         self.log(row)
-        if self.board:
-            with self._board_errors():
-                for name, value in _flat(epoch):
-                    self.board.add_scalar(name, value, epoch["epoch"])
-                self.board.flush()
+        self._to_board(epoch["epoch"], _flat(epoch))
 
     def save(self, name: str, state: dict[str, Any]) -> None:
         if distributed.is_first():
@@ -200,25 +179,31 @@ class Run:
         """Show and keep the test scores; selected names the rule whose scores are the result."""
         if not distributed.is_first():
             return
+        for rule, scores in results.items():
+            named = {f"result ({rule})/{name}": value for name, value in scores.items()}
+            self._to_board(scores["epoch"], named)
         if self.board:
-            with self._board_errors():
-                for rule, scores in results.items():
-                    for name, value in scores.items():
-                        self.board.add_scalar(f"result ({rule})/{name}", value, scores["epoch"])
+            with clear_errors(f"--tensorboard_path {self.board_path}"):
                 self.board.close()
         for line in report.result_lines(results):
             self.log(line)
         with clear_errors(path := self.folder / "epochs.jsonl"):
             path.stat()  # a comparison reads it with the result
-        self._write_json(
-            "result.json",
-            {
-                "selected": selected,
-                "results": results,
-                "conflict": report.mean(conflict for conflict, _ in self.known),
-                "seconds_per_epoch": report.mean(seconds for _, seconds in self.known),
-            },
-        )
+        result = {
+            "selected": selected,
+            "results": results,
+            "conflict": report.mean(conflict for conflict, _ in self.known),
+            "seconds_per_epoch": report.mean(seconds for _, seconds in self.known),
+        }
+        write_json(self.folder / "result.json", _plain(result))
+
+    def _to_board(self, epoch: int, values: dict[str, float]) -> None:
+        if self.board:
+            # of its thread, too: the next call raises what has stopped it
+            with clear_errors(f"--tensorboard_path {self.board_path}"):
+                for name, value in values.items():
+                    self.board.add_scalar(name, value, epoch)
+                self.board.flush()
 
     def _append(self, name: str, text: str) -> None:
         # a path in it need not be text
@@ -227,9 +212,6 @@ class Run:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-
-    def _write_json(self, name: str, content: dict) -> None:
-        write_json(self.folder / name, _plain(content))
 
 
 class Finished(NamedTuple):
@@ -266,16 +248,13 @@ def check_flags(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
         )
 
 
-def _flat(epoch: dict) -> list[tuple[str, float]]:
-    """TensorBoard's names: val/Acc, train/loss, train/gray/cos..."""
+def _flat(epoch: dict) -> dict[str, float]:
+    """With TensorBoard's names: val/Acc, train/loss, train/gray/cos..."""
     part = {name: epoch["split"] for name in epoch if name.startswith(("Acc", "F1"))}
-    named = [(f"{part.get(name, 'train')}/{name}", value) for name, value in epoch.items()]
-    named += [
-        (f"train/{encoder}/{field}", value)
-        for encoder, stats in epoch["encoders"].items()
-        for field, value in stats.items()
-    ]
-    return [(name, value) for name, value in named if isinstance(value, int | float)]
+    named = {f"{part.get(name, 'train')}/{name}": value for name, value in epoch.items()}
+    for encoder, stats in epoch["encoders"].items():
+        named |= {f"train/{encoder}/{field}": value for field, value in stats.items()}
+    return {name: value for name, value in named.items() if isinstance(value, int | float)}
 
 
 def _json_line(content: dict) -> str:

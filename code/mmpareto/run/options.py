@@ -16,7 +16,8 @@ from ..system.errors import UserError
 from ..system.flags import Parser, fraction, non_negative, positive, seed
 from ..system.paths import REPOSITORY
 
-REGISTRIES = (METHODS, FUSIONS, DATASETS, ENCODERS)
+WITH_FLAGS = (METHODS, FUSIONS, DATASETS)  # whose parts may have flags of their own
+REGISTRIES = (*WITH_FLAGS, ENCODERS)
 
 # A flag given on the command line comes first, then the optimizer's default, the dataset's
 # `defaults`, and last these, which are the released scripts'.
@@ -52,8 +53,7 @@ class TrainParser(Parser):
     """Whose help also shows the flags of every part."""
 
     def format_help(self) -> str:
-        sections = [super().format_help(), *(_part_help(*part) for part in _parts())]
-        return "\n".join(section for section in sections if section)
+        return "\n".join([super().format_help(), *filter(None, _parts_help().values())])
 
 
 class PartHelp(argparse.ArgumentDefaultsHelpFormatter):
@@ -75,7 +75,7 @@ def parse(arguments: list[str]) -> Namespace:
     flags.fusion = _find_fusion(flags)
 
     own = Parser(add_help=False, allow_abbrev=False)
-    for registry in (METHODS, FUSIONS, DATASETS):
+    for registry in WITH_FLAGS:
         registry[getattr(flags, registry.kind)].add_flags(own)
     flags, unknown = own.parse_known_args(rest, flags)
     if unknown:
@@ -88,11 +88,6 @@ def parse(arguments: list[str]) -> Namespace:
     if flags.out is None:
         name = f"{data_name(flags)}-{flags.method}-s{flags.random_seed}"
         flags.out = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S-%f}"
-    if flags.limit_batches and flags.limit_batches < flags.accumulate:
-        raise UserError(
-            f"--limit_batches {flags.limit_batches}: one step needs --accumulate "
-            f"{flags.accumulate} batches"
-        )
     return flags
 
 
@@ -165,14 +160,13 @@ def from_config(config: dict, source: Path) -> Namespace:
 
 def changes(old: dict, new: dict) -> list[str]:
     """Flags in which two configs would compute different runs, as "name was this, is that"."""
-    rows = []
-    free = FREE_ON_RESUME - METHODS[new["method"]].fixed_on_resume
+    rows, free = [], FREE_ON_RESUME - METHODS[new["method"]].fixed_on_resume
     free -= {"data_root"} if DATASETS[new["dataset"]].one_of_many else set()
+    either = ("best-val", "last")  # every run holds both results
     for name in sorted((old.keys() | new.keys()) - free):
-        pair = old.get(name), new.get(name)
-        either = ("best-val", "last")  # every run holds both results
-        if pair[0] != pair[1] and not (name == "select" and all(v in either for v in pair)):
-            rows.append(f"{name} was {pair[0]}, is {pair[1]}")
+        was, now = old.get(name), new.get(name)
+        if was != now and not (name == "select" and was in either and now in either):
+            rows.append(f"{name} was {was}, is {now}")
     return rows
 
 
@@ -271,12 +265,17 @@ def _check_pairs(flags: Namespace) -> None:
     """UserError for a flag that acts only with another."""
     if flags.momentum is not None and "momentum" not in OPTIMIZER_DEFAULTS[flags.optimizer]:
         raise UserError(f"--momentum acts only with --optimizer sgd, not {flags.optimizer}")
-    if flags.lr_decay_ratio and not flags.lr_decay_step:
-        raise UserError("--lr_decay_ratio acts only with --lr_decay_step: give both")
-    if flags.tensorboard_path and not flags.use_tensorboard:
-        raise UserError("--tensorboard_path acts only with --use_tensorboard: give both")
+    needs = {"lr_decay_ratio": "lr_decay_step", "tensorboard_path": "use_tensorboard"}
+    for name, other in needs.items():
+        if getattr(flags, name) and not getattr(flags, other):
+            raise UserError(f"--{name} acts only with --{other}: give both")
     if flags.resume and flags.out is None:
         raise UserError("--resume goes on in a run's folder: give it, too, with --out DIR")
+    if flags.limit_batches and flags.limit_batches < flags.accumulate:
+        raise UserError(
+            f"--limit_batches {flags.limit_batches}: one step needs --accumulate "
+            f"{flags.accumulate} batches"
+        )
 
 
 def _fill_defaults(flags: Namespace) -> None:
@@ -290,19 +289,17 @@ def _fill_defaults(flags: Namespace) -> None:
 def _find_fusion(flags: Namespace) -> str:
     """--fusion, else the method's default if it goes with the dataset, else the first that does."""
     is_multitask = DATASETS[flags.dataset].is_multitask
-    fitting = [name for name in FUSIONS if FUSIONS[name].multitask == is_multitask]
+    fitting = {name: part for name, part in FUSIONS.items() if part.multitask == is_multitask}
 
     def valid(method: str) -> list[str]:
-        return [name for name in fitting if METHODS[method].runs_with(FUSIONS[name])]
+        return [name for name, part in fitting.items() if METHODS[method].runs_with(part)]
 
     choices = valid(flags.method)
     if not choices:
-        others = [name for name in METHODS if valid(name)]
-        raise UserError(
-            f"--method {flags.method} does not run on {flags.dataset}: choose {', '.join(others)}"
-        )
-    default = METHODS[flags.method].default_fusion
+        others = ", ".join(filter(valid, METHODS))
+        raise UserError(f"--method {flags.method} does not run on {flags.dataset}: choose {others}")
     if flags.fusion is None:
+        default = METHODS[flags.method].default_fusion
         return default if default in choices else choices[0]
     fusion = FUSIONS.find(flags.fusion)
     if fusion not in choices:
@@ -313,32 +310,29 @@ def _find_fusion(flags: Namespace) -> str:
     return fusion
 
 
-def _parts():
-    """Those that may have flags of their own."""
-    return [(registry, name) for registry in (METHODS, FUSIONS, DATASETS) for name in registry]
-
-
-def _part_help(registry, name: str) -> str:
-    parser = ArgumentParser(usage=SUPPRESS, add_help=False, formatter_class=PartHelp)
-    chosen = DATASETS[name].defaults if registry is DATASETS else {}
-    defaults = " ".join(f"--{flag} {value}" for flag, value in chosen.items())
-    group = parser.add_argument_group(f"with --{registry.kind} {name}", defaults or None)
-    registry[name].add_flags(group)
-    return parser.format_help()
+def _parts_help() -> dict[str, str]:
+    """{"--method NAME" and the like: the help of its own flags, empty without any}."""
+    found = {}
+    for registry in WITH_FLAGS:
+        for name, part in registry.items():
+            parser = ArgumentParser(usage=SUPPRESS, add_help=False, formatter_class=PartHelp)
+            chosen = getattr(part, "defaults", {})  # a dataset's
+            defaults = " ".join(f"--{flag} {value}" for flag, value in chosen.items())
+            title = f"--{registry.kind} {name}"
+            part.add_flags(parser.add_argument_group(f"with {title}", defaults or None))
+            found[title] = parser.format_help()
+    return found
 
 
 def _explain_unknown(flag: str) -> str:
-    owners = [
-        f"--{part[0].kind} {part[1]}" for part in _parts() if flag in _part_help(*part).split()
-    ]
-    if owners:
+    if owners := [part for part, text in _parts_help().items() if flag in text.split()]:
         return f"{flag} acts only with {' or '.join(owners)}"
     if not flag.startswith("-"):
         return (
             f"{flag!r} belongs to no flag: give --FLAG before it, or, in a list of names, a comma "
             "instead of the space (--help lists all flags)"
         )
-    known = set(_parser().format_help().split())
-    close = get_close_matches(flag, sorted(w for w in known if w.startswith("--")), n=1)
+    known = sorted(word for word in _parser().format_help().split() if word.startswith("--"))
+    close = get_close_matches(flag, known, n=1)
     hint = f": did you mean {close[0]}?" if close else ""
     return f"unknown flag {flag}{hint} (--help lists all flags)"

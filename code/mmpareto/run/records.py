@@ -17,8 +17,16 @@ from ..system.records import check, is_count, is_known
 PACKAGE = re.compile("[A-Za-z][A-Za-z0-9._-]*")  # these names become columns of tables
 
 
+class Record:
+    """Whose whole numbers are counts, and whose others are finite."""
+
+    def __post_init__(self) -> None:
+        numbers = {k: v for k, v in vars(self).items() if isinstance(v, int | float)}
+        check(**{k: is_count(v) if isinstance(v, int) else isfinite(v) for k, v in numbers.items()})
+
+
 @dataclass(frozen=True)
-class Config:
+class Config(Record):
     """config.json: what was run, and where."""
 
     flags: dict[str, Any]
@@ -31,9 +39,9 @@ class Config:
     further: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check(
             versions=all(map(PACKAGE.fullmatch, self.versions)),
-            threads=is_count(self.threads),
             earlier=all(isinstance(past.get("command"), str) for past in self.earlier),
         )
 
@@ -45,11 +53,11 @@ class Config:
     def past(self) -> list[dict[str, Any]]:
         """What `earlier` says after the next resume."""
         now = {**vars(self), **self.further}
-        return [*self.earlier, {k: v for k, v in now.items() if k not in ("earlier", "further")}]
+        return [*now.pop("earlier"), {k: v for k, v in now.items() if k != "further"}]
 
 
 @dataclass(frozen=True)
-class Epoch:
+class Epoch(Record):
     """A line of epochs.jsonl."""
 
     epoch: int
@@ -60,15 +68,6 @@ class Epoch:
     seconds: float
     further: dict[str, Any] = field(default_factory=dict)  # the other scores, unchecked, and more
 
-    def __post_init__(self) -> None:
-        check(
-            epoch=is_count(self.epoch),
-            loss=is_known(self.loss),
-            Acc=isfinite(self.Acc),
-            conflict=is_known(self.conflict),
-            seconds=isfinite(self.seconds),
-        )
-
     @property
     def scores(self) -> dict[str, Any]:
         """{column: score} as the file names them: Acc, Acc_MODALITY, F1..."""
@@ -77,7 +76,7 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class EncoderStats:
+class EncoderStats(Record):
     """What one step decided for one encoder: the fields of `integrate.Stats`, as numbers."""
 
     cos: float | None
@@ -90,14 +89,16 @@ class EncoderStats:
     stationary: bool
 
     def __post_init__(self) -> None:
-        numbers = {name: is_known(value) for name, value in vars(self).items()}
-        norms = {"joint_norm": self.joint_norm, "unimodal_norm": self.unimodal_norm}
-        check(**numbers | {name: is_known(n) and (n or 0) >= 0 for name, n in norms.items()})
-        check(cos=self.cos is None or abs(self.cos) < 1 + 1e-6)
+        super().__post_init__()
+        check(
+            cos=abs(self.cos or 0) < 1 + 1e-6,
+            joint_norm=(self.joint_norm or 0) >= 0,
+            unimodal_norm=(self.unimodal_norm or 0) >= 0,
+        )
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(Record):
     """A line of steps.jsonl."""
 
     epoch: int
@@ -108,15 +109,12 @@ class Step:
     further: dict[str, Any] = field(default_factory=dict)  # step, grad_norm, measures
 
     def __post_init__(self) -> None:
-        check(
-            epoch=is_count(self.epoch),
-            loss=is_known(self.loss),
-            losses=all(map(is_known, self.losses.values())),
-        )
+        super().__post_init__()
+        check(losses=all(map(is_known, self.losses.values())))
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(Record):
     """result.json: {rule that chose an epoch: that epoch's number and its test scores}."""
 
     results: dict[str, dict[str, int | float]]
@@ -125,13 +123,10 @@ class Result:
     selected: Any = None  # the rule whose scores are the run's result
 
     def __post_init__(self) -> None:
-        check(
-            results="last" in self.results
-            and not any(map(CONTROL.search, self.results))
-            and all(map(_are_scores, self.results.values())),
-            conflict=is_known(self.conflict),
-            seconds_per_epoch=isfinite(self.seconds_per_epoch),
-        )
+        super().__post_init__()
+        has_control = any(map(CONTROL.search, self.results))
+        are_scores = all(map(_are_scores, self.results.values()))
+        check(results="last" in self.results and not has_control and are_scores)
 
 
 def _are_scores(scores: dict[str, int | float]) -> bool:
