@@ -18,7 +18,6 @@ batches or processes; stronger noise is the same noise, times more.
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import fsum, hypot, sqrt
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -60,21 +59,12 @@ class Changed(Split):
         return {**inputs, self.modality: self.change(values, indices)}, targets
 
 
-class Corruption(NamedTuple):
-    """One row of the table."""
-
-    modality: str
-    input: str  # "zeros", "shuffled", "noise 0.5", "replaced 20%"
-    split: Split
-
-
 def robustness(
     model: Fusion,
     split: Split,
     modalities: dict[str, Modality],
     device: torch.device,
     load: Callable[[Split], Loader],
-    *,
     severities: Sequence[float] = SEVERITIES,
     seed: int = 0,
 ) -> list[dict]:
@@ -84,17 +74,11 @@ def robustness(
     ("", "as it is") with all as they are. load makes batches of a split, as `loader` does.
     """
     deviations = standard_deviations(load(split), modalities)
-    rows = [
-        Corruption("", "as it is", split),
-        *corruptions(split, modalities, deviations, severities, seed),
-    ]
+    changed = corruptions(split, modalities, deviations, severities, seed)
+    rows = tqdm([("", "as it is", split), *changed], "robustness", leave=False, disable=None)
     return [
-        {
-            "modality": modality,
-            "input": input,
-            **columns(evaluate(model, load(changed), device)),
-        }
-        for modality, input, changed in tqdm(rows, "robustness", leave=False, disable=None)
+        {"modality": name, "input": input, **columns(evaluate(model, load(part), device))}
+        for name, input, part in rows
     ]
 
 
@@ -104,8 +88,11 @@ def corruptions(
     deviations: dict[str, float],
     severities: Sequence[float] = SEVERITIES,
     seed: int = 0,
-) -> list[Corruption]:
-    """Every modality missing and corrupted; deviations of those that are no tokens."""
+) -> list[tuple[str, str, Split]]:
+    """(modality, its input, split), each modality missing and corrupted.
+
+    deviations: of those that are no tokens.
+    """
     changes: list[tuple[str, str, Change]] = []
     donors = other_samples(len(split), seed)
     for number, (name, spec) in enumerate(modalities.items()):
@@ -120,7 +107,7 @@ def corruptions(
             else:
                 change = partial(noisy, draw, severity * deviations[name])
                 changes.append((name, f"noise {severity:g}", change))
-    return [Corruption(name, input, Changed(split, name, f)) for name, input, f in changes]
+    return [(name, input, Changed(split, name, change)) for name, input, change in changes]
 
 
 def other_samples(size: int, seed: int) -> list[int]:

@@ -1,7 +1,6 @@
 """What a model predicts, and how good that is: the joint prediction and every modality's own.
 
-Predictions, targets and probabilities are {name: one value for each sample}, the name being
-"joint", a modality's or a task's.
+A name is "joint", a modality's or a task's.
 """
 
 from math import isnan
@@ -10,12 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from sklearn.metrics import (
-    accuracy_score,
-    confusion_matrix,
-    f1_score,
-    precision_recall_fscore_support,
-)
+from sklearn import metrics
 
 from ..data.batches import Loader
 from ..models.fusions.base import Fusion, own_targets
@@ -24,6 +18,7 @@ from ..system.errors import UserError
 from ..system.tables import quote_formula, write_table
 
 JOINT = "joint"
+Named = dict[str, list]  # {name: one prediction, target or probability for each sample}
 
 
 class Score(NamedTuple):
@@ -58,15 +53,12 @@ def evaluate(
     return score(*predict(model, batches, device, limit))
 
 
-def score(predictions: dict[str, list], targets: dict[str, list]) -> Scores:
+def score(predictions: Named, targets: Named) -> Scores:
     """The scores of `evaluate` from what `predict` returns."""
-    own = {
-        name: Score(
-            float(accuracy_score(targets[name], p)),
-            float(f1_score(targets[name], p, average="macro")),
-        )
-        for name, p in predictions.items()
-    }
+    own = {}
+    for name, p in predictions.items():
+        f1 = metrics.f1_score(targets[name], p, average="macro")
+        own[name] = Score(float(metrics.accuracy_score(targets[name], p)), float(f1))
     means = (sum(values) / len(own) for values in zip(*own.values(), strict=True))
     return {JOINT: Score(*means), **own}
 
@@ -80,83 +72,68 @@ class PerClass(NamedTuple):
     samples: np.ndarray  # of the class, in truth
 
 
-def per_class(
-    predictions: dict[str, list], targets: dict[str, list], classes: int
-) -> dict[str, PerClass]:
+def per_class(predictions: Named, targets: Named, classes: int) -> dict[str, PerClass]:
     """How good each prediction is on each class, those without samples among them."""
     every: dict[str, Any] = {"labels": range(classes), "zero_division": np.nan}
     return {
-        name: PerClass(*map(np.asarray, precision_recall_fscore_support(targets[name], p, **every)))
+        name: PerClass(
+            *map(np.asarray, metrics.precision_recall_fscore_support(targets[name], p, **every))
+        )
         for name, p in predictions.items()
     }
 
 
-def confusion(
-    predictions: dict[str, list], targets: dict[str, list], classes: int
-) -> dict[str, np.ndarray]:
+def confusion(predictions: Named, targets: Named, classes: int) -> dict[str, np.ndarray]:
     """{name: counts (C, C)}, a row for each true class and a column for each predicted one."""
     return {
-        name: confusion_matrix(targets[name], p, labels=range(classes))
+        name: metrics.confusion_matrix(targets[name], p, labels=range(classes))
         for name, p in predictions.items()
     }
 
 
 def predict(
     model: Fusion, batches: Loader, device: torch.device, limit: int | None = None
-) -> tuple[dict[str, list], dict[str, list]]:
+) -> tuple[Named, ...]:
     """Predicted classes, and targets."""
-    predictions, targets, _ = predict_with_probabilities(model, batches, device, limit)
-    return predictions, targets
+    return predict_with_probabilities(model, batches, device, limit)[:2]
 
 
 def predict_with_probabilities(
     model: Fusion, batches: Loader, device: torch.device, limit: int | None = None
-) -> tuple[dict[str, list], ...]:
+) -> tuple[Named, ...]:
     """What `predict` returns, and the softmax probabilities of the predicted classes.
 
     UserError where a prediction is not finite: the largest of NaN is no class.
     """
     predictions, truths, probabilities = [], [], []
     for output, targets in outputs(model, batches, device, limit):
-        logits = {} if output.joint is None else {JOINT: output.joint}
-        logits |= output.unimodal
-        highest = {name: u.softmax(1).max(1).values for name, u in logits.items()}
+        logits = output.logits
         predictions.append({name: u.argmax(1) for name, u in logits.items()})
         truths.append(own_targets(targets, logits))
-        probabilities.append(highest)
-    found = tuple(joined(rows) for rows in (predictions, truths, probabilities))
-    check_finite(found[-1])
-    return found
-
-
-def check_finite(probabilities: dict[str, list[float]]) -> None:
-    counts = {name: sum(map(isnan, values)) for name, values in probabilities.items()}
+        probabilities.append({name: u.softmax(1).max(1).values for name, u in logits.items()})
+    found = tuple(map(joined, (predictions, truths, probabilities)))
+    counts = {name: sum(map(isnan, values)) for name, values in found[-1].items()}
     if bad := {name: count for name, count in counts.items() if count}:
-        total = len(next(iter(probabilities.values())))
+        total = len(found[-1][min(bad)])
         raise UserError(
             f"evaluation: predictions are not finite ({', '.join(bad)}; up to {max(bad.values())} "
             f"of {total} samples): their inputs, or the model's weights, are NaN or too large: "
             "check the data (code/verify.py DIR --full), or lower --learning_rate"
         )
+    return found
 
 
-def write_predictions(
-    path: Path,
-    ids: list[str],
-    classes: list[str],
-    predictions: dict[str, list],
-    targets: dict[str, list],
-    probabilities: dict[str, list],
-) -> None:
+def write_predictions(path: Path, ids: list[str], classes: list[str], *predicted: Named) -> None:
     """One row for each sample: id, label, prediction and probability, of all predictions.
 
     Of a multi-task model every task has its label. Text is as `tables.quote_formula` puts it.
+    predicted: what `predict_with_probabilities` returns.
     """
-    labels = {name: targets[name] for name in ([JOINT] if JOINT in predictions else predictions)}
-    columns = {"id": [quote_formula(id) for id in ids]}
+    predictions, targets, probabilities = predicted
     names = [quote_formula(name) for name in classes]
-    for name, values in labels.items():
-        columns[column("label", name)] = [names[i] for i in values]
+    columns = {"id": [quote_formula(id) for id in ids]}
+    for name in [JOINT] if JOINT in predictions else predictions:
+        columns[column("label", name)] = [names[i] for i in targets[name]]
     for name, values in predictions.items():
         columns[column("prediction", name)] = [names[i] for i in values]
         columns[column("probability", name)] = [f"{p:.6f}" for p in probabilities[name]]
