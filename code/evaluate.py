@@ -30,32 +30,28 @@ def main(arguments: list[str]) -> None:
     flags = parser().parse_args(arguments)
     check(flags)
     found = checkpoint.load(flags.checkpoint, flags)
-    data, model, device, split = found.data, found.model, found.device, found.part(flags.part)
-    batch_size = flags.batch_size or found.flags.batch_size
-    size = len(split)
+    data, split, own = found.data, found.part(flags.part), found.flags
+    batch_size, size = flags.batch_size or own.batch_size, len(split)
     if flags.limit_batches and flags.limit_batches * batch_size < size:
         split = split.subset(range(flags.limit_batches * batch_size))
     load = partial(loader, batches=batch_size, workers=flags.workers)
-    predicted = evaluation.predict_with_probabilities(model, load(split), device)
-    predictions, targets, _ = predicted
+    predicted = evaluation.predict_with_probabilities(found.model, load(split), found.device)
 
     print(
-        f"{found.flags.dataset} {flags.part}, {len(split)} of {size} samples; "
-        f"{found.flags.method}, seed {found.flags.random_seed}, epoch {found.epoch}"
+        f"{own.dataset} {flags.part}, {len(split)} of {size} samples; "
+        f"{own.method}, seed {own.random_seed}, epoch {found.epoch}"
         f"{', which was chosen on this split' if found.chosen_on == flags.part else ''}"
     )
-    show_summary(evaluation.score(predictions, targets), data)
+    show_summary(evaluation.score(*predicted[:2]), data)
     if flags.per_class:
-        show_classes(evaluation.per_class(predictions, targets, len(data.classes)), data)
+        show_classes(evaluation.per_class(*predicted[:2], len(data.classes)), data)
     if flags.predictions:
         evaluation.write_predictions(flags.predictions, split.ids, data.classes, *predicted)
         print(f"\nPrediction of every sample: {flags.predictions}", flush=True)
     if flags.robustness:
-        random_seed = flags.random_seed or 0
-        rows = corruption.robustness(
-            model, split, data.modalities, device, load,
-            severities=flags.severities or corruption.SEVERITIES, seed=random_seed,
-        )  # fmt: skip
+        severities, random_seed = flags.severities or corruption.SEVERITIES, flags.random_seed or 0
+        where = data.modalities, found.device, load
+        rows = corruption.robustness(found.model, split, *where, severities, random_seed)
         show_robustness(rows, data, random_seed)
 
 
@@ -120,11 +116,10 @@ def show_classes(found: dict[str, evaluation.PerClass], data: Data) -> None:
     classes = [name if name.isprintable() else ascii(name)[1:-1] for name in data.classes]
     for group in [[name] for name in found] if data.tasks else [list(found)]:
         first = found[group[0]]
-        names = [shown(name, data) for name in group]
-        if data.tasks:
-            title, names = f"Each class of {names[0]}", ["recall"]
-        else:
+        title, names = f"Each class of {group[0]}", ["recall"]
+        if not data.tasks:
             title = "Each class: precision and F1 of the joint prediction, then the recall of all"
+            names = group
         columns = [classes, map(str, first.samples), rates(first.precision), rates(first.f1)]
         columns += [rates(found[name].recall) for name in group]
         headings, rows = ["class", "samples", "prec.", "F1", *names], [*zip(*columns, strict=True)]
@@ -132,7 +127,7 @@ def show_classes(found: dict[str, evaluation.PerClass], data: Data) -> None:
 
 
 def show_robustness(rows: list[dict], data: Data, seed: int) -> None:
-    names = [evaluation.JOINT, *data.tasks] if data.tasks else [evaluation.JOINT, *data.modalities]
+    names = [evaluation.JOINT, *(data.tasks or data.modalities)]
     headings = ["modality", "its input", *(shown(name, data) for name in names)]
     kinds = {row["input"].split()[0] for row in rows}
     notes = [f"{k}: {what}" for k, what in corruption.EXPLAINED.items() if k.split()[0] in kinds]
@@ -140,12 +135,9 @@ def show_robustness(rows: list[dict], data: Data, seed: int) -> None:
         [row["modality"], row["input"], *(f"{row[column('Acc', name)]:.4f}" for name in names)]
         for row in rows
     ]
-    print(
-        f"\nAccuracy with one modality missing or corrupted, the others as they are (seed {seed})",
-        report.table(headings, cells, WIDTH, texts=2),
-        *notes,
-        sep="\n",
-    )
+    title = "Accuracy with one modality missing or corrupted, the others as they are"
+    table = report.table(headings, cells, WIDTH, texts=2)
+    print(f"\n{title} (seed {seed})", table, *notes, sep="\n")
 
 
 def shown(name: str, data: Data) -> str:

@@ -10,6 +10,7 @@ import time
 from argparse import Namespace
 from contextlib import closing
 from copy import copy, deepcopy
+from functools import partial
 from math import isfinite
 from shlex import quote
 
@@ -74,18 +75,15 @@ class Trainer:
                 "choose another --split or --method"
             )
         self.order = ShuffledBatches(len(splits["train"]), flags.batch_size, flags.random_seed)
-        loading = {"workers": flags.workers, "pin_memory": self.device.type == "cuda"}
-        self.loaders = {
-            name: loader(split, flags.batch_size, **loading) for name, split in splits.items()
-        }
-        self.loaders["train"] = loader(splits["train"], self.order, **loading)
+        load = partial(loader, workers=flags.workers, pin_memory=self.device.type == "cuda")
+        self.loaders = {name: load(split, flags.batch_size) for name, split in splits.items()}
+        self.loaders["train"] = load(splits["train"], self.order)
         batches = min(len(self.order), flags.limit_batches or len(self.order))
         self.steps = batches // flags.accumulate
         self.shown = choosing_split(splits, flags.select)
 
         if flags.batch_size == distributed.size():
             setup.check_single_samples(self.model, splits["train"], self.device)
-
         self.waiting = 0.0  # share of the last epoch's training that was spent waiting for data
         self.epoch, self.best, self.skipped_in_a_row = 0, {"epoch": 0, "Acc": -1.0}, 0
         if run.state:
@@ -125,8 +123,8 @@ class Trainer:
             if better:
                 self.best = {"epoch": self.epoch, "Acc": scores["joint"].Acc}
             epoch = {"epoch": self.epoch, **report.summary(steps), "split": self.shown}
-            epoch |= columns(scores)
-            epoch |= {"waiting": self.waiting, "seconds": time.perf_counter() - began}
+            epoch |= {**columns(scores), "waiting": self.waiting}
+            epoch["seconds"] = time.perf_counter() - began
             self.run.record(steps, epoch, report.row(epoch, self.flags.epochs, self.best))
             if better:
                 self.run.save("best.pt", self.model_state())
@@ -250,8 +248,8 @@ class Trainer:
             torch.set_rng_state(state.rng[0])
             if self.device.type == "cuda" and len(state.rng) > 1:
                 torch.cuda.set_rng_state(state.rng[1], self.device)
-        self.epoch, self.best = state.epoch, dict(vars(state.best))
-        self.skipped_in_a_row = state.skipped_in_a_row
+        self.epoch, self.skipped_in_a_row = state.epoch, state.skipped_in_a_row
+        self.best = dict(vars(state.best))
 
 
 if __name__ == "__main__":

@@ -41,17 +41,17 @@ def pick_device(name: str, gpu_ids: str | None) -> torch.device:
             raise UserError(
                 f"--gpu_ids chooses a CUDA GPU, but --device is {name}: drop one of them"
             )
-        if ids and not (ids[0].isdecimal() and int(ids[0]) < torch.cuda.device_count()):
+        count = torch.cuda.device_count()
+        if ids and not (ids[0].isdecimal() and int(ids[0]) < count):
             raise UserError(
-                f"--gpu_ids {gpu_ids}: expected a number below {torch.cuda.device_count()}, "
-                "the number of GPUs here"
+                f"--gpu_ids {gpu_ids}: expected a number below {count}, the number of GPUs here"
             )
         if distributed.is_launched():
             ids = [os.environ["LOCAL_RANK"]]
-            if int(ids[0]) >= torch.cuda.device_count():
+            if int(ids[0]) >= count:
                 raise UserError(
-                    f"process {ids[0]} of this machine finds {torch.cuda.device_count()} GPUs: "
-                    "start no more processes than GPUs, or give --device cpu"
+                    f"process {ids[0]} of this machine finds {count} GPUs: start no more "
+                    "processes than GPUs, or give --device cpu"
                 )
         device = torch.device("cuda", int(ids[0]) if ids else torch.cuda.current_device())
         torch.cuda.set_device(device)
@@ -59,17 +59,13 @@ def pick_device(name: str, gpu_ids: str | None) -> torch.device:
     mps = torch.backends.mps.is_available()
     if name == "mps" and not mps:
         raise UserError("--device mps: no Apple GPU is usable here: use --device cpu")
-    if name == "auto" and _nvidia_devices():
+    if name == "auto" and any(Path("/dev").glob("nvidia[0-9]*")):
         print(
             f"WARNING: this machine has an NVIDIA GPU that torch {torch.__version__} cannot "
             f"use{reason}. TRAINING ON THE CPU.",
             flush=True,
         )
     return torch.device("mps" if name == "mps" or (name == "auto" and mps) else "cpu")
-
-
-def _nvidia_devices() -> list[Path]:
-    return list(Path("/dev").glob("nvidia[0-9]*"))
 
 
 @contextmanager

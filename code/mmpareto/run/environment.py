@@ -17,12 +17,9 @@ from ..system.paths import REPOSITORY
 
 
 def environment() -> dict[str, Any]:
-    """What the numbers of a run may depend on besides its flags."""
-    versions = {
-        "mmpareto": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,  # names its build, too
-    } | {name: version(name) for name in ("torchvision", "numpy", "scikit-learn")}
+    versions = {"mmpareto": __version__, "python": platform.python_version()}
+    versions["torch"] = torch.__version__  # names its build, too
+    versions |= {name: version(name) for name in ("torchvision", "numpy", "scikit-learn")}
     return {
         "versions": versions,
         "commit": commit(),

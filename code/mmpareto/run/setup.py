@@ -6,15 +6,8 @@ from copy import deepcopy
 import torch
 
 from ..core import distributed
-from ..data.samples import (
-    Data,
-    Split,
-    identity,
-    is_modality_name,
-    recipe_hash,
-    stratified,
-    to_device,
-)
+from ..data import samples
+from ..data.samples import Data, Split, to_device
 from ..datasets import DATASETS
 from ..models.encoders import ENCODERS
 from ..models.encoders.base import Encoder
@@ -31,9 +24,9 @@ OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.o
 
 def load_data(flags: Namespace) -> Data:
     data = DATASETS[flags.dataset].load(flags)
-    data = data._replace(identity=identity(data))
+    data = data._replace(identity=samples.identity(data))
     if flags.train_size:
-        train = stratified(data.splits["train"], flags.train_size, flags.random_seed)
+        train = samples.stratified(data.splits["train"], flags.train_size, flags.random_seed)
         data = data._replace(splits={**data.splits, "train": train})
     if flags.batch_size % (processes := distributed.size()):
         raise UserError(
@@ -42,10 +35,10 @@ def load_data(flags: Namespace) -> Data:
         )
     size, batch = len(data.splits["train"]), flags.batch_size * flags.accumulate
     if size < batch:
-        given = f"--batch_size {flags.batch_size}"
-        given += f" --accumulate {flags.accumulate}" if flags.accumulate > 1 else ""
+        more = f" --accumulate {flags.accumulate}" if flags.accumulate > 1 else ""
         raise UserError(
-            f"{given}: one step needs {batch} samples, the training split has {size}: lower it"
+            f"--batch_size {flags.batch_size}{more}: one step needs {batch} samples, the training "
+            f"split has {size}: lower it"
         )
     return data
 
@@ -61,11 +54,9 @@ def build_model(flags: Namespace, data: Data) -> Fusion:
 
 def chosen_encoders(flags: Namespace, data: Data) -> dict[str, type[Encoder]]:
     """{modality: the class of its encoder}."""
-    fusion = FUSIONS[flags.fusion]
+    default = FUSIONS[flags.fusion].default_encoder or DATASETS[flags.dataset].encoder
     names = {
-        modality: fusion.default_encoder
-        or DATASETS[flags.dataset].encoder
-        or DEFAULT_ENCODERS.get(spec.kind, "resnet18")
+        modality: default or DEFAULT_ENCODERS.get(spec.kind, "resnet18")
         for modality, spec in data.modalities.items()
     }
     for choice in flags.encoder:
@@ -78,12 +69,10 @@ def chosen_encoders(flags: Namespace, data: Data) -> dict[str, type[Encoder]]:
         names.update(dict.fromkeys([modality] if given else names, ENCODERS.find(name)))
     encoders = {modality: ENCODERS[name] for modality, name in names.items()}
     if flags.pretrained and not any(map(_pretrainable, encoders.values())):
-        raise UserError(
-            f"--pretrained: encoder {' and '.join(sorted(set(names.values())))} has no pretrained "
-            "weights: use resnet18"
-        )
+        used = " and ".join(sorted(set(names.values())))
+        raise UserError(f"--pretrained: encoder {used} has no pretrained weights: use resnet18")
     for modality in encoders:
-        if not is_modality_name(modality):
+        if not samples.is_modality_name(modality):
             raise UserError(f"{data.name}: a modality cannot be called {modality!r}: rename it")
     return encoders
 
@@ -105,11 +94,10 @@ def check_single_samples(model: Fusion, split: Split, device: torch.device) -> N
 def build_optimizer(flags: Namespace, model: Fusion, device: torch.device):
     """The optimizer, fused where the device has it, and its scheduler (constant by default)."""
     settings = {"lr": flags.learning_rate, "weight_decay": flags.weight_decay}
+    settings |= {"fused": device.type in ("cpu", "cuda")}
     if "momentum" in OPTIMIZER_DEFAULTS[flags.optimizer]:
         settings["momentum"] = flags.momentum
-    optimizer = OPTIMIZERS[flags.optimizer](
-        model.parameters(), **settings, fused=device.type in ("cpu", "cuda")
-    )
+    optimizer = OPTIMIZERS[flags.optimizer](model.parameters(), **settings)
     ratio = flags.lr_decay_ratio if flags.lr_decay_step else 1.0
     return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, flags.lr_decay_step or 1, ratio)
 
@@ -118,9 +106,8 @@ def header(
     flags: Namespace, data: Data, model: Fusion, device: torch.device, steps: int
 ) -> list[str]:
     """What a log says of its run before the first epoch."""
-    known = environment()
-    cuda = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if cuda else f"{known['threads']} threads"
+    known, is_cuda = environment(), device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if is_cuda else f"{known['threads']} threads"
     sizes = ", ".join(f"{split} {len(part)}" for split, part in data.splits.items())
     shapes = ", ".join(f"{name} {spec.shape}" for name, spec in data.modalities.items())
     parameters = sum(p.numel() for p in model.parameters())
@@ -130,7 +117,7 @@ def header(
         "Versions " + ", ".join(f"{k} {v}" for k, v in known["versions"].items()),
         f"Commit   {known['commit']}",
         f"Device   {device} ({name}){processes}, seed {flags.random_seed}",
-        f"Data     {data.name}, recipe {recipe_hash(data.recipe)}: {sizes}; {shapes}",
+        f"Data     {data.name}, recipe {samples.recipe_hash(data.recipe)}: {sizes}; {shapes}",
         *data.notes,
         f"Model    {flags.fusion}, {parameters:,} parameters, {len(data.classes)} classes",
         f"Method   {flags.method}: {steps} steps an epoch, on {used} of {size} samples",
