@@ -14,8 +14,8 @@ import os
 import torch
 
 from mmpareto.benchmarks import clips, step
-from mmpareto.system.allocation import keep_memory
 from mmpareto.system.flags import Parser, positive
+from mmpareto.system.processes import keep_memory
 
 COMMANDS = {
     "step": (step.measure, step.add_flags),

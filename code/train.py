@@ -27,8 +27,8 @@ from mmpareto.models.fusions.base import Fusion
 from mmpareto.run import checkpoint, devices, options, report, setup
 from mmpareto.run.folder import Run, finished
 from mmpareto.run.scores import Scores, columns, evaluate
-from mmpareto.system.allocation import keep_memory
 from mmpareto.system.errors import UserError
+from mmpareto.system.processes import keep_memory
 
 
 def main(arguments: list[str]) -> None:

@@ -128,7 +128,7 @@ def test_collecting_while_runs_go_on_and_others_collect(tmp_path):
     """It waits for the other one's table, and not for the runs."""
     command = [*FLAGS, "--methods", "joint", "--seeds", "0", "--out", str(tmp_path)]
     train.main([*FLAGS, "--method", "joint", "--out", str(tmp_path / "joint-s0")])
-    other = Lock(tmp_path, name=TABLES)
+    other = Lock(tmp_path, tables=True)
     with Lock(tmp_path):
         collecting = Thread(target=compare.main, args=[[*command, "--collect"]])
         collecting.start()

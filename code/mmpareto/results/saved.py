@@ -8,7 +8,7 @@ from typing import Any
 
 from ..system import records
 from ..system.errors import UserError
-from ..system.lock import TABLES, Lock
+from ..system.lock import Lock
 from ..system.paths import clear_errors
 from ..system.tables import quote_formula, read_csv, unquote_formula, write_table
 from ..system.writing import write_json
@@ -20,7 +20,7 @@ FILE = "comparison.json"  # of a comparison's folder
 def table_lock(folder: Path) -> Lock:
     """Waits for whoever writes tables into folder at this moment; runs there may go on."""
     with clear_errors(f"--out {folder}"):
-        return Lock(folder, name=TABLES, waits=True)
+        return Lock(folder, tables=True)
 
 
 def write_runs(comparison: Comparison, rows: list[dict]) -> Path:

@@ -9,10 +9,7 @@ from .errors import UserError
 
 
 class Watched:
-    """stdout; that it cannot be written is one line, whoever writes.
-
-    An OSError could be taken for one of the file that is being written at that moment.
-    """
+    """stdout; where it cannot be written, that is a UserError: an OSError could be a file's."""
 
     def __init__(self, stream):
         self._stream = stream
@@ -41,8 +38,8 @@ class Watched:
 @contextmanager
 def usable() -> Iterator[None]:
     """Streams that can be written to at first, and in which any text has a form."""
-    while (number := os.open(os.devnull, os.O_RDWR)) < 3:
-        pass  # else the next file that is opened would become stdout
+    while (number := os.open(os.devnull, os.O_RDWR)) < 3:  # the next file would become stdout
+        pass
     os.close(number)
     before = sys.stdout, sys.stderr
     # of a closed stream Python makes None

@@ -1,7 +1,7 @@
 """How a command starts and ends: 0 good, 1 our bug (stack trace), 2 bad input, 130 interrupted.
 
-To be imported before anything else: importing torch takes seconds, in which Ctrl-C would print a
-trace out of its depths. Until run takes over, Ctrl-C just ends the process.
+Import it before anything else: importing torch takes seconds, in which Ctrl-C would print a trace.
+Until `run` takes over, Ctrl-C just ends the process.
 """
 
 import os
@@ -48,15 +48,14 @@ def run(main: Callable[[list[str]], None]) -> None:
         with interruptible(), usable():
             main(sys.argv[1:])
     except KeyboardInterrupt as interrupt:
-        # a parent that is told how this process ends says itself that it was interrupted
-        told = LAST_WORDS in os.environ
-        sys.exit(130 if told else _fail(130, str(interrupt) or "interrupted"))
+        # a parent that hears LAST_WORDS says itself that it was interrupted
+        sys.exit(130 if LAST_WORDS in os.environ else _fail(130, str(interrupt) or "interrupted"))
     except Exception as error:
         if isinstance(error, UserError):
             sys.exit(_fail(2, f"error: {error}"))
         if _is_of_memory(error):
-            advice = "give a smaller --batch_size"
-            sys.exit(_fail(2, f"error: not enough memory ({reason(error)}): {advice}"))
+            told = f"not enough memory ({reason(error)}): give a smaller --batch_size"
+            sys.exit(_fail(2, f"error: {told}"))
         _tell_parent(f"{type(error).__name__}: {reason(error)}")
         raise
 
@@ -71,9 +70,9 @@ def _is_of_memory(error: Exception) -> bool:
 def _fail(code: int, message: str) -> int:
     from mmpareto.system.errors import printable
 
-    rank = os.environ.get("RANK", "0")  # of several processes that torchrun has started
     message = printable(message)  # it may quote a name from a file
     _tell_parent(message)
+    rank = os.environ.get("RANK", "0")  # of several processes that torchrun has started
     with suppress(OSError):  # nobody is there to read it
         print(message if rank == "0" else f"rank {rank}: {message}", file=sys.stderr)
     return code

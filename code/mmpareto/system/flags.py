@@ -7,37 +7,11 @@ from math import isfinite
 from .errors import UserError
 
 
-def positive(kind: type) -> Callable[[str], float]:
-    return _number(kind, lambda value: value > 0, f"a positive {_name(kind)}")
+class Parser(ArgumentParser):
+    """Its errors are one line."""
 
-
-def non_negative(kind: type) -> Callable[[str], float]:
-    return _number(kind, lambda value: value >= 0, f"a {_name(kind)} zero or above")
-
-
-def comma_separated(kind: Callable) -> Callable[[str], list]:
-    return lambda text: [kind(part.strip()) for part in text.split(",")]
-
-
-def fraction(text: str) -> float:
-    return _number(float, lambda value: 0 <= value < 1, "a number in [0, 1)")(text)
-
-
-def share(text: str) -> float:
-    return _number(float, lambda value: 0 <= value <= 1, "a number in [0, 1]")(text)
-
-
-def seed(text: str) -> int:
-    wanted = f"a whole number from 0 to {2**32 - 1}"  # what numpy takes
-    return _number(int, lambda value: 0 <= value < 2**32, wanted)(text)
-
-
-def epochs(text: str) -> list[int]:
-    """FIRST-LAST, both included and counted from 1."""
-    first, _, last = text.partition("-")
-    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
-        raise ArgumentTypeError(f"{text!r} is no range of epochs: give FIRST-LAST, as in 1-50")
-    return [int(first), int(last)]
+    def error(self, message: str):
+        raise UserError(f"{message} (--help lists all flags)")
 
 
 def _number(kind: type, accepts: Callable[[float], bool], wanted: str) -> Callable[[str], float]:
@@ -53,12 +27,28 @@ def _number(kind: type, accepts: Callable[[float], bool], wanted: str) -> Callab
     return parse
 
 
-def _name(kind: type) -> str:
-    return "whole number" if kind is int else "number"
+NAMES = {int: "whole number", float: "number"}
+fraction = _number(float, lambda value: 0 <= value < 1, "a number in [0, 1)")
+share = _number(float, lambda value: 0 <= value <= 1, "a number in [0, 1]")
+# what numpy takes
+seed = _number(int, lambda value: 0 <= value < 2**32, f"a whole number from 0 to {2**32 - 1}")
 
 
-class Parser(ArgumentParser):
-    """Whose errors are one line."""
+def positive(kind: type) -> Callable[[str], float]:
+    return _number(kind, lambda value: value > 0, f"a positive {NAMES[kind]}")
 
-    def error(self, message: str):
-        raise UserError(f"{message} (--help lists all flags)")
+
+def non_negative(kind: type) -> Callable[[str], float]:
+    return _number(kind, lambda value: value >= 0, f"a {NAMES[kind]} zero or above")
+
+
+def comma_separated(kind: Callable) -> Callable[[str], list]:
+    return lambda text: [kind(part.strip()) for part in text.split(",")]
+
+
+def epochs(text: str) -> list[int]:
+    """FIRST-LAST, both included and counted from 1."""
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise ArgumentTypeError(f"{text!r} is no range of epochs: give FIRST-LAST, as in 1-50")
+    return [int(first), int(last)]

@@ -1,7 +1,7 @@
 """One command at a time in a folder."""
 
 import sys
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -10,33 +10,26 @@ from .errors import UserError
 
 NAME = ".mmpareto.lock"
 TABLES = ".mmpareto.tables.lock"  # beside it: of who writes tables of runs that may still go on
-
 PATIENCE = 0.1  # seconds, in which who had the lock removes its file
 
 
-class Lock:
+class Lock(AbstractContextManager):
     """The lock of a folder; UserError, with hint, where another process has it.
 
-    waits: for that process, instead of the error; for work of seconds.
-    The system takes the lock from a process that dies, however that happens, so a file that is
-    left behind locks nothing. A forked process does not have the lock. Over NFS it also holds
-    between machines (Linux makes flock a lock of the server). A file system without locks is named
-    on stderr, and nothing is locked.
+    tables: the lock of those who write tables; it waits for the other process, for seconds.
+    The system takes the lock from a process that dies, so a file that is left behind locks nothing.
+    A forked process does not have the lock. Over NFS it also holds between machines (Linux makes
+    flock a lock of the server). Where a file system has no locks, stderr says so.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        hint: str = "wait for it, or give another folder",
-        *,
-        name: str = NAME,
-        waits: bool = False,
+        self, folder: Path, hint: str = "wait for it, or give another folder", tables: bool = False
     ):
-        self.path = folder / name
-        patience = -1 if waits else PATIENCE
+        self.path = folder / (TABLES if tables else NAME)
         self._lock = FileLock(
-            self.path, patience, thread_local=False, fallback_to_soft=False, poll_interval=0.02
-        )
+            self.path, -1 if tables else PATIENCE, thread_local=False, fallback_to_soft=False,
+            poll_interval=0.02,
+        )  # fmt: skip
         try:
             self._lock.acquire()
         except Timeout:
@@ -59,9 +52,6 @@ class Lock:
     def _remove(self) -> None:
         with suppress(OSError):  # as where nothing can be written any more
             self.path.unlink()
-
-    def __enter__(self) -> "Lock":
-        return self
 
     def __exit__(self, *_) -> None:
         self.release()

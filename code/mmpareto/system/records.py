@@ -1,8 +1,7 @@
 """Files of JSON that others may have written, read into typed records before anything trusts them.
 
-A record is a dataclass, so that what only writes one needs no package; reading needs msgspec. Types
-are checked by it, and what types cannot say by the record's own __post_init__, with `check`. Where
-a record has a field `further`, that holds whatever else the file says.
+A record is a dataclass: writing one needs no package, reading needs msgspec, which checks types.
+What types cannot say, the record's __post_init__ checks. A field `further` holds unknown fields.
 """
 
 import json
@@ -20,9 +19,8 @@ ANEW = "restore it, or delete the run's folder and run it again"
 
 def read(path: Path, kind: type[Record], advice: str = ANEW) -> Record:
     """The record that a JSON file holds; UserError, which ends in advice, where it holds none."""
-    content = load(path)
     try:
-        return as_record(content, kind)
+        return as_record(load(path), kind)
     except ValueError as error:
         raise UserError(f"{path}: missing or damaged in it: {error}: {advice}") from None
 
@@ -59,10 +57,7 @@ def parse(text: str) -> Any:
 
 
 def as_record(content: Any, kind: type[Record]) -> Record:
-    """Plain values as a record; ValueError with the names of all fields that are missing or wrong.
-
-    Unknown fields go into `further`, or are left out where the record has none.
-    """
+    """Plain values as a record; ValueError with the names of all fields missing or wrong."""
     try:
         import msgspec
     except ImportError:
@@ -70,8 +65,7 @@ def as_record(content: Any, kind: type[Record]) -> Record:
     if not isinstance(content, dict):
         raise ValueError(f"a {type(content).__name__} instead of fields")
     known = {field.name: field for field in fields(kind)}  # pyrefly: ignore
-    further = known.pop("further", None)
-    if further:
+    if known.pop("further", None):
         rest = {name: value for name, value in content.items() if name not in known}
         content = {**{name: content[name] for name in known if name in content}, "further": rest}
     try:
@@ -80,20 +74,15 @@ def as_record(content: Any, kind: type[Record]) -> Record:
         raise ValueError("nested too deeply") from None
     except msgspec.ValidationError as error:
         first = error
-
-    hints = get_type_hints(kind)
-
-    def is_wrong(name: str) -> bool:
-        if name not in content:
-            field = known[name]
-            return field.default is MISSING and field.default_factory is MISSING
+    hints, wrong = get_type_hints(kind), []
+    for name, field in known.items():
         try:
-            msgspec.convert(content[name], hints[name])
+            if name in content:
+                msgspec.convert(content[name], hints[name])
+            elif field.default is MISSING and field.default_factory is MISSING:
+                wrong.append(name)
         except (msgspec.ValidationError, RecursionError):
-            return True
-        return False
-
-    wrong = [name for name in known if is_wrong(name)]
+            wrong.append(name)
     raise ValueError(", ".join(wrong) or str(first))
 
 

@@ -1,6 +1,7 @@
 """Names of parts (methods, datasets, encoders, fusions), each imported when it is asked for."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
 from typing import TypeVar
@@ -10,6 +11,7 @@ from .errors import UserError
 Part = TypeVar("Part")
 
 
+@dataclass(eq=False)
 class Registry(Mapping[str, type[Part]]):
     """{name: part}; a part is given as "module:Class" inside the registry's own package.
 
@@ -17,14 +19,10 @@ class Registry(Mapping[str, type[Part]]):
     `UserError` that lists the valid ones.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        package: str,
-        parts: dict[str, str | type[Part]],
-        aliases: dict[str, str] | None = None,
-    ):
-        self.kind, self.package, self.parts, self.aliases = kind, package, parts, aliases or {}
+    kind: str
+    package: str
+    parts: dict[str, str | type[Part]]
+    aliases: dict[str, str] = field(default_factory=dict)
 
     def find(self, name: str, choices: Iterable[str] | None = None) -> str:
         """The registered spelling of name; choices are the names that an error suggests."""

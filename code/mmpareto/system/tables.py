@@ -55,11 +55,10 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> Non
 
 
 def quote_formula(text: str) -> str:
-    """A cell for tables that people open: a spreadsheet computes no text that comes from others.
+    """A cell for tables that people open: no spreadsheet computes text that comes from others.
 
-    One apostrophe is put before text that begins with = + - @, a tab, CR or LF, or their
-    full-width forms, and before such text that begins with apostrophes already, so that
-    `unquote_formula` finds exactly what there was.
+    Text that begins with = + - @, their full-width forms, a tab, CR or LF gets an apostrophe, as
+    does such text after apostrophes: `unquote_formula` gives back what there was.
     """
     return f"'{text}" if FORMULA.match(text) else text
 

@@ -24,7 +24,11 @@ def read(path: Path, what: str = "checkpoint") -> Any:
     if not path.is_file():
         raise UserError(f"{what} {path}: no such file")
     try:
-        _check_sizes(path)
+        if zipfile.is_zipfile(path):  # a few bytes could unpack into many; torch itself packs none
+            with zipfile.ZipFile(path) as archive:
+                size = sum(member.file_size for member in archive.infolist())
+            if size > path.stat().st_size:
+                raise ValueError(f"its parts claim {size} bytes")
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
@@ -36,15 +40,6 @@ def read(path: Path, what: str = "checkpoint") -> Any:
             f"{what} {path}: damaged, cut off or no checkpoint ({path.stat().st_size} bytes; "
             f"{reason(error)}): restore it from a copy or train again"
         ) from None
-
-
-def _check_sizes(path: Path) -> None:
-    """ValueError where a few bytes would be unpacked into many; torch itself packs nothing."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-        if size > path.stat().st_size:
-            raise ValueError(f"its parts claim {size} bytes")
 
 
 def is_plain(value: object) -> TypeGuard[Tensor]:

@@ -22,8 +22,8 @@ def write_atomically(path: Path, fill: Callable[[BinaryIO], None]) -> None:
     except (OSError, RuntimeError) as error:  # torch.save hides what has ended it behind its own
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
-        reasons = (getattr(e, "strerror", None) for e in (error, error.__context__))
-        what = next(filter(None, reasons), reason(error))
+        system = [getattr(e, "strerror", None) for e in (error, error.__context__)]
+        what = system[0] or system[1] or reason(error)
         raise UserError(f"{path}: cannot be written ({what})") from None
     finally:
         with suppress(OSError):  # as where nothing can be written
