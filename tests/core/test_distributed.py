@@ -16,7 +16,7 @@ import ranks
 import torch
 
 from mmpareto.core import distributed
-from mmpareto.data.batches import ConsecutiveBatches, ShuffledBatches
+from mmpareto.data.batches import ShuffledBatches, consecutive
 from mmpareto.run.devices import synchronised
 from mmpareto.system.errors import UserError
 
@@ -185,7 +185,7 @@ class TestShares:
             yield [indices for indices, _ in batches()]
 
     def test_evaluation_is_complete_and_without_duplicates(self, size, monkeypatch):
-        parts = self.of_ranks(size, monkeypatch, lambda: ConsecutiveBatches(23, 5))
+        parts = self.of_ranks(size, monkeypatch, lambda: consecutive(23, 5))
         indices = [i for part in parts for batch in part for i in batch]
         assert sorted(indices) == list(range(23))
 

@@ -11,7 +11,7 @@ from mmpareto.data.batches import ShuffledBatches, loader
 from mmpareto.data.samples import recipe_hash, stratified
 from mmpareto.datasets.cgdigits import CGDigits
 from mmpareto.datasets.cgmnist import CGMNIST
-from mmpareto.datasets.shared.colored import PALETTE
+from mmpareto.datasets.shared.digits import PALETTE
 from mmpareto.run import options
 from mmpareto.system.errors import UserError
 

@@ -1,13 +1,13 @@
 """Two tasks on one input: the data, the models, and what each method makes of the gradients."""
 
-from argparse import Namespace
-
+import numpy as np
 import pytest
 import reference
 import tiny_models
 import torch
 import torch.nn.functional as F
-from test_methods import OPTIONS, trainer_of
+from run_files import assert_same_run
+from test_methods import method_of, trainer_of
 from torch import nn
 
 import evaluate as evaluate_script
@@ -16,22 +16,23 @@ from mmpareto.data.samples import Modality, stratified
 from mmpareto.datasets import cgmnist, multimnist
 from mmpareto.datasets.cgdigits import CGDigits
 from mmpareto.datasets.multidigits import MultiDigits
-from mmpareto.datasets.shared.noise import salt_and_pepper
-from mmpareto.datasets.shared.overlaid import MEAN, canvases, overlay
-from mmpareto.methods import METHODS
+from mmpareto.datasets.shared.digits import MEAN, canvases, overlay, salt_and_pepper
 from mmpareto.models.encoders import ENCODERS
-from mmpareto.models.fusions import FUSIONS
 from mmpareto.models.fusions.base import own_targets
 from mmpareto.models.fusions.multitask import Separate, Shared
-from mmpareto.run import options
+from mmpareto.run import options, setup
 from mmpareto.system.errors import UserError
 
-ALL = [m for m in METHODS if METHODS[m].runs_with(Shared) or METHODS[m].runs_with(Separate)]
 TASKS = ("left", "right")
 
 
 def load(*flags):
     return MultiDigits.load(options.parse(["--dataset", "multidigits", *flags]))
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load()
 
 
 class TestData:
@@ -46,15 +47,12 @@ class TestData:
         assert (turned == 200).sum() == 784 and (turned == 100).sum() == 300
 
     def test_nearest_neighbours(self):
-        left = torch.randint(256, (3, 28, 28), dtype=torch.uint8)
-        right = torch.randint(256, (3, 28, 28), dtype=torch.uint8)
+        left, right = torch.randint(256, (2, 3, 28, 28), dtype=torch.uint8)
         rows = torch.arange(28) * 36 // 28
         expected = canvases(left, right)[:, rows][:, :, rows]
         assert torch.equal(overlay(left, right), expected)
 
     def test_noise(self):
-        import numpy as np
-
         image = torch.full((1, 1000, 1000), 128, dtype=torch.uint8)
         noisy = salt_and_pepper(image, 0.5, np.random.RandomState(0))
         for value in (0, 255):
@@ -62,29 +60,27 @@ class TestData:
         assert (image == 128).all()
         assert torch.equal(salt_and_pepper(image, 0.0, np.random.RandomState(0)), image)
 
-    def test_the_noise_is_on_the_right_digit_only(self):
-        quiet, noisy = (load("--noise", share).splits["test"] for share in ("0", "0.5"))
-        difference = quiet.inputs["image"] != noisy.inputs["image"]
-        assert 0.2 < difference.float().mean() < 0.5
-        assert not difference[:, :5].any() and not difference[:, :, :5].any()
-        assert torch.equal(quiet.targets, noisy.targets)
+    def test_where_the_noise_is(self, data):
+        """On the right digit only, or on the right half; pepper on black changes nothing."""
+        quiet = load("--noise", "0").splits["test"]
+        half = load("--noise_on", "right_half").splits["test"]
+        digit, half = (
+            split.inputs["image"] != quiet.inputs["image"] for split in (data.splits["test"], half)
+        )
+        assert 0.2 < digit.float().mean() < 0.5
+        assert not digit[:, :5].any() and not digit[:, :, :5].any()
+        assert torch.equal(quiet.targets, data.splits["test"].targets)
+        assert not half[..., :14].any()
+        assert 0.25 < half[..., 14:].float().mean() < 0.5
 
-    def test_the_noise_is_on_the_right_half(self):
-        quiet = load("--noise", "0").splits["test"].inputs["image"]
-        noisy = load("--noise_on", "right_half").splits["test"].inputs["image"]
-        assert torch.equal(quiet[..., :14], noisy[..., :14])
-        changed = (quiet[..., 14:] != noisy[..., 14:]).float().mean().item()
-        assert 0.25 < changed < 0.5  # pepper on black changes nothing
+    def test_the_same_every_time(self, data):
+        again = load("--random_seed", "7")
+        for name, split in data.splits.items():
+            assert torch.equal(split.inputs["image"], again.splits[name].inputs["image"])
+            assert torch.equal(split.targets, again.splits[name].targets)
 
-    def test_the_same_every_time(self):
-        first, second = load(), load("--random_seed", "7")
-        for name, split in first.splits.items():
-            assert torch.equal(split.inputs["image"], second.splits[name].inputs["image"])
-            assert torch.equal(split.targets, second.splits[name].targets)
-
-    def test_labels(self):
+    def test_labels(self, data):
         """The left digit is the image itself; the right one is independent of it."""
-        data = load()
         plain = CGDigits.load(options.parse(["--dataset", "cgdigits"]))
         for name, split in data.splits.items():
             assert torch.equal(split.targets[:, 0], plain.splits[name].targets)
@@ -94,8 +90,8 @@ class TestData:
         assert ((table - expected) ** 2 / expected).sum() < 126  # 81 degrees of freedom, 0.1 %
         assert data.tasks == TASKS
 
-    def test_reading(self):
-        split = load().splits["train"]
+    def test_reading(self, data):
+        split = data.splits["train"]
         inputs, targets = split.read([3, 1])
         assert inputs["image"].shape == (2, 1, 28, 28) and targets.shape == (2, 2)
         assert inputs["image"].min().item() == pytest.approx(-MEAN / 0.3081, abs=1e-4)
@@ -143,8 +139,7 @@ def losses_of(model, inputs, targets):
 def test_thirty_steps_of_mmpareto_equal_the_reference(granularity):
     """The shared encoder's gradients are the two tasks'; the heads' are their own."""
     ours, theirs = model_of(Shared), model_of(Shared)
-    settings = Namespace(**(OPTIONS | {"granularity": granularity}))
-    method = METHODS["mmpareto"](ours, settings)
+    method = method_of("mmpareto", ours, granularity=granularity)
     steppers = [torch.optim.SGD(m.parameters(), lr=0.05, momentum=0.9) for m in (ours, theirs)]
     conflicts = []
     for _ in range(30):
@@ -171,9 +166,7 @@ def test_uniform_is_one_backward_of_the_sum():
     model = model_of(Shared)
     inputs, targets = batch()
     expected = torch.autograd.grad(sum(losses_of(model, inputs, targets)), list(model.parameters()))
-    tiny_models.step(
-        METHODS["uniform"](model, Namespace(**(OPTIONS | {"gamma": 1}))), inputs, targets
-    )
+    tiny_models.step(method_of("uniform", model, gamma=1), inputs, targets)
     assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), expected, strict=True))
 
 
@@ -185,7 +178,7 @@ def test_each_task_alone():
     inputs, targets = batch()
     others = torch.stack([targets[:, 0], targets[:, 1].roll(1)], dim=1)
     for model, truth in zip(models, (targets, others), strict=True):
-        tiny_models.step(METHODS["unimodal"](model, Namespace(**OPTIONS)), inputs, truth)
+        tiny_models.step(method_of("unimodal", model), inputs, truth)
     for part in ("encoders", "unimodal_heads"):
         for task, is_same in (("left", True), ("right", False)):
             gradients = [[p.grad for p in getattr(m, part)[task].parameters()] for m in models]
@@ -208,7 +201,7 @@ def test_lenet():
         ENCODERS["lenet"](Modality("image", (1, 12, 28)))
 
 
-@pytest.mark.parametrize("method", ALL)
+@pytest.mark.parametrize("method", ["mmpareto", "gradnorm", "unimodal"])
 def test_rows_and_results(tmp_path, method, capsys):
     """Acc is the mean of both tasks; a run that is taken up again ends the same."""
     flags = ["--dataset", "toy_tasks", "--encoder", "cnn", "--method", method]
@@ -218,11 +211,7 @@ def test_rows_and_results(tmp_path, method, capsys):
     train.main([*flags, "--epochs", "1", "--out", str(tmp_path / "parts")])
     (tmp_path / "parts/result.json").unlink()
     train.main([*flags, "--epochs", "2", "--out", str(tmp_path / "parts"), "--resume"])
-    states = [
-        torch.load(tmp_path / run / "last.pt", weights_only=True)["model"]
-        for run in ("whole", "parts")
-    ]
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
     capsys.readouterr()
     evaluate_script.main([str(tmp_path / "whole/last.pt")])
@@ -245,35 +234,24 @@ def test_separate_is_the_default_of_each_task_alone():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        ("--method joint", "--method joint does not run on toy_tasks: choose unimodal, uniform"),
+        ("--method ogm_ge", "--method ogm_ge does not run on toy_tasks"),
+        ("--fusion concat", "--fusion concat on toy_tasks: choose shared"),
         (
-            ["--method", "joint"],
-            "--method joint does not run on toy_tasks: choose unimodal, uniform",
-        ),
-        (["--method", "ogm_ge"], "--method ogm_ge does not run on toy_tasks"),
-        (
-            ["--fusion", "concat"],
-            "--fusion concat on toy_tasks: choose shared",
-        ),
-        (
-            ["--fusion", "separate"],
+            "--fusion separate",
             "mmpareto does not run with --fusion separate on toy_tasks: choose sha",
         ),
-        (
-            ["--method", "unimodal", "--fusion", "shared"],
-            "with --fusion shared on toy_tasks: choose separate",
-        ),
-        (["--dataset", "toy", "--fusion", "shared"], "with --fusion shared on toy: choose concat"),
-        (["--dataset", "toy", "--noise", "0.1"], "--noise acts only with --dataset cgdigits or"),
+        ("--method unimodal --fusion shared", "with --fusion shared on toy_tasks: choose separate"),
+        ("--dataset toy --fusion shared", "with --fusion shared on toy: choose concat"),
+        ("--dataset toy --noise 0.1", "--noise acts only with --dataset cgdigits or"),
     ],
 )
 def test_what_does_not_go_together(flags, message):
     with pytest.raises(UserError, match=message):
-        options.parse(["--dataset", "toy_tasks", *flags])
+        options.parse(["--dataset", "toy_tasks", *flags.split()])
 
 
 def test_tasks_on_several_modalities():
-    from mmpareto.run import setup
-
     flags = options.parse(["--dataset", "toy_tasks"])
     data = setup.load_data(flags)
     data = data._replace(modalities=dict.fromkeys("ab", data.modalities["a"]))
@@ -282,9 +260,8 @@ def test_tasks_on_several_modalities():
 
 
 def test_better_than_chance(tmp_path):
-    trainer = trainer_of(
-        tmp_path, "--dataset", "multidigits", "--encoder", "lenet", "--epochs", "8"
-    )
+    flags = ["--dataset", "multidigits", "--encoder", "lenet", "--epochs", "8"]
+    trainer = trainer_of(tmp_path, *flags)
     trainer.train()
     assert trainer.scores("test")["left"].Acc > 0.5
-    assert isinstance(trainer.model, FUSIONS["shared"])
+    assert isinstance(trainer.model, Shared)

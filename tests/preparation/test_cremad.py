@@ -239,11 +239,12 @@ class TestLists:
         from mmpareto.datasets import cremad, kinetics_sounds
 
         folder = ROOT.parent / "shared/data/splits"
-        name, clips, _ = read_lists([folder / "cremad"], cremad._parse, [], cremad.PINNED)
-        assert name == "ogmge" and len(clips) == 7442
+        lists, _ = read_lists([folder / "cremad"], cremad._parse, [], cremad.PUBLISHED)
+        assert len(lists["ogmge"]) == 7442
         part = kinetics_sounds
-        name, clips, _ = read_lists([folder / "kinetics_sounds"], part._parse, [], part.PINNED)
-        assert name == "ogmge" and len(clips) == 14799 + 2597
+        lists, _ = read_lists([folder / "kinetics_sounds"], part._parse, [], part.PUBLISHED)
+        clips = lists["ogmge"]
+        assert len(clips) == 14799 + 2597
         assert clips["--4-0ihtnBU_000058_000068"] == ("train", "dribbling basketball")
         assert clips["-3Mwkq-7TV4_000002_000012"] == ("test", "shoveling snow")
 

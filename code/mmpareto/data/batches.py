@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -32,22 +33,10 @@ class ShuffledBatches:
         return ((list(distributed.own(batch)), draw) for batch in batches)
 
 
-class ConsecutiveBatches:
-    """All indices in order, the last batch smaller; nothing is drawn.
-
-    Of several processes each has its share of the batches.
-    """
-
-    def __init__(self, size: int, batch_size: int):
-        self.starts = distributed.own(range(0, size, batch_size))
-        self.size, self.batch_size = size, batch_size
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def __iter__(self) -> Iterator[tuple[list[int], None]]:
-        for start in self.starts:
-            yield list(range(start, min(start + self.batch_size, self.size))), None
+def consecutive(size: int, batch_size: int) -> list[Any]:
+    """This process's share of (indices, None) in order, batch_size each; the last has the rest."""
+    starts = distributed.own(range(0, size, batch_size))
+    return [(list(range(start, min(start + batch_size, size))), None) for start in starts]
 
 
 class Loader(DataLoader):
@@ -88,36 +77,24 @@ class Loader(DataLoader):
 
 def loader(split: Split, batches, *, workers: int = 0, pin_memory: bool = False) -> Loader:
     """Batches of split; batches yields (indices, draw), or is the size of consecutive ones."""
-    _check_files(workers)
-    if isinstance(batches, int):
-        batches = ConsecutiveBatches(len(split), batches)
-    return Loader(
-        split,
-        batch_sampler=batches,
-        collate_fn=_as_is,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        worker_init_fn=_begin,
-        pin_memory=pin_memory,
-        generator=torch.Generator(),  # so that loading draws nothing from the global generator
-    )
-
-
-def _check_files(workers: int) -> None:
-    """UserError where so many processes would run out of open files: some of them never end then.
-
-    A process has two pipes, and some batches on their way, each of whose tensors is a file.
-    """
+    # A process has two pipes, and some batches on their way, each of whose tensors is a file.
+    # Without enough of them some processes would never end.
     needed, limit = 32 + 12 * workers, getrlimit(RLIMIT_NOFILE)[0]
     if workers and limit != RLIM_INFINITY and limit < needed:
         raise UserError(
             f"--workers {workers}: needs about {needed} open files, the limit is {limit}: give "
             f"fewer, or raise it (ulimit -n {needed})"
         )
-
-
-def _begin(worker: int) -> None:
-    begin_worker()
+    return Loader(
+        split,
+        batch_sampler=consecutive(len(split), batches) if isinstance(batches, int) else batches,
+        collate_fn=_as_is,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        worker_init_fn=begin_worker,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # so that loading draws nothing from the global generator
+    )
 
 
 def _as_is(batch):

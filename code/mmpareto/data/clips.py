@@ -86,21 +86,6 @@ class Raw(NamedTuple):
     is_whole: bool = False  # clips of an earlier call that are not in clips leave the set
 
 
-def expect_folders(raw: Path, names: Iterable[str], readme: str) -> None:
-    """UserError unless raw holds these folders; finds them one level up or down."""
-    names = list(names)
-    if not raw.is_dir():
-        raise UserError(f"--raw {raw}: no such folder: {readme} says what it has to hold")
-    if missing := [name for name in names if not (raw / name).is_dir()]:
-        near = [raw.absolute().parent, *sorted(p for p in raw.iterdir() if p.is_dir())]
-        meant = next((p for p in near if all((p / name).is_dir() for name in names)), None)
-        hint = f": did you mean {meant}?" if meant else f": {readme} says where to get it"
-        raise UserError(
-            f"--raw {raw}: {' and '.join(missing)} not found in it, expected the folders "
-            f"{' and '.join(names)}{hint}"
-        )
-
-
 def files_below(folder: Path, *endings: str) -> Iterator[Path]:
     """Files with one of these endings at any depth, sorted; without AppleDouble's "._" twins.
 

@@ -77,7 +77,7 @@ class Metadata:
             schema=self.schema == SCHEMA,
             classes=bool(self.classes) and _are_names(self.classes),
             modalities=bool(self.modalities) and all(map(is_modality_name, self.modalities)),
-            splits=_are_names(self.splits) and all(map(is_file_name, self.splits)),
+            splits=_are_names(self.splits) and all(map(_is_file_name, self.splits)),
             counts=type(self.counts.get("clips")) is int and is_count(self.counts["clips"]),
             sha256=all(map(is_inside, self.sha256)),
         )
@@ -92,15 +92,10 @@ def read_metadata(root: Path) -> Metadata:
     """metadata.json of the prepared set in root; UserError where there is none, or another."""
     path = root / "metadata.json"
     if not path.exists():
-        unfinished = (root / "journal.jsonl").exists()
-        raise UserError(
-            f"{root} is no prepared set: "
-            + (
-                "its preparation has not finished: run the same prepare.py command again"
-                if unfinished
-                else "it has no metadata.json: make one with code/prepare.py"
-            )
-        )
+        what = "it has no metadata.json: make one with code/prepare.py"
+        if (root / "journal.jsonl").exists():
+            what = "its preparation has not finished: run the same prepare.py command again"
+        raise UserError(f"{root} is no prepared set: {what}")
     try:
         expect_regular(path)
         return as_record(parse(path.read_text(encoding="utf-8")), Metadata)
@@ -117,6 +112,10 @@ def _are_names(texts: list[str]) -> bool:
     return len(set(texts)) == len(texts) and not any(map(CONTROL.search, texts))
 
 
+def _is_file_name(name: str) -> bool:
+    return is_inside(name) and len(PurePosixPath(name).parts) == 1
+
+
 def is_inside(path: str) -> bool:
     """Whether a set's path leads to a place below its folder, and a file can be called so."""
     parts = PurePosixPath(path)
@@ -129,10 +128,6 @@ def is_inside(path: str) -> bool:
         and len(path.encode()) < 2048
         and all(len(part.encode()) < 256 for part in parts.parts)
     )
-
-
-def is_file_name(name: str) -> bool:
-    return is_inside(name) and len(PurePosixPath(name).parts) == 1
 
 
 def is_linked(root: Path | str, path: str) -> bool:

@@ -2,29 +2,30 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 
 from ..system.errors import UserError
 from ..system.tables import read_csv, read_table
-from .layout import PARTS, SPLIT, Metadata, split_names, split_path
+from .layout import PARTS, SPLIT, Metadata, manifest_columns, split_names, split_path
 
 List = dict[str, tuple[str, str]]  # id: (part, label)
-Parts = dict[str, list[str]]  # part: ids
 
 
 def read_lists(
     paths: list[Path],
     parse: Callable[[list[str]], tuple[str, str] | None],
     headers: Iterable[tuple[str, ...]],
-    pinned: dict[str, str],
-) -> tuple[str, List, list[str]]:
-    """A split from one file for each part: its name, its clips, and notes for the user.
+    published: Container[str],
+) -> tuple[dict[str, List], list[str]]:
+    """{name of a split: its clips} from one file for each part, and notes; without paths, neither.
 
     parse: a row to (id, label), None for a row of no interest, ValueError with what was expected.
-    headers: first rows to pass over. pinned: {sha256 of a file's rows: name of the split}; a split
-    whose files are all pinned under one name has that name, any other is "custom".
+    headers: first rows to pass over. published: sha256 sums of the rows of OGM-GE's files; a split
+    of these alone is called "ogmge", any other "custom".
     """
+    if not paths:
+        return {}, []
     files = {}
     for path in _files(paths):
         part = _part(path)
@@ -36,14 +37,14 @@ def read_lists(
             f"--lists {' '.join(map(str, paths))}: a train and a test file are needed, found "
             f"{', '.join(f'{p.name} ({part})' for part, p in files.items()) or 'none'}"
         )
-    clips, seen, names = {}, {}, set()
-    for part in (p for p in PARTS if p in files):
-        path = files[part]
+    clips, seen, name = {}, {}, "ogmge"
+    for part, path in sorted(files.items(), key=lambda item: PARTS.index(item[0])):
         rows = [(line, [v.strip() for v in row]) for line, row in read_csv(path)]
         if rows and tuple(v.lower() for v in rows[0][1]) in set(headers):
             del rows[0]
         text = "".join(",".join(row) + "\n" for _, row in rows)
-        names.add(pinned.get(hashlib.sha256(text.encode()).hexdigest(), "custom"))
+        if hashlib.sha256(text.encode()).hexdigest() not in published:
+            name = "custom"
         for line, row in rows:
             where = f"{path}, line {line}"
             try:
@@ -51,17 +52,17 @@ def read_lists(
             except ValueError as error:
                 hint = ", separated by commas" if len(row) == 1 else ""
                 raise UserError(f"{where}: {','.join(row)!r} found, {error}{hint}") from None
-            if parsed is None:
-                continue
-            id, label = parsed
-            if id in seen:
-                raise UserError(f"{where}: {id} is listed already in {seen[id]}: keep one")
-            seen[id], clips[id] = where, (part, label)
-    name = names.pop() if len(names) == 1 else "custom"
-    notes = [f"lists: {name}, " + _counts(part for part, _ in clips.values())]
+            if parsed:
+                id, label = parsed
+                if id in seen:
+                    raise UserError(f"{where}: {id} is listed already in {seen[id]}: keep one")
+                seen[id], clips[id] = where, (part, label)
+    counts = Counter(part for part, _ in clips.values())
+    told = ", ".join(f"{part} {counts[part]}" for part in PARTS if part in counts)
+    notes = [f"lists: {name}, {told}"]
     if name == "custom":
         notes.append("WARNING: these lists are none of the published ones: split custom")
-    return name, clips, notes
+    return {name: clips}, notes
 
 
 def _files(paths: list[Path]) -> list[Path]:
@@ -80,11 +81,6 @@ def _part(path: Path) -> str:
     return next((part for word, part in words.items() if word in path.stem.lower()), "")
 
 
-def _counts(parts: Iterable[str]) -> str:
-    counts = Counter(parts)
-    return ", ".join(f"{part} {counts[part]}" for part in PARTS if part in counts)
-
-
 def read_split(
     root: Path, metadata: Metadata, wanted: str | None
 ) -> tuple[str, dict[str, list[str]]]:
@@ -97,14 +93,13 @@ def read_split(
     name = wanted or names[0]
     if name not in names:
         raise UserError(f"--split {name}: {root} has {', '.join(names)}")
-    parts: Parts = {part: [] for part in PARTS}
-    seen = set()
-    for row in read_table(split_path(root, name), SPLIT):
+    parts, seen, path = {part: [] for part in PARTS}, set(), split_path(root, name)
+    for row in read_table(path, SPLIT):
         if row["split"] not in parts or row["id"] in seen:
             what = f"split {row['split']!r}" if row["split"] not in parts else "a second time"
             raise UserError(
-                f"{split_path(root, name)}: {row['id']} is there with {what}: give each id once, "
-                f"with {', '.join(PARTS)}"
+                f"{path}: {row['id']} is there with {what}: give each id once, with "
+                f"{', '.join(PARTS)}"
             )
         seen.add(row["id"])
         parts[row["split"]].append(row["id"])
@@ -113,10 +108,10 @@ def read_split(
     return name, parts
 
 
-def read_manifest(path: Path, columns: list[str]) -> dict[str, dict[str, str]]:
-    """The rows by their id."""
-    rows: dict[str, dict[str, str]] = {}
-    for row in read_table(path, columns):
+def read_manifest(root: Path, metadata: Metadata) -> dict[str, dict[str, str]]:
+    """The manifest's rows by their id."""
+    rows, path = {}, root / "manifest.csv"
+    for row in read_table(path, manifest_columns(metadata.modalities)):
         if row["id"] in rows:
             raise UserError(f"{path}: {row['id']} is there twice: prepare the set anew")
         rows[row["id"]] = row
@@ -124,6 +119,6 @@ def read_manifest(path: Path, columns: list[str]) -> dict[str, dict[str, str]]:
 
 
 def shared_groups(train: list[dict], other: list[dict]) -> tuple[int, int]:
-    """How many groups, as actors, of other rows are also in train's, and how many there are."""
+    """How many groups, as actors, of other are also in train, and how many other has."""
     first, second = ({row["group"] for row in rows} - {""} for rows in (train, other))
     return len(first & second), len(second)

@@ -13,10 +13,10 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # a missing fi
 cv2.setNumThreads(0)  # a thread pool does not survive the fork of a loading process
 
 
-def decode(content: np.ndarray | bytes, flags: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
+def decode(content: np.ndarray) -> np.ndarray | None:
     """The picture (H, W, 3) in a file's bytes; None where there is none, or one too large."""
     try:
-        return cv2.imdecode(np.frombuffer(content, np.uint8), flags) if len(content) else None
+        return cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
     except cv2.error:  # a size above the limit, and some kinds of damage
         return None
 

@@ -1,7 +1,7 @@
 """Reading prepared files, one reader for each way a modality is kept.
 
-A reader has the `shape` and `dtype` of a sample, and `read(path, row, random, out)` fills out with
-it; random is None where nothing may be random.
+A reader has the `shape` and `dtype` of a sample; `read(path, row, random, out)` fills out with one.
+Nothing is random where random is None.
 """
 
 import math
@@ -47,37 +47,32 @@ class Picture:
 
 
 class Array:
-    """Numbers as float32; FILE.npy, or FILE.npy#ROW."""
+    """Numbers of FILE.npy, or of FILE.npy#ROW."""
 
-    dtype: type[np.number] = np.float32
-
-    def __init__(self, shape: tuple[int, ...]):
-        self.shape = shape
+    def __init__(self, shape: tuple[int, ...], dtype: type[np.number] = np.float32):
+        self.shape, self.dtype = shape, dtype
 
     def read(self, path: str, row: dict[str, str], random: Random | None, out: np.ndarray) -> None:
         file, _, number = path.partition("#")
         try:
             expect_regular(file)
             if number:
-                values = _row(file, int(number))
+                packed, size = _packed(file)
+                if os.path.getsize(file) < size:  # to read a page that has gone kills the process
+                    raise ValueError(f"shorter than the {size} bytes it had")
+                values = packed[int(number)]
             elif os.path.getsize(file) > HEADER + 16 * out.size:  # before memory is taken for it
                 raise ValueError(f"{os.path.getsize(file)} bytes, too many for {self.shape}")
             else:
                 values = np.load(file, allow_pickle=False)
         except Exception as error:  # numpy parses the header as Python and fails in many ways
-            raise UserError(_advice(path, reason(error))) from None
+            raise _unreadable(path, reason(error)) from None
         if not isinstance(values, np.ndarray | np.generic) or values.dtype.kind not in "fiub":
-            raise UserError(_advice(path, "no array of numbers"))
+            raise _unreadable(path, "no array of numbers")
         if values.size != out.size:
-            raise UserError(_advice(path, f"shape {values.shape} found, {self.shape} expected"))
-        with np.errstate(all="ignore"):  # what is not finite shows in the loss, and is told there
+            raise _unreadable(path, f"shape {values.shape} found, {self.shape} expected")
+        with np.errstate(all="ignore"):  # numbers that are not finite show in the loss
             np.copyto(out, values.reshape(self.shape), casting="unsafe")
-
-
-class Tokens(Array):
-    """Integers as int64."""
-
-    dtype = np.int64
 
 
 def choose_stills(stills: int, count: int, random: Random | None) -> list[int]:
@@ -131,15 +126,8 @@ def _decode(path: str) -> np.ndarray:
     is_file = os.path.isfile(path) and not os.path.islink(path)
     picture = pictures.read(path, cv2.IMREAD_COLOR_RGB) if is_file else None
     if picture is None:
-        raise UserError(_advice(path, "missing, a link, no file, too large, or no picture"))
+        raise _unreadable(path, "missing, a link, no file, too large, or no picture")
     return picture
-
-
-def _row(file: str, number: int) -> np.ndarray:
-    packed, size = _packed(file)
-    if os.stat(file).st_size < size:  # the system kills who reads a page that is no longer there
-        raise ValueError(f"shorter than the {size} bytes it had")
-    return packed[number]
 
 
 @lru_cache(maxsize=16)
@@ -148,7 +136,6 @@ def _packed(file: str) -> tuple[np.ndarray, int]:
     return np.load(file, mmap_mode="r", allow_pickle=False), size
 
 
-def _advice(path: str, found: str) -> str:
-    return (
-        f"{path}: cannot be read ({found}): check the set with code/verify.py, or prepare it anew"
-    )
+def _unreadable(path: str, found: str) -> UserError:
+    advice = "check the set with code/verify.py, or prepare it anew"
+    return UserError(f"{path}: cannot be read ({found}): {advice}")

@@ -77,10 +77,10 @@ class Split(Dataset):
         raise NotImplementedError
 
     def __getitems__(self, batch: tuple[list[int], int | None]):
-        """What a DataLoader's process calls; it would wrap an error in its stack trace.
+        """What a DataLoader's process calls: a batch, or the UserError, without a stack trace.
 
-        There the batch goes into shared memory at once. Left to the thread that sends it, an error
-        would be known to that thread only, and the main process would wait for ever.
+        The batch goes into shared memory here: the thread that sends it would keep an error to
+        itself, and the main process would wait for ever.
         """
         try:
             found = Batch(*self.read(*batch))
@@ -110,9 +110,7 @@ class TensorSplit(Split):
         return inputs, self.targets[indices]
 
     def subset(self, indices: Sequence[int]) -> "TensorSplit":
-        indices = list(indices)
-        inputs = {name: values[indices] for name, values in self.inputs.items()}
-        return type(self)(inputs, self.targets[indices])
+        return type(self)(*TensorSplit.read(self, list(indices)))
 
 
 class Data(NamedTuple):
@@ -135,7 +133,7 @@ def choosing_split(splits: Iterable[str], select: str) -> str:
 
 
 def is_modality_name(name: str) -> bool:
-    """Whether a modality can be called so: a word as in Python that torch does not use itself."""
+    """Whether a modality can be called so: a Python identifier that torch does not use itself."""
     return name.isidentifier() and name[0] != "_" and name != "joint" and not hasattr(_TAKEN, name)
 
 
@@ -163,10 +161,7 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
 
 
 def stratified(split: Split, size: int, seed: int) -> Split:
-    """A subset of size samples with the classes in their proportions, drawn by seed.
-
-    Of several tasks it is the first one's classes.
-    """
+    """A subset of size samples, drawn by seed; the (first task's) classes keep their shares."""
     targets = split.targets if split.targets.dim() == 1 else split.targets[:, 0]
     classes = len(targets.unique())
     if not classes <= size <= len(split):

@@ -11,7 +11,7 @@ from sklearn.model_selection import train_test_split
 from ..data.samples import Data
 from ..system.flags import share
 from .base import Dataset
-from .shared.colored import SEED, colored
+from .shared.digits import SEED, colored
 
 
 class CGDigits(Dataset):
@@ -31,13 +31,11 @@ class CGDigits(Dataset):
 
     @classmethod
     def load(cls, flags: Namespace) -> Data:
-        classes = flags.num_classes
+        classes, splits = flags.num_classes, read_digits(32)
         recipe = {"source": "scikit-learn digits", "resize": "bilinear 32x32", "split": "60/15/25"}
-        splits = read_digits(32)
         if classes < 10:
             recipe["classes"] = classes
-            kept = {name: labels < classes for name, (_, labels) in splits.items()}
-            splits = {name: (x[kept[name]], y[kept[name]]) for name, (x, y) in splits.items()}
+            splits = {name: (x[y < classes], y[y < classes]) for name, (x, y) in splits.items()}
         return colored("cgdigits", splits, recipe, classes, flags.noise)
 
 
@@ -46,14 +44,12 @@ def read_digits(side: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     digits = load_digits()
     images = torch.from_numpy(digits.images).float()[:, None] / 16
     images = F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)[:, 0]
-    labels = torch.from_numpy(digits.target)
+    labels = digits.target
     rest, test = _part(np.arange(len(labels)), labels, 0.25)
     train, val = _part(rest, labels, 0.2)
     parts = {"train": train, "val": val, "test": test}
-    return {name: (images[i], labels[i]) for name, i in parts.items()}
+    return {name: (images[i], torch.from_numpy(labels[i])) for name, i in parts.items()}
 
 
-def _part(indices: np.ndarray, labels: torch.Tensor, share: float) -> tuple[np.ndarray, np.ndarray]:
-    return train_test_split(
-        indices, test_size=share, stratify=labels[indices].numpy(), random_state=SEED
-    )
+def _part(indices: np.ndarray, labels: np.ndarray, share: float) -> list[np.ndarray]:
+    return train_test_split(indices, test_size=share, stratify=labels[indices], random_state=SEED)

@@ -9,7 +9,7 @@ from ..data.samples import Data, digest_of
 from ..system.errors import UserError, reason
 from ..system.paths import clear_errors
 from .base import Dataset
-from .shared.colored import colored
+from .shared.digits import colored
 
 VALIDATION = 5000  # the last of MNIST's 60,000 training images
 SIZES = {True: 60000, False: 10000}  # of the training part, and of the test part
@@ -53,17 +53,17 @@ def read_mnist(root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
             f"--data_root {root}: MNIST's files were not found or are damaged in {root}/MNIST/raw "
             f"({reason(error)}): data/cgmnist/README.md says how to get them"
         ) from None
-    if mnist.data.shape != (expected, 28, 28) or len(mnist.targets) != expected:
-        raise UserError(
-            f"--data_root {root}: found {tuple(mnist.data.shape)} images and {len(mnist.targets)} "
-            f"labels, expected ({expected}, 28, 28): data/cgmnist/README.md says how to get MNIST"
-        )
-    if mnist.targets.min() < 0 or mnist.targets.max() > 9:
-        raise UserError(
-            f"--data_root {root}: a label is no digit, the file is damaged: data/cgmnist/README.md "
-            "says how to get MNIST"
-        )
-    return mnist.data, mnist.targets
+    images, labels = mnist.data, mnist.targets
+    found = ""
+    if images.shape != (expected, 28, 28) or len(labels) != expected:
+        sizes = f"{tuple(images.shape)} images and {len(labels)} labels"
+        found = f"found {sizes}, expected ({expected}, 28, 28)"
+    elif labels.min() < 0 or labels.max() > 9:
+        found = "a label is no digit, the file is damaged"
+    if found:
+        readme = "data/cgmnist/README.md says how to get MNIST"
+        raise UserError(f"--data_root {root}: {found}: {readme}")
+    return images, labels
 
 
 def _check_files(folder: Path, part: str, count: int) -> None:

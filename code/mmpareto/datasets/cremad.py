@@ -2,12 +2,15 @@
 
 import re
 from argparse import Namespace
+from pathlib import Path
 
-from ..data.clips import Clip, Problem, Raw, Source, expect_folders, files_below
+from ..data.clips import Clip, Problem, Raw, Source, files_below
 from ..data.lists import read_lists
+from ..system.errors import UserError
 from .shared.prepared import Prepared
 
 CLASSES = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
+FOLDERS = {"AudioWAV": ".wav", "VideoFlash": ".flv"}
 NAME = re.compile(
     r"(100[1-9]|10[1-8][0-9]|109[01])_(IEO|TIE|IOM|IWW|TAI|MTI|IWL|ITH|DFA|ITS|TSI|WSI)_"
     rf"({'|'.join(CLASSES)})_(LO|MD|HI|XX|X)"
@@ -18,10 +21,10 @@ KNOWN_BAD = {
     "1076_MTI_NEU_XX": "the video is very short and has no sound",
     "1076_MTI_SAD_XX": "the video shows an error picture, the sound is silent",
 }
-PINNED = {
-    "7b95d291b847eac9c1447bb9fb63b47176d182987ac74fe041e4dd493c6d0abd": "ogmge",
-    "959a667af66a01dc439b12d6ec9dc57b36a88e947f48ad63531a4b91f769394f": "ogmge",
-}
+PUBLISHED = (
+    "7b95d291b847eac9c1447bb9fb63b47176d182987ac74fe041e4dd493c6d0abd",
+    "959a667af66a01dc439b12d6ec9dc57b36a88e947f48ad63531a4b91f769394f",
+)
 
 
 class CREMAD(Prepared):
@@ -34,42 +37,43 @@ class CREMAD(Prepared):
 
     @classmethod
     def collect(cls, flags: Namespace) -> Raw:
-        expect_folders(flags.raw, ("AudioWAV", "VideoFlash"), "data/cremad/README.md")
-        found = {}
-        for modality, folder, ending in (
-            ("audio", "AudioWAV", ".wav"), ("visual", "VideoFlash", ".flv"),
-        ):  # fmt: skip
-            found[modality] = {
-                _id(path.stem): path
-                for path in files_below(flags.raw / folder, ending)
-                if NAME.fullmatch(path.stem)
-            }
-        clips, left_out = [], {}
-        for id in sorted(found["audio"].keys() | found["visual"].keys()):
-            missing = [modality for modality, paths in found.items() if id not in paths]
-            if id in KNOWN_BAD:
-                left_out[id] = Problem("", "known_bad", KNOWN_BAD[id])
-            elif missing:
-                left_out[id] = Problem(missing[0], "missing", "no such raw file")
-            else:
-                sources = {
-                    "audio": Source("audio", found["audio"][id]),
-                    "visual": Source("frames", found["visual"][id]),
-                }
+        sounds, films = _find(flags.raw)
+        headers = [("name", "label"), ("id", "label")]
+        lists, notes = read_lists(flags.lists, _parse, headers, PUBLISHED)
+        ids = sounds.keys() | films.keys()
+        known_bad = KNOWN_BAD.keys() & ids.union(*lists.values())
+        left_out = {id: Problem("", "known_bad", KNOWN_BAD[id]) for id in known_bad}
+        clips = []
+        for id in sorted(ids - known_bad):
+            if id in sounds and id in films:
+                audio, visual = Source("audio", sounds[id]), Source("frames", films[id])
+                sources = {"audio": audio, "visual": visual}
                 clips.append(Clip(id, id.split("_")[2], id[:4], sources))
-        notes = [f"{len(clips)} clips with sound and picture, {len(left_out)} left out"]
-        lists = {}
-        if flags.lists:
-            headers = [("name", "label"), ("id", "label")]
-            name, listed, more = read_lists(flags.lists, _parse, headers, PINNED)
-            lists[name] = listed
-            notes += more
-            for id in listed.keys() & KNOWN_BAD.keys() - left_out.keys():
-                left_out[id] = Problem("", "known_bad", KNOWN_BAD[id])
+            else:
+                modality = "visual" if id in sounds else "audio"
+                left_out[id] = Problem(modality, "missing", "no such raw file")
+        found = f"{len(clips)} clips with sound and picture, {len(ids) - len(clips)} left out"
         return Raw(
             cls.name, cls.hint, list(CLASSES), {"audio": "audio", "visual": "frames"}, clips,
-            left_out, lists, notes=notes,
+            left_out, lists, notes=[found, *notes],
         )  # fmt: skip
+
+
+def _find(raw: Path) -> list[dict[str, Path]]:
+    """{id: file} of the sounds, and of the films; UserError where a folder is missing."""
+    readme = "data/cremad/README.md"
+    if not raw.is_dir():
+        raise UserError(f"--raw {raw}: no such folder: {readme} says what it has to hold")
+    if missing := [name for name in FOLDERS if not (raw / name).is_dir()]:
+        near = [raw.absolute().parent, *sorted(p for p in raw.iterdir() if p.is_dir())]
+        meant = next((p for p in near if all((p / name).is_dir() for name in FOLDERS)), None)
+        hint = f"did you mean {meant}?" if meant else f"{readme} says where to get it"
+        raise UserError(
+            f"--raw {raw}: {' and '.join(missing)} not found in it, expected the folders "
+            f"{' and '.join(FOLDERS)}: {hint}"
+        )
+    found = [files_below(raw / name, ending) for name, ending in FOLDERS.items()]
+    return [{_id(p.stem): p for p in paths if NAME.fullmatch(p.stem)} for paths in found]
 
 
 def _id(stem: str) -> str:

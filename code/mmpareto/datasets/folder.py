@@ -3,6 +3,7 @@
 import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
 from ..data.clips import ARRAYS, KINDS, PICTURES, Clip, Raw, Source
@@ -17,7 +18,6 @@ ENDINGS = {
     "audio": (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".aac", ".opus"),
     "array": (".npy",),
 }
-OWN = ("id", "label", "split", "group")
 
 
 class Folder(Prepared):
@@ -51,35 +51,29 @@ class Folder(Prepared):
             raise UserError(f"--raw {flags.raw}: {path} not found: {cls.hint}")
         lines = read_csv(path)
         header = [value.strip() for value in lines[0][1]] if lines else []
-        kinds = _modalities(path, header, lines[1:])
+        names = [column.partition(":")[0] for column in header]
+        kinds = _modalities(path, header, names, lines[1][1] if len(lines) > 1 else [])
         lengths = _numbers("length", flags.length, kinds, ARRAYS)
         vocabularies = _numbers("vocabulary", flags.vocabulary, kinds, ("tokens",))
-        for name in (name for name, kind in kinds.items() if kind == "tokens"):
-            if name not in vocabularies:
+        for name, kind in kinds.items():
+            if kind == "tokens" and name not in vocabularies:
                 raise UserError(f"{path}: {name} is of kind tokens: give --vocabulary {name}=N")
         clips, parts, seen = [], {}, {}
         for line, values in lines[1:]:
             where = f"{path}, line {line}"
             if len(values) != len(header):
-                raise UserError(
-                    f"{where}: {len(values)} values found, {len(header)} expected: "
-                    f"{','.join(header)}"
-                )
-            row = {
-                name.partition(":")[0]: value.strip()
-                for name, value in zip(header, values, strict=True)
-            }
-            id = row["id"]
+                found = f"{len(values)} values found, {len(header)} expected"
+                raise UserError(f"{where}: {found}: {','.join(header)}")
+            row = dict(zip(names, map(str.strip, values), strict=True))
+            id, label, part = row["id"], row["label"], row.get("split", "")
             if not ID.fullmatch(id):
                 raise UserError(f"{where}: id {id!r}: 1 to 128 of A-Z a-z 0-9 _ . - expected")
             if id.lower() in seen:
                 raise UserError(f"{where}: id {id} is there already in line {seen[id.lower()]}")
-            if not row["label"]:
+            if not label:
                 raise UserError(f"{where}: no label")
-            if row.get("split", PARTS[0]) not in PARTS:
-                raise UserError(
-                    f"{where}: split {row['split']!r}, one of {', '.join(PARTS)} expected"
-                )
+            if "split" in row and part not in PARTS:
+                raise UserError(f"{where}: split {part!r}, one of {', '.join(PARTS)} expected")
             seen[id.lower()] = line
             sources = {
                 name: _source(where, flags.raw, name, kind, row[name])._replace(
@@ -87,25 +81,24 @@ class Folder(Prepared):
                 )
                 for name, kind in kinds.items()
             }
-            clips.append(Clip(id, row["label"], row.get("group", ""), sources))
-            parts[id] = (row.get("split", ""), row["label"])
+            clips.append(Clip(id, label, row.get("group", ""), sources))
+            parts[id] = part, label
         classes = sorted({clip.label for clip in clips})
         if len(classes) < 2:
             raise UserError(f"{path}: {len(classes)} class found in column label, 2 or more needed")
         lists = {"given": parts} if "split" in header else {}
-        notes = [
-            f"{len(clips)} clips, {len(classes)} classes, "
-            + ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
-        ]
+        told = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+        notes = [f"{len(clips)} clips, {len(classes)} classes, {told}"]
         return Raw(
             cls.name, cls.hint, classes, kinds, clips, lists=lists, notes=notes, lengths=lengths,
             vocabularies=vocabularies, seconds=10.0, is_whole=True,
         )  # fmt: skip
 
 
-def _modalities(path: Path, header: list[str], lines: list) -> dict[str, str]:
-    """{name: kind} from the header, or from the first row's file names."""
-    names = [column.partition(":")[0] for column in header]
+def _modalities(
+    path: Path, header: list[str], names: list[str], first: list[str]
+) -> dict[str, str]:
+    """{name: kind} from the header, or from the file names in the first row."""
     if missing := [name for name in ("id", "label") if name not in names]:
         raise UserError(
             f"{path}: column {' and '.join(missing)} not found in its first line "
@@ -114,24 +107,19 @@ def _modalities(path: Path, header: list[str], lines: list) -> dict[str, str]:
     if len(set(names)) < len(names):
         raise UserError(f"{path}: a column is there twice in {','.join(header)!r}")
     kinds = {}
-    for position, column in enumerate(header):
-        name, _, kind = column.partition(":")
-        if name in OWN:
+    for column, name, file in zip_longest(header, names, first[: len(header)], fillvalue=""):
+        if name in ("id", "label", "split", "group"):
             continue
         if not is_modality_name(name) or name == "splits":
             raise UserError(f"{path}: {name!r} cannot be a modality's name: take another word")
-        first = lines[0][1][position] if lines and position < len(lines[0][1]) else ""
-        kinds[name] = kind or _kind_of(first)
+        ending = PurePosixPath(file.partition("#")[0].strip().lower()).suffix
+        guess = next((kind for kind, known in ENDINGS.items() if ending in known), "frames")
+        kinds[name] = column.partition(":")[2] or guess
         if kinds[name] not in KINDS:
             raise UserError(f"{path}: column {column}: {', '.join(KINDS)} expected after the colon")
     if not kinds:
         raise UserError(f"{path}: no modality: add a column of paths for each")
     return kinds
-
-
-def _kind_of(name: str) -> str:
-    ending = PurePosixPath(name.partition("#")[0].strip().lower()).suffix
-    return next((kind for kind, endings in ENDINGS.items() if ending in endings), "frames")
 
 
 def _source(where: str, raw: Path, name: str, kind: str, value: str) -> Source:

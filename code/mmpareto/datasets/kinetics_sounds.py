@@ -19,12 +19,11 @@ CLASSES = (
     "tap dancing", "tapping guitar", "tapping pen", "tickling",
 )  # fmt: skip
 ID = re.compile(r"([A-Za-z0-9_-]{11})_(\d{6})_(\d{6})")
-PINNED = {
-    "6c0d11f5977ecceb2005c5bdb356ced52cae7c39f9f9eb4137479a4c2e874780": "ogmge",
-    "6dec6750836d9b9db1b2ded6fca3348de7766c78513ac55e2ba4a668f7b451bd": "ogmge",
-}
+PUBLISHED = (
+    "6c0d11f5977ecceb2005c5bdb356ced52cae7c39f9f9eb4137479a4c2e874780",
+    "6dec6750836d9b9db1b2ded6fca3348de7766c78513ac55e2ba4a668f7b451bd",
+)
 ANNOTATION = ("label", "youtube_id", "time_start", "time_end", "split")  # of Kinetics-400
-ARCHIVES = (".tar", ".tar.gz", ".tgz")
 
 
 class KineticsSounds(Prepared):
@@ -43,12 +42,9 @@ class KineticsSounds(Prepared):
     def collect(cls, flags: Namespace) -> Raw:
         if not flags.raw.is_dir():
             raise UserError(f"--raw {flags.raw}: no such folder: {cls.hint}")
-        lists, labels, notes = {}, {}, []
-        if flags.lists:
-            headers = [ANNOTATION, (*ANNOTATION, "is_cc")]
-            name, listed, notes = read_lists(flags.lists, _parse, headers, PINNED)
-            lists[name] = listed
-            labels = {id: label for id, (_, label) in listed.items()}
+        headers = [ANNOTATION, (*ANNOTATION, "is_cc")]
+        lists, notes = read_lists(flags.lists, _parse, headers, PUBLISHED)
+        labels = {id: label for ids in lists.values() for id, (_, label) in ids.items()}
 
         def clip(path: Path) -> Clip | None:
             match = ID.fullmatch(path.stem) if path.suffix.lower() == ".mp4" else None
@@ -60,26 +56,23 @@ class KineticsSounds(Prepared):
             return Clip(path.stem, label, match[1], sources)
 
         videos = list(files_below(flags.raw, ".mp4"))
-        archives = list(files_below(flags.raw, *ARCHIVES))
+        archives = list(files_below(flags.raw, ".tar", ".tar.gz", ".tgz"))
         if archives and not labels:
             raise UserError(f"--raw {flags.raw}: {archives[0].name} needs --lists for the labels")
         # the mirror's replacements of corrupt clips go first
         archives.sort(key=lambda path: ("replacement" not in path.name, path))
         videos.sort(key=lambda path: ("replacement" not in str(path), path))
         clips = {}
-        for path in videos:
-            if (found := clip(path)) and found.id not in clips:
-                clips[found.id] = found
+        for found in filter(None, map(clip, videos)):
+            clips.setdefault(found.id, found)
         if videos and not clips and not archives:
             place = "in --lists" if labels else "in a folder named after its class"
             raise UserError(
                 f"--raw {flags.raw}: {len(videos)} MP4 files, first {videos[0].name}, none named "
                 f"YOUTUBEID_START_END.mp4 and {place}"
             )
-        notes.append(
-            f"{len(clips)} clips, {len(videos) - len(clips)} other MP4 files, "
-            f"{len(archives)} archives"
-        )
+        others = len(videos) - len(clips)
+        notes.append(f"{len(clips)} clips, {others} other MP4 files, {len(archives)} archives")
         return Raw(
             cls.name, cls.hint, list(CLASSES), {"audio": "audio", "visual": "frames"},
             list(clips.values()), lists=lists, archives=archives,

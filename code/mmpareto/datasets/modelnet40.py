@@ -2,6 +2,7 @@
 
 import re
 from argparse import Namespace
+from pathlib import Path
 
 from ..data.clips import Clip, Problem, Raw, Source, files_below
 from ..system.errors import UserError
@@ -31,10 +32,8 @@ class ModelNet40(Prepared):
 
     @classmethod
     def collect(cls, flags: Namespace) -> Raw:
-        folders = [
-            (label, part, flags.raw / label / part) for label in CLASSES for part in
-            ("train", "test") if (flags.raw / label / part).is_dir()
-        ]  # fmt: skip
+        pairs = [(label, part) for label in CLASSES for part in ("train", "test")]
+        folders = {pair: folder for pair in pairs if (folder := flags.raw.joinpath(*pair)).is_dir()}
         if not folders:
             meant = next((path.parent for path in flags.raw.glob("*/airplane")), None)
             hint = f": did you mean {meant}?" if meant else f"; {cls.hint}"
@@ -43,29 +42,26 @@ class ModelNet40(Prepared):
                 f"in it{hint}"
             )
         clips, left_out, listed, others = [], {}, {}, 0
-        for label, part, folder in folders:
-            views: dict[str, dict[int, object]] = {}
+        for (label, part), folder in folders.items():
+            views: dict[str, dict[int, Path]] = {}
             for path in files_below(folder, ".png", ".jpg"):
-                match = NAME.fullmatch(path.name)
-                if match is None:
-                    others += 1
-                else:
+                if match := NAME.fullmatch(path.name):
                     views.setdefault(match[1], {})[int(match[2])] = path
+                else:
+                    others += 1
             for id, found in views.items():
-                listed[id] = (part, label)
+                listed[id] = part, label
                 if found.keys() != set(range(1, VIEWS + 1)):
                     detail = f"views {' '.join(map(str, sorted(found)))} found, 1 to 12 expected"
                     left_out[id] = Problem("", "views_missing", detail)
                 else:
                     sources = {m: Source("image", found[n]) for m, n in MODALITIES.items()}
                     clips.append(Clip(id, label, "", sources))
-        unknown = sorted(
-            p.name for p in flags.raw.iterdir() if p.is_dir() and p.name not in CLASSES
-        )
+        unknown = sorted({p.name for p in flags.raw.iterdir() if p.is_dir()} - {*CLASSES})
+        more = f"; folders of no class: {', '.join(unknown[:10])}" if unknown else ""
         notes = [
             f"{len(clips)} objects with 12 views, {len(left_out)} left out, {others} files ignored",
-            f"{len({label for label, *_ in folders})} of {len(CLASSES)} classes"
-            + (f"; folders of no class: {', '.join(unknown[:10])}" if unknown else ""),
+            f"{len({label for label, _ in folders})} of {len(CLASSES)} classes{more}",
         ]
         return Raw(
             cls.name, cls.hint, list(CLASSES), dict.fromkeys(MODALITIES, "image"), clips, left_out,

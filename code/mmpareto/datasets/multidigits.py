@@ -4,7 +4,7 @@ from argparse import Namespace
 
 from ..data.samples import Data
 from .cgdigits import read_digits
-from .shared.overlaid import SIDE, Overlaid
+from .shared.digits import SIDE, Overlaid, overlaid
 
 
 class MultiDigits(Overlaid):
@@ -20,4 +20,4 @@ class MultiDigits(Overlaid):
             for split, (images, labels) in read_digits(SIDE).items()
         }
         recipe = {"source": "scikit-learn digits, bilinear 28x28", "split": "60/15/25"}
-        return cls.overlaid("multidigits", digits, flags, recipe)
+        return overlaid("multidigits", digits, recipe, flags)

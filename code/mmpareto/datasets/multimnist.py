@@ -4,7 +4,7 @@ from argparse import Namespace
 
 from ..data.samples import Data, digest_of
 from .cgmnist import RECIPE, read_splits
-from .shared.overlaid import Overlaid
+from .shared.digits import Overlaid, overlaid
 
 
 class MultiMNIST(Overlaid):
@@ -13,5 +13,5 @@ class MultiMNIST(Overlaid):
     @classmethod
     def load(cls, flags: Namespace) -> Data:
         digits = read_splits(flags.data_root)
-        data = cls.overlaid("multimnist", digits, flags, RECIPE)
+        data = overlaid("multimnist", digits, RECIPE, flags)
         return data._replace(identity=digest_of(images for images, _ in digits.values()))

@@ -12,19 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...data import layout
 from ...data.clips import Raw
-from ...data.layout import (
-    LARGEST,
-    PROBLEMS,
-    STILLS,
-    Metadata,
-    Spec,
-    is_index,
-    is_inside,
-    is_linked,
-    manifest_columns,
-    read_metadata,
-)
 from ...data.lists import read_manifest, read_split, shared_groups
 from ...data.recipes import RECIPES
 from ...data.samples import Data, Modality, Split
@@ -89,34 +78,37 @@ class Prepared(Dataset):
     @classmethod
     def load(cls, flags: Namespace) -> Data:
         root: Path = flags.data_root
-        metadata = read_metadata(root)
+        metadata = layout.read_metadata(root)
         if metadata.dataset != cls.name:
             raise UserError(
                 f"--data_root {root}: it holds {metadata.dataset}, not {cls.name}: give "
                 f"--dataset {metadata.dataset}"
             )
-        columns = manifest_columns(metadata.modalities)
-        rows = read_manifest(root / "manifest.csv", columns)
+        rows = read_manifest(root, metadata)
         split, listed = read_split(root, metadata, flags.split)
         parts = {part: [rows[id] for id in ids if id in rows] for part, ids in listed.items()}
         _check_parts(root, split, listed, parts, metadata)
         excluded = sum(map(len, listed.values())) - sum(map(len, parts.values()))
         more = f"; {excluded} of its clips are excluded, see problems.csv" if excluded else ""
+        groups = {p: shared_groups(parts["train"], parts[p]) for p in parts if p != "train"}
+        overlaps = [
+            f"Groups   {shared} of {total} in {part} also in train"
+            for part, (shared, total) in groups.items()
+            if total
+        ]
         readers = _readers(metadata.modalities, flags)
         classes = {label: i for i, label in enumerate(metadata.classes)}
+        modalities = {
+            name: Modality(spec.kind, readers[name].shape, spec.vocabulary)
+            for name, spec in metadata.modalities.items()
+        }
         return Data(
             name=cls.name,
             classes=metadata.classes,
-            modalities={
-                name: Modality(spec.kind, readers[name].shape, spec.vocabulary)
-                for name, spec in metadata.modalities.items()
-            },
-            splits={
-                part: PreparedSplit(root, chosen, readers, classes)
-                for part, chosen in parts.items()
-            },
+            modalities=modalities,
+            splits={p: PreparedSplit(root, rows, readers, classes) for p, rows in parts.items()},
             recipe=metadata.recipe,
-            notes=(f"Split    {split}{more}", *_overlaps(parts)),
+            notes=(f"Split    {split}{more}", *overlaps),
             # metadata.json stands for the media files, which would take long to read
             identity=f"{sha256(root / 'manifest.csv')} {metadata.sha256.get('files.csv')}",
         )
@@ -139,7 +131,7 @@ class PreparedSplit(Split):
             values = np.empty((len(indices), *reader.shape), reader.dtype)
             for out, index in zip(values, indices, strict=True):
                 row = self.rows[index]
-                if is_linked(self.root, row[name].partition("#")[0]):
+                if layout.is_linked(self.root, row[name].partition("#")[0]):
                     raise UserError(
                         f"{self.root}/{row[name]}: is a link, or below one, which could lead out "
                         "of the set: put the files themselves there"
@@ -154,29 +146,31 @@ class PreparedSplit(Split):
         return PreparedSplit(self.root, rows, self.readers, self.classes)
 
 
-def _check_parts(root: Path, split: str, listed: dict, parts: dict, metadata: Metadata) -> None:
-    """UserError for a part without clips, a class unknown, or a clip gone without a reason."""
-    classes, names = metadata.classes, list(metadata.modalities)
+def _check_parts(
+    root: Path, split: str, listed: dict, parts: dict, metadata: layout.Metadata
+) -> None:
+    """UserError for a part without clips, a bad row, or a clip gone without a reason."""
     for part, rows in parts.items():
         if not rows:
             raise UserError(f"--split {split}: not one clip of {part} is in the set {root}")
         for row in rows:
-            stills = [value for column, value in row.items() if column.endswith(STILLS)]
-            if not all(is_index(n) and int(n) > 0 for n in stills):
-                raise UserError(f"{root / 'manifest.csv'}: {row['id']} has no number of stills")
-            for name in names:
+            where = f"{root / 'manifest.csv'}: {row['id']} has"
+            stills = [value for column, value in row.items() if column.endswith(layout.STILLS)]
+            if not all(layout.is_index(n) and int(n) > 0 for n in stills):
+                raise UserError(f"{where} no number of stills")
+            for name in metadata.modalities:
                 _, mark, number = row[name].partition("#")
-                if not is_inside(row[name]) or (mark and not is_index(number)):
+                if not layout.is_inside(row[name]) or (mark and not layout.is_index(number)):
                     raise UserError(
-                        f"{root / 'manifest.csv'}: {row['id']} has {name} {row[name]!r}: a path "
-                        "inside the set expected, and after # a row's number: prepare the set anew"
+                        f"{where} {name} {row[name]!r}: a path inside the set expected, and after "
+                        "# a row's number: prepare the set anew"
                     )
-            if row["label"] not in classes:
+            if row["label"] not in metadata.classes:
                 raise UserError(
-                    f"{root / 'manifest.csv'}: {row['id']} has label {row['label']!r}, none of the "
-                    f"classes in metadata.json ({', '.join(classes)}): prepare the set anew"
+                    f"{where} label {row['label']!r}, none of the classes in metadata.json "
+                    f"({', '.join(metadata.classes)}): prepare the set anew"
                 )
-    known = {row["id"] for row in read_table(root / "problems.csv", PROBLEMS)}
+    known = {row["id"] for row in read_table(root / "problems.csv", layout.PROBLEMS)}
     known |= {row["id"] for rows in parts.values() for row in rows}
     if lost := [id for ids in listed.values() for id in ids if id not in known]:
         raise UserError(
@@ -185,9 +179,9 @@ def _check_parts(root: Path, split: str, listed: dict, parts: dict, metadata: Me
         )
 
 
-def _readers(modalities: dict[str, Spec], flags: Namespace) -> dict:
+def _readers(modalities: dict[str, layout.Spec], flags: Namespace) -> dict:
     try:
-        from ...data.reading import Array, Frames, Picture, Tokens
+        from ...data.reading import Array, Frames, Picture
     except ModuleNotFoundError as error:
         raise UserError(
             f"--dataset {flags.dataset} needs a package: pip install opencv-python ({error})"
@@ -199,22 +193,13 @@ def _readers(modalities: dict[str, Spec], flags: Namespace) -> dict:
             readers[name] = Frames(name, flags.num_frames, flags.image_size)
         elif spec.kind == "image":
             readers[name] = Picture(flags.image_size)
-        elif spec.kind == "tokens":
-            readers[name] = Tokens(shape)
+        elif spec.kind == "spectrogram":
+            readers[name] = Array((1, *shape))
         else:
-            readers[name] = Array((1, *shape) if spec.kind == "spectrogram" else shape)
-        if prod(readers[name].shape) > LARGEST:
+            readers[name] = Array(shape, np.int64 if spec.kind == "tokens" else np.float32)
+        if prod(readers[name].shape) > layout.LARGEST:
             raise UserError(
                 f"--image_size, --num_frames: a sample of {name} would have the shape "
-                f"{readers[name].shape}, of more than {LARGEST} numbers: lower them"
+                f"{readers[name].shape}, of more than {layout.LARGEST} numbers: lower them"
             )
     return readers
-
-
-def _overlaps(parts: dict[str, list[dict]]) -> list[str]:
-    lines = []
-    for part, rows in parts.items():
-        shared, total = shared_groups(parts["train"], rows)
-        if part != "train" and total:
-            lines.append(f"Groups   {shared} of {total} in {part} also in train")
-    return lines
