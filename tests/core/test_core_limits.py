@@ -6,7 +6,9 @@ import pytest
 import reference
 import tiny_models
 import torch
+from tiny_models import backward, losses
 from torch import nn
+from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 from mmpareto import MMPareto
@@ -15,41 +17,31 @@ from mmpareto.core.integrator import Integrator
 from mmpareto.models.fusions.concat import Concat
 
 
-def gradients(model):
-    return [p.grad for p in model.parameters()]
+def concat(kind, *args):
+    """A late fusion of two encoders of a kind."""
+    return Concat({name: kind(*args) for name in "ab"}, tiny_models.CLASSES).double().eval()
 
 
-def assert_reference(model, inputs, targets):
+def as_real(x):
+    return torch.view_as_real(x) if x.is_complex() else x.to_dense() if x.is_sparse else x
+
+
+def assert_reference(model):
     """What MMPareto puts into .grad is what the reference does."""
-    integrator = MMPareto(model, model.encoders)
-    integrator.backward(*tiny_models.losses(model(inputs), targets))
-    found = [p.grad.clone() for p in model.encoders.parameters()]
+    inputs, targets = tiny_models.batch(model)
     model.zero_grad()
-    joint, unimodal = tiny_models.losses(model(inputs), targets)
-    expected = []
+    backward(MMPareto(model, model.encoders), inputs, targets)
+    joint, unimodal = losses(model(inputs), targets)
     for name, encoder in model.encoders.items():
-        params = list(encoder.parameters())
-        pair = [
-            [
-                torch.view_as_real(x) if x.is_complex() else x.to_dense() if x.is_sparse else x
-                for x in torch.autograd.grad(loss, params, retain_graph=True)
-            ]
-            for loss in (joint, unimodal[name])
-        ]
-        expected += reference.mmpareto(*pair, 1.5, "encoder")
-    found = [torch.view_as_real(x) if x.is_complex() else x for x in found]
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+        params, both = list(encoder.parameters()), (joint, unimodal[name])
+        pair = [torch.autograd.grad(loss, params, retain_graph=True) for loss in both]
+        j, g = (list(map(as_real, gradients)) for gradients in pair)
+        found = [as_real(p.grad) for p in params]
+        assert_close(found, reference.mmpareto(j, g, 1.5, "encoder"), rtol=1e-9, atol=1e-12)
 
 
-class Wrapped(tiny_models.Encoder):
-    """The usual encoder with something around it; the same interface."""
-
-    def __init__(self, around):
-        super().__init__()
-        self.around = around
-
-    def forward(self, inputs):
-        return self.around(super().forward, inputs)
+def assert_untouched(model):
+    assert all(p.grad is None for p in model.parameters())
 
 
 class TestNarrowNumbers:
@@ -74,40 +66,44 @@ class TestNarrowNumbers:
         (expected,) = reference.mmpareto([j.double()], [g.double()], 1.5, "encoder")
         (h,), stats = integrate.mmpareto_rule([j.clone()], [g])
         assert stats.scale * stats.unimodal_weight > 1e5
-        torch.testing.assert_close(h.double(), expected, rtol=1e-2, atol=1e-2)
+        assert_close(h.double(), expected, rtol=1e-2, atol=1e-2)
+
+
+class Complex(tiny_models.Followed):
+    """Both parts of a complex parameter count, as two real ones would."""
+
+    def __init__(self):
+        super().__init__()
+        self.turn = nn.Parameter(torch.randn(5, 5, dtype=torch.complex128))
+
+    def after(self, z):
+        return (z.to(self.turn.dtype) @ self.turn).abs()
+
+
+class Sparse(tiny_models.Followed):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(7, 5, sparse=True)
+
+    def after(self, z):
+        return z + self.table((10 * z[:, 0]).long() % 7)
+
+
+class Checkpointed(tiny_models.Followed):
+    def __init__(self, reentrant):
+        super().__init__()
+        self.reentrant = reentrant
+
+    def forward(self, inputs):
+        return checkpoint(self.layers, inputs.requires_grad_(), use_reentrant=self.reentrant)
 
 
 class TestParameters:
-    def test_complex(self):
-        """Both parts of a complex parameter count, as two real ones would."""
-
-        class Complex(tiny_models.Encoder):
-            def __init__(self):
-                super().__init__()
-                self.turn = nn.Parameter(torch.randn(5, 5, dtype=torch.complex128))
-
-            def forward(self, inputs):
-                for layer in self:
-                    inputs = layer(inputs)
-                return (inputs.to(self.turn.dtype) @ self.turn).abs()
-
-        model = Concat({"a": Complex(), "b": Complex()}, tiny_models.CLASSES).double().eval()
+    @pytest.mark.parametrize("encoder", [[Complex], [Sparse], [Checkpointed, False]])
+    def test_unusual_encoders(self, encoder):
+        model = concat(*encoder)
         for _ in range(5):
-            assert_reference(model, *tiny_models.batch(model))
-
-    def test_sparse_gradients(self):
-        class Looked(tiny_models.Encoder):
-            def __init__(self):
-                super().__init__()
-                self.table = nn.Embedding(7, 5, sparse=True)
-
-            def forward(self, inputs):
-                for layer in list(self)[:4]:
-                    inputs = layer(inputs)
-                return inputs + self.table((10 * inputs[:, 0]).long() % 7)
-
-        model = Concat({"a": Looked(), "b": Looked()}, tiny_models.CLASSES).double().eval()
-        assert_reference(model, *tiny_models.batch(model))
+            assert_reference(model)
 
     def test_rules_see_every_parameter_at_its_place(self):
         """Also one that is not used: rules that remember count on it."""
@@ -119,10 +115,7 @@ class TestParameters:
             seen[len(j)] = [x.shape for x in j]
             return integrate.uniform_rule(j, g)
 
-        inputs, targets = tiny_models.batch(model)
-        Integrator(model, model.encoders, rule).backward(
-            *tiny_models.losses(model(inputs), targets)
-        )
+        backward(Integrator(model, model.encoders, rule), *tiny_models.batch(model))
         assert [p.shape for p in model.encoders["a"].parameters()] in seen.values()
         assert model.encoders["a"].unused.grad is None
 
@@ -150,63 +143,41 @@ class TestParameters:
     def test_hooks_that_wait_for_the_gradient(self):
         """As of optimizers that step within the backward pass: once, with all of it."""
         model = tiny_models.build()
-        inputs, targets = tiny_models.batch(model)
-        found = {}
-        for name, param in model.named_parameters():
-            param.register_post_accumulate_grad_hook(
-                lambda p, name=name: found.setdefault(name, []).append(p.grad.clone())
-            )
-        MMPareto(model, model.encoders).backward(*tiny_models.losses(model(inputs), targets))
-        assert found.keys() == dict(model.named_parameters()).keys()
-        for name, param in model.named_parameters():
-            assert len(found[name]) == 1 and torch.equal(found[name][0], param.grad)
+        found = []
+        for param in model.parameters():
+            param.register_post_accumulate_grad_hook(lambda p: found.append((p, p.grad.clone())))
+        backward(MMPareto(model, model.encoders), *tiny_models.batch(model))
+        assert len(found) == len(list(model.parameters())) == len({param for param, _ in found})
+        assert all(torch.equal(gradient, param.grad) for param, gradient in found)
 
 
-def checkpointed(reentrant):
-    def around(forward, inputs):
-        return checkpoint(forward, inputs.requires_grad_(), use_reentrant=reentrant)
+class TestRefusals:
+    """One line says what is wrong, and no gradient is written."""
 
-    encoders = {name: Wrapped(around) for name in "ab"}
-    return Concat(encoders, tiny_models.CLASSES).double().eval()
-
-
-class TestHowLossesAreMade:
-    def test_checkpointed_activations(self):
-        model = checkpointed(reentrant=False)
-        assert_reference(model, *tiny_models.batch(model))
-
-    @pytest.mark.parametrize("late", [True, False])
-    @pytest.mark.parametrize("gramian", ["parameters", "features"])
-    def test_reentrant_checkpoints(self, late, gramian):
+    @pytest.mark.parametrize("settings", [{"late": True}, {"late": False}, {"gramian": "features"}])
+    def test_reentrant_checkpoints(self, settings):
         """They hide their parameters: without an error these would never be trained."""
-        if gramian == "features" and not late:
-            return
-        model = checkpointed(reentrant=True)
-        inputs, targets = tiny_models.batch(model)
-        output = model(inputs)
-        integrator = MMPareto(model, model.encoders, late=late, gramian=gramian)
-        features = output.features if gramian == "features" else None
+        model = concat(Checkpointed, True)
         with pytest.raises(ValueError, match="give it use_reentrant=False"):
-            integrator.backward(*tiny_models.losses(output, targets), features)
-        assert gradients(model) == [None] * len(gradients(model))
+            backward(MMPareto(model, model.encoders, **settings), *tiny_models.batch(model))
+        assert_untouched(model)
 
     @pytest.mark.parametrize("late", [True, False])
-    def test_without_a_gradient(self, late):
+    def test_losses_without_a_gradient(self, late):
         model = tiny_models.build()
         integrator = MMPareto(model, model.encoders, late=late)
         inputs, targets = tiny_models.batch(model)
-        joint, own = tiny_models.losses(model(inputs), targets)
+        joint, own = losses(model(inputs), targets)
         for bad in (own["b"].detach(), torch.tensor(1), 0.0):
             with pytest.raises(ValueError, match="the loss of 'b' has no gradient"):
                 integrator.backward(joint, {**own, "b": bad})
         with pytest.raises(ValueError, match="the loss of 'joint' has no gradient"):
             integrator.backward(joint.detach(), own)
-        integrator.backward(joint, own)
+        assert_untouched(model)
         model.encoders["b"].requires_grad_(False)
-        joint, own = tiny_models.losses(model(inputs), targets)
         integrator.backward(joint, {**own, "b": own["b"].detach()})  # nothing there to train
 
-    def test_of_another_model(self):
+    def test_losses_of_another_model(self):
         """A copy, or parameters given to functional_call."""
         model = tiny_models.build()
         inputs, targets = tiny_models.batch(model)
@@ -216,7 +187,7 @@ class TestHowLossesAreMade:
             torch.func.functional_call(model, copied, (inputs,), strict=False),
         ):
             with pytest.raises(ValueError, match="no loss reaches a parameter of any encoder"):
-                MMPareto(model, model.encoders).backward(*tiny_models.losses(output, targets))
+                MMPareto(model, model.encoders).backward(*losses(output, targets))
 
     def test_detached_features(self):
         model = tiny_models.build()
@@ -225,80 +196,58 @@ class TestHowLossesAreMade:
         output = model.read(output.features, output.taps)
         integrator = MMPareto(model, model.encoders, gramian="features")
         with pytest.raises(ValueError, match=r"features\['a'\] has no gradient"):
-            integrator.backward(*tiny_models.losses(output, targets), output.features)
+            integrator.backward(*losses(output, targets), output.features)
 
-    def test_called_under_no_grad(self):
-        """As loss.backward() may be."""
-        model = tiny_models.build().eval()
-        inputs, targets = tiny_models.batch(model)
-        integrator = MMPareto(model, model.encoders)
-        integrator.backward(*tiny_models.losses(model(inputs), targets))
-        expected = [g.clone() for g in gradients(model)]
-        model.zero_grad()
-        losses = tiny_models.losses(model(inputs), targets)
-        with torch.no_grad():
-            integrator.backward(*losses)
-        torch.testing.assert_close(gradients(model), expected, rtol=0, atol=0)
-
-
-class TestRefusals:
     def test_wrong_late(self):
         model = tiny_models.build(tiny_models.Mixing)
-        inputs, targets = tiny_models.batch(model)
-        integrator = MMPareto(model, model.encoders, late=True)
         with pytest.raises(ValueError, match="late=False if modalities mix"):
-            integrator.backward(*tiny_models.losses(model(inputs), targets))
-        assert gradients(model) == [None] * len(gradients(model))
+            backward(MMPareto(model, model.encoders, late=True), *tiny_models.batch(model))
+        assert_untouched(model)
 
-    def test_losses_under_each_others_names(self):
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda joint, a, b: (joint, {"a": b, "b": a}), "which loss goes under which name"),
+            (lambda joint, a, b: (joint, {"a": a}), r"\['a'\] given for encoders \['a', 'b'\]"),
+            (
+                lambda joint, a, b: (joint.expand(12), {"a": a, "b": b}),
+                r"the loss of 'joint' has shape \(12,\)",
+            ),
+            (
+                lambda joint, a, b: (joint, {"a": a, "b": b.expand(3, 4)}),
+                r"the loss of 'b' has shape \(3, 4\)",
+            ),
+        ],
+    )
+    def test_wrong_losses(self, change, message):
         model = tiny_models.build()
         inputs, targets = tiny_models.batch(model)
-        joint, unimodal = tiny_models.losses(model(inputs), targets)
-        with pytest.raises(ValueError, match="which loss goes under which name"):
-            MMPareto(model, model.encoders).backward(
-                joint, {"a": unimodal["b"], "b": unimodal["a"]}
-            )
-
-    def test_missing_loss(self):
-        model = tiny_models.build()
-        joint, unimodal = tiny_models.losses(
-            model(tiny_models.batch(model)[0]), torch.zeros(12).long()
-        )
-        with pytest.raises(ValueError, match=r"\['a'\] given for encoders \['a', 'b'\]"):
-            MMPareto(model, model.encoders).backward(joint, {"a": unimodal["a"]})
-
-    def test_losses_that_are_no_scalars(self):
-        model = tiny_models.build()
-        joint, unimodal = tiny_models.losses(
-            model(tiny_models.batch(model)[0]), torch.zeros(12).long()
-        )
+        joint, own = losses(model(inputs), targets)
         integrator = MMPareto(model, model.encoders)
-        with pytest.raises(ValueError, match=r"the loss of 'joint' has shape \(12,\)"):
-            integrator.backward(joint.expand(12), unimodal)
-        with pytest.raises(ValueError, match=r"the loss of 'b' has shape \(3, 4\)"):
-            integrator.observe(joint, {**unimodal, "b": unimodal["b"].expand(3, 4)})
+        for call in (integrator.backward, integrator.observe):
+            with pytest.raises(ValueError, match=message):
+                call(*change(joint, **own))
+        assert_untouched(model)
 
-    def test_encoder_under_two_names(self):
+    @pytest.mark.parametrize(
+        ("encoders", "message"),
+        [
+            (lambda a, b: {"a": a, "b": a}, "'a' and 'b' share a parameter"),
+            (lambda a, b: {"a": tiny_models.Encoder()}, "'a' is not a part of the model"),
+            (lambda a, b: {}, "no named encoders"),
+            (lambda a, b: [a, b], r"give \{name: module\}"),
+        ],
+    )
+    def test_encoders(self, encoders, message):
         model = tiny_models.build()
-        with pytest.raises(ValueError, match="'a' and 'b' share a parameter"):
-            MMPareto(model, {"a": model.encoders["a"], "b": model.encoders["a"]})
+        with pytest.raises(ValueError, match=message):
+            MMPareto(model, encoders(**model.encoders))
 
     def test_shared_parameter(self):
         model = tiny_models.build()
         model.encoders["b"][0].weight = model.encoders["a"][0].weight
         with pytest.raises(ValueError, match="share a parameter"):
             MMPareto(model, model.encoders)
-
-    def test_foreign_encoder(self):
-        with pytest.raises(ValueError, match="'a' is not a part of the model"):
-            MMPareto(tiny_models.build(), {"a": tiny_models.Encoder()})
-
-    def test_no_encoder(self):
-        with pytest.raises(ValueError, match="no named encoders"):
-            MMPareto(tiny_models.build(), {})
-        model = tiny_models.build()
-        with pytest.raises(ValueError, match=r"give \{name: module\}"):
-            MMPareto(model, list(model.encoders.values()))
 
     def test_distributed_model(self, tmp_path):
         torch.distributed.init_process_group(
@@ -312,13 +261,17 @@ class TestRefusals:
         finally:
             torch.distributed.destroy_process_group()
 
-    @pytest.mark.parametrize("gamma", [0, -1, float("nan"), float("inf")])
-    def test_gamma(self, gamma):
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            *(({"gamma": gamma}, "gamma is") for gamma in (0, -1, float("nan"), float("inf"))),
+            ({"granularity": "layer"}, "granularity is 'layer'"),
+            ({"gramian": "z"}, "gramian is 'z'"),
+            ({"granularity": "tensor", "gramian": "features"}, "granularity='tensor'"),
+            ({"late": False, "gramian": "features"}, "meet only after the encoders"),
+        ],
+    )
+    def test_settings(self, settings, message):
         model = tiny_models.build()
-        with pytest.raises(ValueError, match="gamma is"):
-            MMPareto(model, model.encoders, gamma=gamma)
-
-    def test_granularity(self):
-        model = tiny_models.build()
-        with pytest.raises(ValueError, match="granularity is 'layer'"):
-            MMPareto(model, model.encoders, granularity="layer")
+        with pytest.raises(ValueError, match=message):
+            MMPareto(model, model.encoders, **settings)

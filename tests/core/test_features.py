@@ -8,12 +8,14 @@ import reference
 import reference_weightings
 import tiny_models
 import torch
+from tiny_models import backward, gradients, losses
 from torch import nn
+from torch.testing import assert_close
 from torchjd.aggregation import PCGradWeighting
 
 import train
 from mmpareto import MMPareto
-from mmpareto.core import integrate
+from mmpareto.core.integrate import mmpareto_rule, pareto_rule, weighted_rule
 from mmpareto.core.integrator import Integrator
 from mmpareto.models.fusions.concat import Concat
 from mmpareto.models.fusions.film import FiLM
@@ -23,18 +25,9 @@ from mmpareto.system.errors import UserError
 
 METHODS = ["pareto", "mmpareto", "pcgrad", "cagrad", "upgrad", "imtl_g", "aligned_mtl"]
 RULES = {  # ours, and the literal one on two vectors
-    "mmpareto": (
-        integrate.mmpareto_rule,
-        lambda a, b: reference.mmpareto([a], [b], 1.5, "encoder")[0],
-    ),
-    "pareto": (
-        partial(integrate.pareto_rule, scale=2),
-        lambda a, b: reference.pareto([a], [b], 2)[0],
-    ),
-    "pcgrad": (
-        partial(integrate.weighted_rule, weighting=PCGradWeighting()),
-        reference_weightings.pcgrad,
-    ),
+    "mmpareto": (mmpareto_rule, lambda a, b: reference.mmpareto([a], [b], 1.5, "encoder")[0]),
+    "pareto": (partial(pareto_rule, scale=2), lambda a, b: reference.pareto([a], [b], 2)[0]),
+    "pcgrad": (partial(weighted_rule, weighting=PCGradWeighting()), reference_weightings.pcgrad),
 }
 
 
@@ -44,7 +37,7 @@ def literal_backward(model, inputs, targets, rule):
     leaves = {name: z.detach().requires_grad_() for name, z in features.items()}
 
     def loss_of(name=None):
-        joint, unimodal = tiny_models.losses(model.read(leaves), targets)
+        joint, unimodal = losses(model.read(leaves), targets)
         return joint if name is None else unimodal[name]
 
     model.zero_grad()
@@ -57,31 +50,28 @@ def literal_backward(model, inputs, targets, rule):
         (z * h).sum().backward(inputs=list(model.encoders[name].parameters()))
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("modalities", [2, 3])
-@pytest.mark.parametrize("fusion", [Concat, Sum, FiLM])
+@pytest.mark.parametrize(
+    ("fusion", "modalities", "rule"),
+    [
+        (Concat, 2, "mmpareto"), (Concat, 3, "pareto"), (Sum, 2, "pcgrad"),
+        (Sum, 3, "mmpareto"), (FiLM, 2, "pareto"), (FiLM, 3, "pcgrad"),
+    ],
+)  # fmt: skip
 def test_thirty_steps_equal_the_reference(fusion, modalities, rule):
     """float64, SGD with momentum, through both branches."""
-    ours = tiny_models.build(fusion, modalities)
-    theirs = tiny_models.build(fusion, modalities)
-    theirs.load_state_dict(ours.state_dict())
-    steppers = [torch.optim.SGD(m.parameters(), lr=0.05, momentum=0.9) for m in (ours, theirs)]
+    ours, theirs, optimizer = tiny_models.twins(fusion, modalities)
     rule, literal = RULES[rule]
     integrator = Integrator(ours, ours.encoders, rule, gramian="features")
     conflicts = []
     for _ in range(30):
         inputs, targets = tiny_models.batch(ours)
-        for stepper in steppers:
-            stepper.zero_grad()
-        output = ours(inputs)
-        stats = integrator.backward(*tiny_models.losses(output, targets), output.features)
+        optimizer.zero_grad()
+        stats = backward(integrator, inputs, targets)
         literal_backward(theirs, inputs, targets, literal)
-        for stepper in steppers:
-            stepper.step()
+        optimizer.step()
         conflicts += [bool(s.conflict) for s in stats.values()]
     assert 0 < sum(conflicts) < len(conflicts)
-    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-9)
+    assert_close(list(ours.parameters()), list(theirs.parameters()), rtol=1e-9, atol=1e-9)
 
 
 def test_same_as_parameters_where_features_are_the_parameters():
@@ -103,14 +93,12 @@ def test_same_as_parameters_where_features_are_the_parameters():
         inputs, targets = tiny_models.batch(model)
         found = []
         for gramian in ("parameters", "features"):
-            output = model(inputs)
             integrator = MMPareto(model, model.encoders, gramian=gramian)
-            features = output.features if gramian == "features" else None
-            stats = integrator.backward(*tiny_models.losses(output, targets), features)
-            found.append([p.grad for p in model.parameters()])
+            stats = backward(integrator, inputs, targets)
+            found.append(gradients(model))
             conflicts |= {bool(s.conflict) for s in stats.values()}
             model.zero_grad()
-        torch.testing.assert_close(*found, rtol=1e-10, atol=1e-13)
+        assert_close(*found, rtol=1e-10, atol=1e-13)
         for table in model.encoders.values():
             nn.init.normal_(table.table)
     assert conflicts == {True, False}
@@ -124,9 +112,8 @@ def test_one_traversal_of_the_encoders(modalities):
     calls = []
     for name in model.encoders:
         output.features[name].grad_fn.register_hook(lambda *_, name=name: calls.append(name))
-    MMPareto(model, model.encoders, gramian="features").backward(
-        *tiny_models.losses(output, targets), output.features
-    )
+    integrator = MMPareto(model, model.encoders, gramian="features")
+    integrator.backward(*losses(output, targets), output.features)
     assert sorted(calls) == sorted(model.encoders)
 
 
@@ -134,16 +121,14 @@ def test_combination_of_the_two_gradients():
     """What an encoder gets is w_1 j + w_2 g, with the weights that are reported."""
     model = tiny_models.build().eval()
     inputs, targets = tiny_models.batch(model)
-    joint, unimodal = tiny_models.losses(model(inputs), targets)
+    joint, unimodal = losses(model(inputs), targets)
     params = list(model.encoders["a"].parameters())
     j, g = (torch.autograd.grad(x, params, retain_graph=True) for x in (joint, unimodal["a"]))
-    output = model(inputs)
-    stats = MMPareto(model, model.encoders, gramian="features").backward(
-        *tiny_models.losses(output, targets), output.features
-    )["a"]
+    integrator = MMPareto(model, model.encoders, gramian="features")
+    stats = backward(integrator, inputs, targets)["a"]
     for p, x, y in zip(params, j, g, strict=True):
         expected = stats.scale * (stats.joint_weight * x + stats.unimodal_weight * y)
-        torch.testing.assert_close(p.grad, expected)
+        assert_close(p.grad, expected)
 
 
 def test_multi_task_learning():
@@ -151,7 +136,7 @@ def test_multi_task_learning():
     model = Shared(encoder, "x", ("left", "right"), tiny_models.CLASSES).double().eval()
     inputs, targets = {"x": torch.randn(9, tiny_models.SIZE).double()}, torch.randint(3, (9,))
     output = model(inputs)
-    _, own = tiny_models.losses(output._replace(joint=output.unimodal["left"]), targets)
+    _, own = losses(output._replace(joint=output.unimodal["left"]), targets)
     z = output.features["left"]
     a, b = (torch.autograd.grad(loss, z, retain_graph=True)[0].flatten() for loss in own.values())
     h = reference.mmpareto([a], [b], 1.5, "encoder")[0].view_as(z)
@@ -160,84 +145,57 @@ def test_multi_task_learning():
     MMPareto(model, {SHARED: encoder}, late=False, gramian="features").backward(
         first, {SHARED: second}, {SHARED: z}
     )
-    torch.testing.assert_close([p.grad for p in encoder.parameters()], list(expected))
+    assert_close([p.grad for p in encoder.parameters()], list(expected))
 
 
-def test_frozen_encoders():
-    model = tiny_models.build()
-    model.encoders["a"].requires_grad_(False)
-    model.encoders["b"][0].requires_grad_(False)
+class Leaky(Concat):
+    """b's features are made of a, too, but its own prediction does not show it."""
+
+    def encode(self, inputs):
+        features, taps = super().encode(inputs)
+        features["b"] = features["b"] + features["a"].sum()
+        return features, taps
+
+    def read(self, features, taps):
+        output = super().read(features, taps)
+        alone = self.unimodal_heads["b"](features["b"].detach())
+        return output._replace(unimodal={**output.unimodal, "b": alone})
+
+
+@pytest.mark.parametrize(
+    ("fusion", "change", "call", "message"),
+    [
+        (Concat, None, {}, r"needs the output of every encoder, \['a', 'b'\]"),
+        (Concat, lambda z: {"left": z["a"]}, {}, r"features has \['left'\]"),
+        (
+            Concat,
+            lambda z: {name: 1 * x for name, x in z.items()},
+            {},
+            "'a' other than through features",
+        ),
+        (Concat, dict, {"accumulate": True}, "accumulate does not go with"),
+        (tiny_models.Mixing, dict, {}, "'a' reaches the encoder 'b'"),
+        (Leaky, dict, {}, r"features\['b'\] depend on the encoder 'a'"),
+    ],
+)
+def test_refused(fusion, change, call, message):
+    """Found out before anything is computed."""
+    model = tiny_models.build(fusion)
     inputs, targets = tiny_models.batch(model)
     output = model(inputs)
-    stats = MMPareto(model, model.encoders, gramian="features").backward(
-        *tiny_models.losses(output, targets), output.features
-    )
-    assert list(stats) == ["b"]
-    assert all(p.grad is None for p in model.encoders["a"].parameters())
-    assert model.encoders["b"][0].weight.grad is None
-    assert model.encoders["b"][3].weight.grad is not None
+    integrator = MMPareto(model, model.encoders, gramian="features")
+    with pytest.raises(ValueError, match=message):
+        integrator.backward(*losses(output, targets), change and change(output.features), **call)
+    assert gradients(model) == {}
 
 
-class TestRefusals:
-    def refused(self, message, model=None, change=lambda z: z, gramian="features", **call):
-        model = model or tiny_models.build()
-        inputs, targets = tiny_models.batch(model)
-        output = model(inputs)
-        integrator = MMPareto(model, model.encoders, gramian=gramian)
-        features = {name: change(z) for name, z in output.features.items()}
-        with pytest.raises(ValueError, match=message):
-            integrator.backward(
-                *tiny_models.losses(output, targets), call.pop("features", features), **call
-            )
-        assert all(p.grad is None for p in model.parameters())
-
-    def test_no_features(self):
-        self.refused(r"needs the output of every encoder, \['a', 'b'\]", features=None)
-
-    def test_wrong_names(self):
-        self.refused(r"features has \['left'\]", features={"left": torch.ones(1)})
-
-    def test_features_that_nobody_asked_for(self):
-        self.refused("gramian is 'parameters'", gramian="parameters")
-
-    def test_copies(self):
-        self.refused("'a' other than through features", change=lambda z: z * 1)
-
-    def test_micro_batches(self):
-        self.refused("accumulate does not go with", accumulate=True)
-
-    def test_modalities_that_mix(self):
-        """The claim that the model is late is found out before anything is computed."""
-        self.refused("'a' reaches the encoder 'b'", tiny_models.build(tiny_models.Mixing))
-
-    def test_features_of_all_encoders(self):
-        class Leaky(Concat):
-            def encode(self, inputs):
-                features, taps = super().encode(inputs)
-                features["b"] = features["b"] + features["a"].sum()
-                return features, taps
-
-            def read(self, features, taps):
-                output = super().read(features, taps)
-                alone = self.unimodal_heads["b"](features["b"].detach())
-                return output._replace(unimodal={**output.unimodal, "b": alone})
-
-        self.refused(r"features\['b'\] depend on the encoder 'a'", tiny_models.build(Leaky))
-
-    def test_not_late(self):
-        model = tiny_models.build()
-        with pytest.raises(ValueError, match="meet only after the encoders"):
-            MMPareto(model, model.encoders, late=False, gramian="features")
-
-    def test_unknown(self):
-        model = tiny_models.build()
-        with pytest.raises(ValueError, match="gramian is 'z'"):
-            MMPareto(model, model.encoders, gramian="z")
-
-    def test_granularity(self):
-        model = tiny_models.build()
-        with pytest.raises(ValueError, match="granularity='tensor'"):
-            MMPareto(model, model.encoders, granularity="tensor", gramian="features")
+def test_features_that_nobody_asked_for():
+    model = tiny_models.build()
+    inputs, targets = tiny_models.batch(model)
+    output = model(inputs)
+    with pytest.raises(ValueError, match="gramian is 'parameters'"):
+        MMPareto(model, model.encoders).backward(*losses(output, targets), output.features)
+    assert gradients(model) == {}
 
 
 def train_toy(tmp_path, *flags, data="toy"):
@@ -282,20 +240,18 @@ class TestTraining:
 @pytest.mark.filterwarnings("ignore")
 def test_compiled(monkeypatch, toys, precision):
     """Predictions are made of the features that the compiled encoders have returned."""
-    compiler = partial(torch.compile, backend="aot_eager")
     model = tiny_models.build().float().eval()
     inputs, targets = tiny_models.batch(model)
     inputs = {name: x.float() for name, x in inputs.items()}
     found, model.precision = [], precision
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     for compiled in (False, True):
-        monkeypatch.setattr(torch, "compile", compiler)
         if compiled:
             model.compile()
         output = model(inputs)
         assert output.joint.dtype == output.features["a"].dtype == torch.float32
-        MMPareto(model, model.encoders, gramian="features").backward(
-            *tiny_models.losses(output, targets), output.features
-        )
-        found.append([p.grad for p in model.parameters()])
+        integrator = MMPareto(model, model.encoders, gramian="features")
+        integrator.backward(*losses(output, targets), output.features)
+        found.append(gradients(model))
         model.zero_grad()
-    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+    assert_close(*found, rtol=1e-4, atol=1e-5)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmpareto.core.integrator import Integrator
 from mmpareto.data.samples import Batch
 from mmpareto.methods.base import Decision, Method
 from mmpareto.models.encoders import base as encoders
@@ -22,6 +23,19 @@ class Encoder(nn.Sequential):
 
     def __init__(self):
         super().__init__(nn.Linear(SIZE, 7), nn.BatchNorm1d(7), nn.Tanh(), nn.Linear(7, 5))
+
+
+class Followed(nn.Module):
+    """The encoder, and what a subclass does after it."""
+
+    out_dim = 5
+
+    def __init__(self):
+        super().__init__()
+        self.layers = Encoder()
+
+    def forward(self, inputs):
+        return self.after(self.layers(inputs))
 
 
 class Mixing(Concat):
@@ -60,6 +74,14 @@ def build(fusion: type[Fusion] = Concat, modalities: int = 2) -> Fusion:
     return fusion({name: Encoder() for name in "abcde"[:modalities]}, CLASSES).double()
 
 
+def twins(fusion: type[Fusion], modalities: int) -> tuple[Fusion, Fusion, torch.optim.SGD]:
+    """Two equal models, and one optimizer of both."""
+    ours, theirs = build(fusion, modalities), build(fusion, modalities)
+    theirs.load_state_dict(ours.state_dict())
+    both = [*ours.parameters(), *theirs.parameters()]
+    return ours, theirs, torch.optim.SGD(both, lr=0.05, momentum=0.9)
+
+
 def batch(model: Fusion, size: int = 12) -> tuple[dict[str, Tensor], Tensor]:
     """Inputs without any relation to the targets: conflict is then common."""
     inputs = {name: torch.randn(size, SIZE, dtype=torch.float64) for name in model.encoders}
@@ -84,3 +106,15 @@ def step(method: Method, inputs: dict[str, Tensor], targets: Tensor, **told) -> 
 def losses(output: Output, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     unimodal = {name: F.cross_entropy(logits, targets) for name, logits in output.unimodal.items()}
     return F.cross_entropy(output.joint, targets), unimodal
+
+
+def backward(integrator: Integrator, inputs: dict[str, Tensor], targets: Tensor) -> dict:
+    """A forward pass and a `backward`; what was decided for each encoder."""
+    output = integrator.model(inputs)
+    features = output.features if integrator.gramian == "features" else None
+    return integrator.backward(*losses(output, targets), features)
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of all gradients that there are."""
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
