@@ -18,7 +18,7 @@ from mmpareto import MMPareto
 from mmpareto.core.integrate import mmpareto_rule, pareto_rule, weighted_rule
 from mmpareto.core.integrator import Integrator
 from mmpareto.models.fusions.concat import Concat
-from mmpareto.models.fusions.film import FiLM
+from mmpareto.models.fusions.conditioned import FiLM
 from mmpareto.models.fusions.multitask import SHARED, Shared
 from mmpareto.models.fusions.sum import Sum
 from mmpareto.system.errors import UserError

@@ -1,5 +1,8 @@
 """The face of every encoder, and what the convolutional ones share."""
 
+from collections.abc import ItemsView, ValuesView
+from typing import TYPE_CHECKING
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,6 +29,16 @@ class Encoder(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.stages(self.fold(inputs))
+
+
+class Encoders(nn.ModuleDict):
+    """{modality: encoder}."""
+
+    if TYPE_CHECKING:  # as of torch's own, all of them are encoders
+
+        def __getitem__(self, key: str) -> Encoder: ...
+        def items(self) -> ItemsView[str, Encoder]: ...
+        def values(self) -> ValuesView[Encoder]: ...
 
 
 class ConvEncoder(Encoder):

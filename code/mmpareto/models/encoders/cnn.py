@@ -16,14 +16,7 @@ class CNN(ConvEncoder):
 
     def __init__(self, modality: Modality):
         super().__init__()
-        widths = [channels(modality, "cnn"), *self.widths]
-        self.stages = nn.Sequential(
-            *(
-                nn.Sequential(
-                    OnePixelConv(before, after, 3, stride=2, padding=1, bias=False),
-                    nn.BatchNorm2d(after),
-                    nn.ReLU(inplace=True),
-                )
-                for before, after in pairwise(widths)
-            )
-        )
+        self.stages = nn.Sequential()
+        for before, after in pairwise([channels(modality, "cnn"), *self.widths]):
+            conv = OnePixelConv(before, after, 3, stride=2, padding=1, bias=False)
+            self.stages.append(nn.Sequential(conv, nn.BatchNorm2d(after), nn.ReLU(inplace=True)))

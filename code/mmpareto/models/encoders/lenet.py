@@ -16,6 +16,7 @@ class LeNet(ConvEncoder):
     def __init__(self, modality: Modality):
         super().__init__()
         first, second, last = self.widths
+        convolution = nn.Conv2d(channels(modality, "lenet"), first, 5)
         height, width = (((size - 4) // 2 - 4) // 2 for size in modality.shape[-2:])
         if min(height, width) < 1:
             raise UserError(
@@ -23,9 +24,7 @@ class LeNet(ConvEncoder):
                 "nothing after two stages: 16x16 or more expected"
             )
         self.stages = nn.Sequential(
-            nn.Sequential(
-                nn.Conv2d(channels(modality, "lenet"), first, 5), nn.ReLU(), nn.MaxPool2d(2)
-            ),
+            nn.Sequential(convolution, nn.ReLU(), nn.MaxPool2d(2)),
             nn.Sequential(nn.Conv2d(first, second, 5), nn.ReLU(), nn.MaxPool2d(2)),
             nn.Sequential(nn.Flatten(), nn.Linear(second * height * width, last), nn.ReLU()),
         )

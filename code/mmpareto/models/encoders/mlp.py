@@ -17,13 +17,10 @@ class MLP(Encoder):
 
     def __init__(self, modality: Modality):
         super().__init__()
-        widths = [prod(modality.shape), *self.widths]
-        self.stages = nn.Sequential(
-            *(
-                nn.Sequential(nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU())
-                for before, after in pairwise(widths)
-            )
-        )
+        self.stages = nn.Sequential()
+        for before, after in pairwise([prod(modality.shape), *self.widths]):
+            linear = nn.Linear(before, after)
+            self.stages.append(nn.Sequential(linear, nn.BatchNorm1d(after), nn.ReLU()))
 
     def fold(self, inputs: Tensor) -> Tensor:
         return inputs.flatten(1)

@@ -57,11 +57,8 @@ def _load(net: ResNet, pretrained: str) -> None:
     else:
         state = read(Path(pretrained), "--pretrained")
     expected = {k: v.shape for k, v in net.state_dict().items() if not k.startswith("fc.")}
-    found = (
-        {k: v.shape for k, v in state.items() if is_plain(v) and not v.is_complex()}
-        if isinstance(state, Mapping)
-        else {}
-    )
+    given = state if isinstance(state, Mapping) else {}
+    found = {k: v.shape for k, v in given.items() if is_plain(v) and not v.is_complex()}
     missing = [k for k, shape in expected.items() if found.get(k) != shape]
     if missing:
         raise UserError(

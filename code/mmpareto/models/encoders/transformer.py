@@ -1,5 +1,6 @@
 """A small transformer for any modality: pictures in patches, sequences, or text as integers."""
 
+from functools import partial
 from math import prod
 
 import torch
@@ -25,35 +26,26 @@ class Transformer(Encoder):
 
     def __init__(self, modality: Modality):
         super().__init__()
-        if modality.kind in PICTURES:
-            self.embedding = embedding = Patches(modality)
-            count = embedding.count
-        elif modality.vocabulary:
+        if modality.vocabulary:
             self.embedding = nn.Embedding(modality.vocabulary, WIDTH, padding_idx=0)
             count = modality.shape[0]
         else:
-            self.embedding = embedding = Sequence(modality)
+            kind = Patches if modality.kind in PICTURES else Sequence
+            self.embedding = embedding = kind(modality)
             count = embedding.count
         self.start = nn.Parameter(torch.zeros(1, 1, WIDTH))
         self.positions = nn.Parameter(torch.randn(1, 1 + count, WIDTH) * 0.02)
-        self.stages = nn.Sequential(
-            *(
-                nn.TransformerEncoderLayer(
-                    WIDTH, HEADS, 4 * WIDTH, dropout=0.0, activation="gelu",
-                    batch_first=True, norm_first=True,
-                )
-                for _ in range(LAYERS)
-            )
-        )  # fmt: skip
+        style = {"activation": "gelu", "batch_first": True, "norm_first": True}
+        layer = partial(nn.TransformerEncoderLayer, WIDTH, HEADS, 4 * WIDTH, 0.0, **style)
+        self.stages = nn.Sequential(*(layer() for _ in range(LAYERS)))
         self.norm = nn.LayerNorm(WIDTH)
 
     def embed(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens (B, 1 + L, D), and where they are padding (B, 1 + L), None if nowhere."""
         tokens = self.embedding(inputs)
         start = self.start.expand(len(tokens), -1, -1)
-        padding = None
-        if isinstance(self.embedding, nn.Embedding):
-            padding = F.pad(inputs.eq(0), (1, 0), value=False)
+        is_text = isinstance(self.embedding, nn.Embedding)
+        padding = F.pad(inputs.eq(0), (1, 0)) if is_text else None
         return torch.cat([start, tokens], dim=1) + self.positions, padding
 
     def summary(self, tokens: Tensor) -> Tensor:

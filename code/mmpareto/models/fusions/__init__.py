@@ -9,8 +9,8 @@ FUSIONS: Registry[Fusion] = Registry(
     {
         "concat": "concat:Concat",
         "sum": "sum:Sum",
-        "film": "film:FiLM",
-        "gated": "gated:Gated",
+        "film": "conditioned:FiLM",
+        "gated": "conditioned:Gated",
         "mmtm": "mmtm:MMTM",
         "centralnet": "centralnet:CentralNet",
         "bottleneck": "bottleneck:Bottleneck",

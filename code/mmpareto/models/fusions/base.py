@@ -2,7 +2,9 @@
 
 from argparse import Namespace
 from collections.abc import Callable, Iterable
+from functools import reduce
 from itertools import repeat
+from operator import add
 from typing import NamedTuple
 
 import torch
@@ -11,8 +13,7 @@ from torch import Tensor, nn
 
 from ...data.samples import Data
 from ...system.errors import UserError
-from ..encoders.base import Encoder
-from ..modules import Modules
+from ..encoders.base import Encoder, Encoders
 
 Taps = dict[str, list[Tensor]]
 NO_TAPS: Taps = {}
@@ -88,13 +89,12 @@ class Fusion(nn.Module):
     multitask = False
     precision = "fp32"  # or "bf16": forward passes under autocast
     default_encoder: str | None = None  # for every modality; None: by the modality's kind
+    settings: tuple[str, ...] = ()  # keyword arguments of the class that are flags of their name
 
     def __init__(self, encoders: dict[str, Encoder], classes: int):
         super().__init__()
-        self.encoders: Modules[Encoder] = Modules(encoders)
-        self.unimodal_heads: Modules[nn.Module] = Modules(
-            {name: nn.Linear(encoder.out_dim, classes) for name, encoder in encoders.items()}
-        )
+        self.encoders = Encoders(encoders)
+        self.unimodal_heads = heads(encoders, classes)
 
     @staticmethod
     def add_flags(parser) -> None:
@@ -103,7 +103,8 @@ class Fusion(nn.Module):
     @classmethod
     def build(cls, encoders: dict[str, Encoder], data: Data, flags: Namespace) -> "Fusion":
         """The fusion that the parsed flags, its own among them, ask for."""
-        return cls(encoders, len(data.classes))
+        settings = {name: getattr(flags, name) for name in cls.settings}
+        return cls(encoders, len(data.classes), **settings)
 
     def objectives(self, output: Output, losses: dict[str, Tensor]) -> Objectives:
         """What meets in the encoders, of a batch's output and its losses."""
@@ -135,9 +136,8 @@ class Fusion(nn.Module):
         """All predictions from given features and taps; from detached ones it trains probes."""
         unimodal = {name: head(features[name]) for name, head in self.unimodal_heads.items()}
         if self.multitask:
-            joint = None
-        else:
-            joint = self.joint_of_taps(taps) if self.tapped else self.joint(features)
+            return Output(None, unimodal, features, taps)
+        joint = self.joint_of_taps(taps) if self.tapped else self.joint(features)
         return Output(joint, unimodal, features, taps)
 
     def forward(self, inputs: dict[str, Tensor]) -> Output:
@@ -162,6 +162,16 @@ class Fusion(nn.Module):
         """A copy leaves out the compiled parts: they call the layers of this model."""
         kept = super().__getstate__()
         return {name: value for name, value in kept.items() if name not in ("encode", "read")}
+
+
+def heads(encoders: dict[str, Encoder], classes: int) -> nn.ModuleDict:
+    """One linear layer (out_dim, classes) for each modality."""
+    return nn.ModuleDict({name: nn.Linear(e.out_dim, classes) for name, e in encoders.items()})
+
+
+def total(tensors: Iterable[Tensor]) -> Tensor:
+    """Their sum; that of Python begins with a zero, which is one kernel more."""
+    return reduce(add, tensors)
 
 
 def _widened(x: Tensor) -> Tensor:

@@ -1,14 +1,11 @@
 """CentralNet: a network beside the encoders that reads every stage (Vielzeuf et al., 2018)."""
 
-from functools import reduce
-from operator import add
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..encoders.base import Encoder, OnePixelConv, pooled
-from .base import Fusion, Taps, check_stages
+from .base import Fusion, Taps, check_stages, total
 
 
 class Central(nn.Module):
@@ -36,7 +33,7 @@ class Central(nn.Module):
             parts.append(self.central_weight * F.adaptive_avg_pool2d(central, size))
         for weight, (name, project) in zip(self.weights, self.project.items(), strict=True):
             parts.append(weight * project(F.adaptive_avg_pool2d(maps[name], size)))
-        return reduce(add, parts)
+        return total(parts)
 
     def forward(self, central: Tensor | None, maps: dict[str, Tensor]) -> Tensor:
         return self.layer(self.combine(central, maps))
@@ -59,11 +56,9 @@ class CentralNet(Fusion):
         depth = min(len(encoder.stages) for encoder in encoders.values())
         levels = [{k: e.widths[i] for k, e in encoders.items()} for i in range(-depth, 0)]
         widths = [max(level.values()) for level in levels]
+        after = [*widths[1:], widths[-1]]
         self.central = nn.ModuleList(
-            Central(level, width, after, first=i == 0)
-            for i, (level, width, after) in enumerate(
-                zip(levels, widths, [*widths[1:], widths[-1]], strict=True)
-            )
+            Central(levels[i], widths[i], after[i], first=i == 0) for i in range(depth)
         )
         self.joint_head = nn.Linear(widths[-1], classes)
 

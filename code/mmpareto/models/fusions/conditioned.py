@@ -1,15 +1,11 @@
-"""What the fusions share in which one modality acts on all others (OGM-GE's film and gated)."""
-
-from argparse import Namespace
-from typing import Self
+"""Fusions in which one modality acts on all others, as OGM-GE has them: FiLM and gated."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ...data.samples import Data
 from ...system.errors import UserError
 from ..encoders.base import Encoder
-from .base import Fusion
+from .base import Fusion, heads, total
 
 
 class Conditioned(Fusion):
@@ -18,7 +14,7 @@ class Conditioned(Fusion):
     The joint logits are no sum of parts; `read_out` are those with all other features at zero.
     """
 
-    conditioner: str
+    settings = ("conditioner",)
 
     @staticmethod
     def add_flags(parser) -> None:
@@ -26,10 +22,6 @@ class Conditioned(Fusion):
         parser.add_argument("--conditioner", metavar="MODALITY",
             help="the modality that acts on the others (default: the first)")
         # fmt: on
-
-    @classmethod
-    def build(cls, encoders: dict[str, Encoder], data: Data, flags: Namespace) -> Self:
-        return cls(encoders, len(data.classes), conditioner=flags.conditioner)
 
     def __init__(
         self, encoders: dict[str, Encoder], classes: int, *, conditioner: str | None = None
@@ -47,3 +39,52 @@ class Conditioned(Fusion):
         """{modality: the joint logits (B, C) of its features alone}."""
         absent = {name: torch.zeros_like(z) for name, z in features.items()}
         return {name: self.joint({**absent, name: z}) for name, z in features.items()}
+
+
+class FiLM(Conditioned):
+    """One modality scales and shifts the others' features (Perez et al., AAAI 2018).
+
+    o = W_o sum_k (gamma_k * z_k + beta_k) + b_o, with (gamma_k; beta_k) = W_k z_1 + b_k. z_1 are
+    the conditioner's features, k runs over the others; more than one is ours.
+    """
+
+    def __init__(self, encoders: dict[str, Encoder], classes: int, **settings):
+        super().__init__(encoders, classes, **settings)
+        widths = {name: encoders[name].out_dim for name in self.others}
+        if len(set(widths.values())) > 1:
+            found = ", ".join(f"{name} {width}" for name, width in widths.items())
+            raise UserError(
+                f"--fusion film: it adds features of one width, found {found}: choose encoders of "
+                "one width, another --conditioner, or --fusion gated"
+            )
+        width = widths[self.others[0]]
+        self.condition = nn.ModuleDict(
+            {name: nn.Linear(encoders[self.conditioner].out_dim, 2 * width) for name in self.others}
+        )
+        self.joint_head = nn.Linear(width, classes)
+
+    def joint(self, features: dict[str, Tensor]) -> Tensor:
+        parts = []
+        for name, layer in self.condition.items():
+            gamma, beta = layer(features[self.conditioner]).chunk(2, dim=1)
+            parts += [gamma * features[name], beta]
+        return self.joint_head(total(parts))
+
+
+class Gated(Conditioned):
+    """One modality opens and closes the others' features (Kiela et al., AAAI 2018).
+
+    o = W_o sum_k sigmoid(W_1 z_1 + b_1) * (W_k z_k + b_k) + b_o. z_1 are the conditioner's
+    features, whose width all projections have; k runs over the others, more than one is ours.
+    """
+
+    def __init__(self, encoders: dict[str, Encoder], classes: int, **settings):
+        super().__init__(encoders, classes, **settings)
+        width = encoders[self.conditioner].out_dim
+        self.project = heads(encoders, width)
+        self.joint_head = nn.Linear(width, classes)
+
+    def joint(self, features: dict[str, Tensor]) -> Tensor:
+        projected = {name: layer(features[name]) for name, layer in self.project.items()}
+        gate = torch.sigmoid(projected[self.conditioner])
+        return self.joint_head(total(gate * projected[name] for name in self.others))

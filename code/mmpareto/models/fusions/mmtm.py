@@ -1,15 +1,13 @@
 """Multimodal transfer modules between the encoders' last stages (Joze et al., CVPR 2020)."""
 
-from argparse import Namespace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from ...data.samples import Data
 from ...system.errors import UserError
 from ...system.flags import positive
 from ..encoders.base import Encoder, pooled
-from ..modules import Modules, Row
 from .base import NO_TAPS, Taps, check_stages
 from .sum import Mean
 
@@ -32,9 +30,7 @@ class Exchange(nn.Module):
         if not units:
             raise UserError(f"--ratio {ratio}: of {total} channels nothing is left, give less")
         self.squeeze = nn.Linear(total, units)
-        self.excite: Modules[nn.Module] = Modules(
-            {name: nn.Linear(units, c) for name, c in channels.items()}
-        )
+        self.excite = nn.ModuleDict({name: nn.Linear(units, c) for name, c in channels.items()})
         for name, width in channels.items():
             self.register_buffer(f"mean_gate_{name}", torch.zeros(width))
             self.register_buffer(f"batches_{name}", torch.zeros(()))
@@ -50,7 +46,8 @@ class Exchange(nn.Module):
             else:
                 gate = self.gate_scale * torch.sigmoid(excite(shared))
                 if self.training:
-                    self._remember(name, gate.detach().float().mean(0))
+                    batches, mean = self.get_buffer(f"batches_{name}").add_(1), self.mean_gate(name)
+                    mean.add_((gate.detach().float().mean(0) - mean) / batches)
             x = maps[name]
             gate = gate.to(x.dtype).repeat_interleave(len(x) // samples, dim=0)
             gated[name] = x * gate.view(*gate.shape, *[1] * (x.dim() - 2))
@@ -59,11 +56,6 @@ class Exchange(nn.Module):
     def mean_gate(self, name: str) -> Tensor:
         """The mean (C,) of a modality's gates over all training batches so far."""
         return self.get_buffer(f"mean_gate_{name}")
-
-    def _remember(self, name: str, gate: Tensor) -> None:
-        batches = self.get_buffer(f"batches_{name}").add_(1)
-        mean = self.mean_gate(name)
-        mean.add_((gate - mean) / batches)
 
 
 class MMTM(Mean):
@@ -74,6 +66,7 @@ class MMTM(Mean):
     """
 
     late = False
+    settings = ("ratio", "gate_scale")
 
     @staticmethod
     def add_flags(parser) -> None:
@@ -85,42 +78,29 @@ class MMTM(Mean):
             help="the largest value of a gate")
         # fmt: on
 
-    @classmethod
-    def build(cls, encoders: dict[str, Encoder], data: Data, flags: Namespace) -> "MMTM":
-        settings = {"ratio": flags.ratio, "gate_scale": flags.gate_scale}
-        return cls(encoders, len(data.classes), **settings)
-
     def __init__(
-        self,
-        encoders: dict[str, Encoder],
-        classes: int,
-        *,
-        ratio: float = 4.0,
-        gate_scale: int = 1,
+        self, encoders: dict[str, Encoder], classes: int, *, ratio: float = 4.0, gate_scale: int = 1
     ):
         super().__init__(encoders, classes)
         check_stages(encoders, "mmtm")
         depth = min(EXCHANGES, *(len(encoder.stages) for encoder in encoders.values()))
-        self.exchanges: Row[Exchange] = Row(
-            Exchange({name: e.widths[-level] for name, e in encoders.items()}, ratio, gate_scale)
-            for level in range(depth, 0, -1)
-        )
+        levels = [{k: e.widths[level] for k, e in encoders.items()} for level in range(-depth, 0)]
+        exchanges = nn.ModuleList(Exchange(widths, ratio, gate_scale) for widths in levels)
+        self.exchanges = cast(list[Exchange], exchanges)  # torch does not say what a list holds
 
     def encode(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Taps]:
         samples = len(next(iter(inputs.values())))
-        depth, maps = len(self.exchanges), {}
-        for name, encoder in self.encoders.items():
-            first = len(encoder.stages) - depth  # of the stages that an exchange follows
-            maps[name] = encoder.stages[:first](encoder.fold(inputs[name]))
+        depth = len(self.exchanges)  # the number of stages that an exchange follows
+        maps = {k: e.stages[:-depth](e.fold(inputs[k])) for k, e in self.encoders.items()}
         for level, exchange in zip(range(-depth, 0), self.exchanges, strict=True):
-            maps = {name: e.stages[level](maps[name]) for name, e in self.encoders.items()}
+            maps = {k: e.stages[level](maps[k]) for k, e in self.encoders.items()}
             maps = exchange(maps, samples)
         return {name: pooled(x, samples) for name, x in maps.items()}, NO_TAPS
 
     def gate_parameters(self, modality: str) -> list[nn.Parameter]:
         """Of the layers that make a modality's gates, those shared with the others included."""
-        parts = ((exchange.squeeze, exchange.excite[modality]) for exchange in self.exchanges)
-        return [p for pair in parts for part in pair for p in part.parameters()]
+        parts = [part for e in self.exchanges for part in (e.squeeze, e.excite[modality])]
+        return [p for part in parts for p in part.parameters()]
 
     def freeze(self, modality: str | None) -> None:
         """In training, hold the gates of one modality at their running mean; None: of nobody."""

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from ...data.samples import Data
 from ...system.errors import UserError
 from ..encoders.base import Encoder
-from ..modules import Modules
 from .base import NO_TAPS, Fusion, Objectives, Output, Taps
 
 SHARED = "shared"
@@ -35,30 +34,20 @@ class MultiTask(Fusion):
         return cls(encoder, modality, data.tasks, len(data.classes))
 
     def __init__(self, encoder: Encoder, modality: str, tasks: tuple[str, ...], classes: int):
-        super().__init__(self.arrange(encoder, tasks), classes)
+        apart = {task: deepcopy(encoder) for task in tasks}
+        super().__init__(apart if self.late else {SHARED: encoder}, classes)
         self.modality, self.tasks = modality, tasks
-        width = encoder.out_dim
-        self.unimodal_heads = Modules(
-            {
-                task: nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, classes))
-                for task in tasks
-            }
-        )
-
-    @staticmethod
-    def arrange(encoder: Encoder, tasks: tuple[str, ...]) -> dict[str, Encoder]:
-        """The encoders under their names."""
-        raise NotImplementedError
+        width, self.unimodal_heads = encoder.out_dim, nn.ModuleDict()
+        for task in tasks:
+            hidden = nn.Linear(width, width)
+            head = nn.Sequential(hidden, nn.ReLU(), nn.Linear(width, classes))
+            self.unimodal_heads[task] = head
 
 
 class Shared(MultiTask):
     """One encoder with two objectives: the first task stands where the joint loss stands."""
 
     late = False  # every task reaches the encoder that the other has
-
-    @staticmethod
-    def arrange(encoder: Encoder, tasks: tuple[str, ...]) -> dict[str, Encoder]:
-        return {SHARED: encoder}
 
     def encode(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Taps]:
         return dict.fromkeys(self.tasks, self.encoders[SHARED](inputs[self.modality])), NO_TAPS
@@ -71,10 +60,6 @@ class Shared(MultiTask):
 
 class Separate(MultiTask):
     """An encoder for each task, from the same initial weights: every task learns alone."""
-
-    @staticmethod
-    def arrange(encoder: Encoder, tasks: tuple[str, ...]) -> dict[str, Encoder]:
-        return {task: deepcopy(encoder) for task in tasks}
 
     def encode(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Taps]:
         own = inputs[self.modality]

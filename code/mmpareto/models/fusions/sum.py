@@ -1,13 +1,9 @@
 """Late fusion by summation: one linear layer per modality, their logits added."""
 
-from functools import reduce
-from operator import add
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..encoders.base import Encoder
-from ..modules import Modules
-from .base import Fusion
+from .base import Fusion, heads, total
 
 
 class Sum(Fusion):
@@ -15,16 +11,14 @@ class Sum(Fusion):
 
     def __init__(self, encoders: dict[str, Encoder], classes: int):
         super().__init__(encoders, classes)
-        self.joint_heads: Modules[nn.Module] = Modules(
-            {name: nn.Linear(encoder.out_dim, classes) for name, encoder in encoders.items()}
-        )
+        self.joint_heads = heads(encoders, classes)
 
     def read_out(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """W_k z_k + b_k."""
         return {name: head(features[name]) for name, head in self.joint_heads.items()}
 
     def joint(self, features: dict[str, Tensor]) -> Tensor:
-        return reduce(add, self.read_out(features).values())
+        return total(self.read_out(features).values())
 
 
 class Mean(Sum):
