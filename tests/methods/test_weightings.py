@@ -25,7 +25,7 @@ LOOSE = {"upgrad": 5e-3, "cagrad": 5e-5}  # of solvers that regularise, or stop 
 
 def method_of(name, model=None, **settings):
     model = model or tiny_models.build()
-    return METHODS[name](model, Namespace(**(OPTIONS | settings)))
+    return METHODS[name](model, Namespace(method=name, **(OPTIONS | settings)))
 
 
 def integrated(name, j, g, **settings):

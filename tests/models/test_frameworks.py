@@ -5,6 +5,7 @@ import reference_frameworks as literal
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from mmpareto import MMPareto
 from mmpareto.core import integrate
@@ -210,8 +211,9 @@ class TestCentralNet:
         for project in layer.project.values():
             nn.init.ones_(project.weight)
             nn.init.zeros_(project.bias)
+        layer.layer = nn.Identity()
         one = torch.ones(1, 1, 1, 1)
-        assert layer.combine(2 * one, {"a": 4 * one, "b": -2 * one}).item() == 3
+        assert layer(2 * one, {"a": 4 * one, "b": -2 * one}).item() == 3
 
     def test_encoders_run_unmodified(self):
         model, inputs, _ = framework("centralnet", 3)
@@ -221,7 +223,7 @@ class TestCentralNet:
 
     def test_probes_train_neither_encoders_nor_taps(self):
         model, inputs, _ = framework("centralnet", 2)
-        detached = model(inputs).map(torch.Tensor.detach)
+        detached = tree_map_only(torch.Tensor, torch.Tensor.detach, model(inputs))
         model.read(detached.features, detached.taps).joint.sum().backward()
         assert all(p.grad is None for p in model.encoders.parameters())
         assert all(p.grad is not None for p in model.central.parameters())

@@ -2,10 +2,8 @@
 
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from functools import reduce
 from itertools import combinations
 from math import factorial
-from operator import add
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +12,9 @@ from torch import Tensor
 from ..core import distributed
 from ..core.integrate import Stats
 from ..data.samples import Batch
-from ..models.fusions.base import Fusion, Output
+from ..models.fusions.base import Fusion, Output, total
 from ..system.flags import non_negative
-from .base import Decision, JointMethod, add_window_flag
+from .base import Decision, JointMethod
 
 Coalition = frozenset[str]
 LARGEST = 10.0  # exponent, before alpha, as in the authors' code
@@ -41,33 +39,31 @@ class AGM(JointMethod):
     With --accumulate every micro-batch counts as a step for q's means and has its own kappa_k.
     """
 
-    @staticmethod
-    def add_flags(parser) -> None:
-        JointMethod.add_flags(parser)
+    window = "1-21"
+
+    @classmethod
+    def add_flags(cls, parser) -> None:
+        super().add_flags(parser)
         # fmt: off
         add = parser.add_argument
-        add("--alpha", type=non_negative(float), default=1.0,
-            help="strength of modulation, >= 0")
+        add("--alpha", type=non_negative(float), default=1.0, help="strength of modulation, >= 0")
         add("--bn_mode", choices=("running", "batch"), default="running",
             help="statistics of BatchNorm in passes with zeroed inputs")
         # fmt: on
-        add_window_flag(parser, "1-21")
 
     def __init__(self, model: Fusion, flags: Namespace):
         super().__init__(model, flags)
-        probes = set(model.unimodal_heads.parameters())
-        inside = set(model.encoders.parameters()) | probes
+        inside = {*model.encoders.parameters(), *model.unimodal_heads.parameters()}
         self._kept: list[tuple[Tensor, Tensor]] = []  # buffers as they were before further passes
         self.head = [p for p in model.parameters() if p not in inside and p.dim() > 1]
-        self.state["mean_score"] = torch.zeros(len(model.encoders), device=self.head[0].device)
-        self.state["steps"] = torch.zeros((), device=self.head[0].device)
+        device = self.head[0].device
+        self.state["mean_score"] = torch.zeros(len(model.encoders), device=device)
+        self.state["steps"] = torch.zeros((), device=device)
 
     def decide(self, output: Output, batch: Batch) -> Decision:
-        joint, probes = output.joint_loss(batch.targets), self.probe_losses(output, batch.targets)
-        losses = {"joint": joint, **probes}
+        decision = super().decide(output, batch)
         if not self.in_window():
-            return Decision(joint, losses, sum(probes.values(), start=joint))
-
+            return decision
         training = self.flags.bn_mode == "batch"  # only such passes change buffers
         self._kept = [(b, b.clone()) for b in self.model.buffers()] if training else []
         self.model.train(training)
@@ -76,11 +72,11 @@ class AGM(JointMethod):
         self.model.train()
         scores = torch.stack([score(phi, batch.targets) for phi in parts.values()])
         kappa = self.kappa(distributed.mean(scores))
-        delta = gradient_of_cross_entropy(whole, batch.targets)
+        one_hot = F.one_hot(batch.targets, whole.shape[1])
+        delta = (whole.detach().softmax(1) - one_hot) / len(whole)  # of the mean cross-entropy
         modulated = (k * (delta * phi).sum() for k, phi in zip(kappa, parts.values(), strict=True))
         measures = {f"kappa_{name}": k for name, k in zip(parts, kappa, strict=True)}
-        minimised = reduce(add, [*modulated, *probes.values()])
-        return Decision(joint, losses, minimised, measures=measures)
+        return decision._replace(minimised=total(modulated), measures=measures)
 
     def differentiate(self, decision: Decision, share: float, last: bool) -> dict[str, Stats]:
         stats = super().differentiate(decision, share, last)
@@ -91,7 +87,9 @@ class AGM(JointMethod):
 
     def adjust(self) -> dict[str, Tensor]:
         if self.in_window():
-            self.clip()
+            gradients = [p.grad for p in self.head if p.grad is not None]
+            if torch.stack([x.abs().max() for x in gradients]).max() > 1:  # sync
+                torch.nn.utils.clip_grad_norm_(self.clip_groups()[0], 1.0)
         return {}
 
     def coalitions(self, inputs: dict[str, Tensor]) -> Callable[[Coalition], Tensor]:
@@ -99,8 +97,8 @@ class AGM(JointMethod):
         if not self.model.late or self.model.tapped:
 
             def mixed(present: Coalition) -> Tensor:
-                kept = {n: x if n in present else torch.zeros_like(x) for n, x in inputs.items()}
-                return self.forward(kept).logits["joint"]
+                away = {n: torch.zeros_like(x) for n, x in inputs.items() if n not in present}
+                return self.forward({**inputs, **away}).logits["joint"]
 
             return mixed
         real = self.forward(inputs).features
@@ -108,10 +106,8 @@ class AGM(JointMethod):
         absent = self.forward(two).features
 
         def late(present: Coalition) -> Tensor:
-            features = {
-                n: z if n in present else absent[n][:1].expand_as(z) for n, z in real.items()
-            }
-            return self.model.joint(features)
+            away = {n: absent[n][:1].expand_as(z) for n, z in real.items() if n not in present}
+            return self.model.joint({**real, **away})
 
         return late
 
@@ -123,11 +119,6 @@ class AGM(JointMethod):
         mean.mul_((steps - 1) / steps).add_(scores / steps)
         return kappa
 
-    def clip(self) -> None:
-        largest = torch.stack([p.grad.abs().max() for p in self.head if p.grad is not None]).max()
-        if largest > 1:  # sync
-            torch.nn.utils.clip_grad_norm_(self.clip_groups()[0], 1.0)
-
 
 def shapley(
     names: list[str], whole: Tensor, logits: Callable[[Coalition], Tensor]
@@ -137,8 +128,7 @@ def shapley(
     phi_k = sum over S without k of |S|! (N - |S| - 1)! / N! (f(S + k) - f(S)), f(empty) = 0.
     """
     number = len(names)
-    sizes = range(1, number)
-    some = [frozenset(members) for size in sizes for members in combinations(names, size)]
+    some = [frozenset(c) for size in range(1, number) for c in combinations(names, size)]
     f = {coalition: logits(coalition) for coalition in some}
     f |= {frozenset(): torch.zeros_like(whole), frozenset(names): whole}
 
@@ -148,7 +138,7 @@ def shapley(
                 weight = factorial(len(s)) * factorial(number - len(s) - 1) / factorial(number)
                 yield weight * (f[s | {name}] - f[s])
 
-    return {name: reduce(add, gains(name)) for name in names}
+    return {name: total(gains(name)) for name in names}
 
 
 def score(phi: Tensor, targets: Tensor) -> Tensor:
@@ -167,9 +157,3 @@ def modulation(scores: Tensor, mean_scores: Tensor, alpha: float) -> Tensor:
     """kappa_k (N,)."""
     excess = discrepancy(mean_scores) - discrepancy(scores)
     return (alpha * excess.clamp(max=LARGEST)).exp()
-
-
-def gradient_of_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Of the batch mean with respect to logits (B, C)."""
-    one_hot = F.one_hot(targets, logits.shape[1])
-    return (logits.detach().softmax(1) - one_hot) / len(logits)

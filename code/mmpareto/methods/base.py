@@ -1,38 +1,22 @@
 """What a method is to the training loop, and what the five basic ones share."""
 
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import reduce
-from operator import add
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
-from ..core import distributed
-from ..core.integrate import Stats, widest
+from ..core import distributed, integrate
+from ..core.integrate import Stats
 from ..core.integrator import GRAMIANS, Integrator, Rule
-from ..data.samples import Batch, Data
-from ..models.fusions.base import Fusion, Objectives, Output
+from ..data.samples import Batch
+from ..models.fusions.base import Fusion, Objectives, Output, total
 from ..system.errors import UserError, reason
 from ..system.flags import epochs
-
-
-class Training(Protocol):
-    """What a method may use of the training loop, which is `Trainer` in train.py."""
-
-    flags: Namespace
-    data: Data
-    model: Fusion
-    device: torch.device
-    scheduler: torch.optim.lr_scheduler.LRScheduler
-    epoch: int  # the number of epochs already trained
-
-    def train_epoch(self) -> list[dict]: ...
-
-    def fork(self, method: str, **own) -> "Training": ...
 
 
 class Decision(NamedTuple):
@@ -40,7 +24,8 @@ class Decision(NamedTuple):
 
     loss: Tensor  # scalar; the log's loss, and what is minimised where nothing else is said
     losses: dict[str, Tensor]  # "joint" and each modality's, or each task's
-    minimised: Tensor | None = None  # scalar whose gradient is taken, where it is not the loss
+    probes: dict[str, Tensor] = {}  # those of them that train probes, minimised besides the loss
+    minimised: Tensor | None = None  # scalar whose gradient is taken, where it is not the loss's
     objectives: Objectives | None = None  # whose gradients are integrated in each encoder
     encoders: dict[str, Stats] = {}  # how each encoder's two gradients were integrated
     measures: dict[str, Tensor] = {}  # scalars that the method has decided by, for the log
@@ -52,25 +37,24 @@ def numbers(decisions: list[Decision], **more: Tensor) -> dict:
     more: further scalars of the step. Losses are means over micro-batches. Every number is a mean
     over processes, and so the same in each. One host sync.
     """
-    tensors: dict[tuple[str, ...], Tensor] = {(name,): value for name, value in more.items()}
-    tensors["loss",] = torch.stack([d.loss.detach() for d in decisions]).mean()
-    for name in decisions[0].losses:
-        tensors["losses", name] = torch.stack([d.losses[name].detach() for d in decisions]).mean()
-    for name, stats in decisions[-1].encoders.items():
-        tensors |= {("encoders", name, field): value for field, value in stats._asdict().items()}
-    tensors |= {("measures", name): value for name, value in decisions[-1].measures.items()}
-    device = tensors["loss",].device
-    wide = widest(device)
-    values = torch.stack([tensor.to(device, wide) for tensor in tensors.values()])
+    last = decisions[-1]
+    losses = {name: [d.losses[name].detach() for d in decisions] for name in last.losses}
+    step: dict = {
+        "losses": {name: torch.stack(parts).mean() for name, parts in losses.items()},
+        **more,
+        "loss": torch.stack([d.loss.detach() for d in decisions]).mean(),
+    }
+    if last.encoders:
+        step["encoders"] = {name: stats._asdict() for name, stats in last.encoders.items()}
+    if last.measures:
+        step["measures"] = last.measures
+    tensors, form = tree_flatten(step)
+    device = last.loss.device
+    values = torch.stack([x.to(device, integrate.widest(device)) for x in tensors])
     if dist.is_initialized():
         values = distributed.mean(values)
-    step: dict = {"losses": {}}
-    for path, value in zip(tensors, values.tolist(), strict=True):  # sync
-        place = step
-        for key in path[:-1]:
-            place = place.setdefault(key, {})
-        place[path[-1]] = bool(value) if path[-1] in ("conflict", "stationary") else value
-    return step
+    pairs = zip(tensors, values.tolist(), strict=True)  # sync
+    return tree_unflatten([bool(v) if x.dtype == torch.bool else v for x, v in pairs], form)
 
 
 class Method:
@@ -94,8 +78,8 @@ class Method:
                 "define decide instead, and adjust to change gradients"
             )
 
-    @staticmethod
-    def add_flags(parser) -> None:
+    @classmethod
+    def add_flags(cls, parser) -> None:
         """Add the method's own flags to an argparse parser."""
 
     @staticmethod
@@ -109,8 +93,12 @@ class Method:
         self.state: dict[str, Tensor] = {}
         self.epoch = 1
 
-    def start_epoch(self, trainer: Training) -> None:
-        """Called before every epoch."""
+    def start_epoch(self, trainer) -> None:
+        """Called before every epoch, with `Trainer` of train.py.
+
+        A method may use its flags, data, model, device, scheduler, epoch (the number of epochs
+        already trained), train_epoch and fork.
+        """
         self.epoch = trainer.epoch + 1
 
     def forward(self, inputs: dict[str, Tensor]) -> Output:
@@ -131,24 +119,17 @@ class Method:
         last: whether the optimizer steps next; with gradient accumulation several micro-batches,
         each with its share, precede it. Returns the decision with all that was decided since.
         """
-        encoders = self.differentiate(decision, share, last)
-        measures = self.adjust() if last else {}
-        return decision._replace(
-            encoders=decision.encoders | encoders, measures=decision.measures | measures
-        )
+        encoders = decision.encoders | self.differentiate(decision, share, last)
+        measures = decision.measures | (self.adjust() if last else {})
+        return decision._replace(encoders=encoders, measures=measures)
 
     def differentiate(self, decision: Decision, share: float, last: bool) -> dict[str, Stats]:
         """Add the decision's gradients times share to `.grad`, at last as means over processes."""
         minimised = decision.loss if decision.minimised is None else decision.minimised
-        (minimised * share).backward()
+        (total([minimised, *decision.probes.values()]) * share).backward()
         if last:
             distributed.average([p.grad for p in self.model.parameters() if p.grad is not None])
         return {}
-
-    def in_window(self) -> bool:
-        """Whether this epoch is one of --window's, a flag of methods that act for a while only."""
-        first, last = self.flags.window
-        return first <= self.epoch <= last
 
     def clip_groups(self) -> list[list[nn.Parameter]]:
         """Parameters whose gradients are clipped together; those in no group are left alone."""
@@ -162,8 +143,8 @@ class ProbedMethod(Method):
     nothing else, to the last bit.
     """
 
-    @staticmethod
-    def add_flags(parser) -> None:
+    @classmethod
+    def add_flags(cls, parser) -> None:
         # fmt: off
         parser.add_argument("--no_probes", action="store_true",
             help="leave the heads that the method does not train at their initialisation, as the "
@@ -174,21 +155,37 @@ class ProbedMethod(Method):
         """Predictions from detached features; None with --no_probes, and of tasks."""
         if self.flags.no_probes or self.model.multitask:
             return None
-        detached = output.map(Tensor.detach)
+        detached = tree_map_only(Tensor, Tensor.detach, output)
         return self.model.read(detached.features, detached.taps)
 
 
 class JointMethod(ProbedMethod):
-    """A method that trains encoders and joint prediction; the unimodal heads are probes."""
+    """A method that trains encoders and joint prediction; the unimodal heads are probes.
+
+    window: the default of --window, FIRST-LAST, of a method that acts in some epochs only.
+    """
+
+    window: str | None = None
+
+    @classmethod
+    def add_flags(cls, parser) -> None:
+        super().add_flags(parser)
+        if cls.window:
+            # fmt: off
+            parser.add_argument("--window", type=epochs, default=epochs(cls.window),
+                metavar="FIRST-LAST", help="epochs in which the method acts, counted from 1 "
+                f"(default: {cls.window}, the release's)")
+            # fmt: on
+
+    def in_window(self) -> bool:
+        first, last = self.flags.window
+        return first <= self.epoch <= last
 
     def decide(self, output: Output, batch: Batch) -> Decision:
         """The joint loss."""
-        joint, probes = output.joint_loss(batch.targets), self.probe_losses(output, batch.targets)
-        return Decision(joint, {"joint": joint, **probes}, sum(probes.values(), start=joint))
-
-    def probe_losses(self, output: Output, targets: Tensor) -> dict[str, Tensor]:
-        probe = self.probe(output)
-        return probe.unimodal_losses(targets) if probe else {}
+        joint, probe = output.joint_loss(batch.targets), self.probe(output)
+        probes = probe.unimodal_losses(batch.targets) if probe else {}
+        return Decision(joint, {"joint": joint, **probes}, probes)
 
     def clip_groups(self) -> list[list[nn.Parameter]]:
         probes = set(self.model.unimodal_heads.parameters())
@@ -201,11 +198,11 @@ class IntegratingMethod(Method):
     In multi-task learning these are the two tasks' gradients of the shared encoder.
     """
 
+    gramian = "parameters"
+
     @staticmethod
     def runs_with(fusion: type[Fusion]) -> bool:
         return not fusion.multitask or not fusion.late  # tasks apart have no gradients that meet
-
-    gramian = "parameters"
 
     def rule(self, encoder: str) -> Rule:
         """The rule of one encoder, under its name; asked for once."""
@@ -214,35 +211,41 @@ class IntegratingMethod(Method):
     def __init__(self, model: Fusion, flags: Namespace):
         super().__init__(model, flags)
         rules = {name: self.rule(name) for name in model.encoders}
-        self.integrator = Integrator(
-            model, model.encoders, rules, late=model.late, gramian=self.gramian
-        )
+        settings = {"late": model.late, "gramian": self.gramian}
+        self.integrator = Integrator(model, model.encoders, rules, **settings)
 
     def decide(self, output: Output, batch: Batch) -> Decision:
         losses = output.losses(batch.targets)
         objectives = self.model.objectives(output, losses)
-        return Decision(reduce(add, losses.values()), losses, objectives=objectives)
+        return Decision(total(losses.values()), losses, objectives=objectives)
 
     def differentiate(self, decision: Decision, share: float, last: bool) -> dict[str, Stats]:
         assert decision.objectives is not None
         joint, own, features = decision.objectives
-        return self.integrator.backward(
-            joint * share,
-            {name: loss * share for name, loss in own.items()},
-            features if self.gramian == "features" else None,
-            accumulate=not last,
-        )
+        own = {name: loss * share for name, loss in own.items()}
+        given = features if self.gramian == "features" else None
+        return self.integrator.backward(joint * share, own, given, accumulate=not last)
 
 
 class GramianMethod(IntegratingMethod):
-    """One whose rule needs no more of j and g than their Gramian, which features have as well."""
+    """One whose rule needs no more of j and g than their Gramian, which features have as well.
 
-    @staticmethod
-    def add_flags(parser) -> None:
+    scaled: whether h is a mean of j and g, which --scale can bring to the size of their sum.
+    """
+
+    scaled = False
+
+    @classmethod
+    def add_flags(cls, parser) -> None:
         # fmt: off
-        parser.add_argument("--gramian", choices=GRAMIANS, default="parameters",
+        add = parser.add_argument
+        add("--gramian", choices=GRAMIANS, default="parameters",
             help="whose gradients decide the weights: the encoder's parameters', or its output "
                  "features', at the uniform baseline's cost and without its guarantees")
+        if cls.scaled:
+            add("--scale", type=int, choices=(1, 2), default=1,
+                help="1 is the method's own, a mean of both gradients; 2 brings equal ones to the "
+                     "size of their sum, as uniform has it")
         # fmt: on
 
     def __init__(self, model: Fusion, flags: Namespace):
@@ -261,30 +264,27 @@ class GramianMethod(IntegratingMethod):
         super().__init__(model, flags)
 
 
-@contextmanager
-def solver(method: str, extra: str) -> Iterator[None]:
-    """UserError with the line that installs what torchjd solves a method's problem with."""
-    try:
-        yield
-    except ImportError as error:
-        raise UserError(
-            f"--method {method} needs solvers that are not installed ({reason(error)}): run "
-            f'pip install "torchjd[{extra}]"'
-        ) from None
+class TorchJDMethod(GramianMethod):
+    """One whose two weights torchjd takes from the Gramian.
 
+    package: what pip installs, with the solvers that the weighting needs.
+    """
 
-def add_window_flag(parser, default: str) -> None:
-    """Add --window; `in_window` of the method asks it."""
-    # fmt: off
-    parser.add_argument("--window", type=epochs, default=epochs(default), metavar="FIRST-LAST",
-        help=f"epochs in which the method acts, counted from 1 (default: {default}, the release's)")
-    # fmt: on
+    package = "torchjd"
 
+    def weighting(self, torchjd) -> Callable[[Tensor], Tensor]:
+        """The weighting, out of torchjd's module of them."""
+        raise NotImplementedError
 
-def add_scale_flag(parser) -> None:
-    """Add --scale, for methods whose h is a mean of j and g."""
-    # fmt: off
-    parser.add_argument("--scale", type=int, choices=(1, 2), default=1,
-        help="1 is the method's own, a mean of both gradients; 2 brings equal ones to the size of "
-             "their sum, as uniform has it")
-    # fmt: on
+    def rule(self, encoder: str) -> Rule:
+        try:
+            from torchjd import aggregation
+
+            weighting = self.weighting(aggregation)
+        except ImportError as error:
+            raise UserError(
+                f"--method {self.flags.method} needs solvers that are not installed "
+                f'({reason(error)}): run pip install "{self.package}"'
+            ) from None
+        scale = self.flags.scale if self.scaled else 1
+        return partial(integrate.weighted_rule, weighting=weighting, scale=scale)

@@ -2,15 +2,14 @@
 
 from functools import partial
 
-from ..core import integrate
 from ..core.integrator import Rule
 from ..system.flags import non_negative
-from .base import GramianMethod, add_scale_flag, solver
+from .base import TorchJDMethod
 
 RESCALE = {"none": lambda c: 1.0, "square": lambda c: 1 + c**2, "linear": lambda c: 1 + c}
 
 
-class CAGrad(GramianMethod):
+class CAGrad(TorchJDMethod):
     """The step near m = (j + g) / 2 from which the worse off of both losses gains most.
 
     h = scale * (m + c ||m|| q / ||q||) with q in the segment [j, g] minimising
@@ -18,9 +17,12 @@ class CAGrad(GramianMethod):
     h by 1 + c^2 on one of its datasets and takes it twice: --rescale square --scale 2.
     """
 
-    @staticmethod
-    def add_flags(parser) -> None:
-        GramianMethod.add_flags(parser)
+    package = "torchjd[cagrad]"
+    scaled = True
+
+    @classmethod
+    def add_flags(cls, parser) -> None:
+        super().add_flags(parser)
         # fmt: off
         add = parser.add_argument
         add("--c", type=non_negative(float), default=0.5,
@@ -28,12 +30,10 @@ class CAGrad(GramianMethod):
         add("--rescale", choices=RESCALE, default="none",
             help="divide h by 1 + c^2 (square), by 1 + c (linear), or not")
         # fmt: on
-        add_scale_flag(parser)
+
+    def weighting(self, torchjd):
+        return torchjd.CAGradWeighting(c=self.flags.c)
 
     def rule(self, encoder: str) -> Rule:
-        with solver("cagrad", "cagrad"):
-            from torchjd.aggregation import CAGradWeighting
-
-            weighting = CAGradWeighting(c=self.flags.c)
         scale = self.flags.scale / RESCALE[self.flags.rescale](self.flags.c)
-        return partial(integrate.weighted_rule, weighting=weighting, scale=scale)
+        return partial(super().rule(encoder), scale=scale)

@@ -1,15 +1,13 @@
 """G-Blend: gradient blending (Wang et al., CVPR 2020)."""
 
 from argparse import Namespace
-from functools import reduce
-from operator import add
 
 import torch
 from torch import Tensor
 
 from ..data.batches import loader
 from ..data.samples import Batch
-from ..models.fusions.base import Fusion, Output
+from ..models.fusions.base import Fusion, Output, total
 from ..models.predict import mean_losses
 from ..system.flags import positive
 from .base import Decision, Method
@@ -34,14 +32,13 @@ class GBlend(Method):
     needs_validation = True
     fixed_on_resume = frozenset({"epochs"})  # an estimate trains as long as the run will
 
-    @staticmethod
-    def add_flags(parser) -> None:
+    @classmethod
+    def add_flags(cls, parser) -> None:
         # fmt: off
         add = parser.add_argument
         add("--super_epoch", type=positive(int), metavar="EPOCHS",
             help="epochs between two estimates of the weights, >= 1 (default: all, one estimate)")
-        add("--weight_sum", type=positive(float), default=1.0,
-            help="what all weights sum to, > 0")
+        add("--weight_sum", type=positive(float), default=1.0, help="what all weights sum to, > 0")
         # fmt: on
 
     @staticmethod
@@ -56,16 +53,16 @@ class GBlend(Method):
 
     def start_epoch(self, trainer) -> None:
         super().start_epoch(trainer)
-        total = trainer.flags.epochs
-        length = self.flags.super_epoch or total
+        last = trainer.flags.epochs
+        length = self.flags.super_epoch or last
         if trainer.epoch % length == 0:
-            weights = self.estimate(trainer, min(length, total - trainer.epoch))
+            weights = self.estimate(trainer, min(length, last - trainer.epoch))
             self.state["weights"].copy_(weights * self.flags.weight_sum)
 
     def decide(self, output: Output, batch: Batch) -> Decision:
         losses = output.losses(batch.targets)
         weights = dict(zip(self.names, self.state["weights"], strict=True))
-        loss = reduce(add, (weights[name] * value for name, value in losses.items()))
+        loss = total(weights[name] * value for name, value in losses.items())
         measures = {f"weight_{name}": weight for name, weight in weights.items()}
         return Decision(loss, losses, measures=measures)
 
@@ -81,15 +78,13 @@ class GBlend(Method):
                 copy.epoch += 1
             for split, losses in self.gap(copy).items():
                 after[split] |= {name: losses[name] for name in names}
-        rows = ([losses[split][n] for n in self.names] for losses in (before, after)
-                for split in ("train", "val"))  # fmt: skip
-        return blend(*map(torch.tensor, rows))
+        rows = (losses[split] for losses in (before, after) for split in ("train", "val"))
+        return blend(*(torch.tensor([row[name] for name in self.names]) for row in rows))
 
     @staticmethod
     def gap(trainer) -> dict[str, dict[str, float]]:
         """Every loss on both splits."""
-        flags = trainer.flags
-        found = {}
+        flags, found = trainer.flags, {}
         for split in ("train", "val"):
             batches = loader(trainer.data.splits[split], flags.batch_size, workers=flags.workers)
             found[split] = mean_losses(trainer.model, batches, trainer.device, flags.limit_batches)

@@ -1,8 +1,7 @@
 """GradNorm (Chen et al., ICML 2018) on each encoder's two gradients."""
 
 from argparse import Namespace
-from functools import partial, reduce
-from operator import add
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from ..core import distributed, integrate
 from ..core.integrator import Rule
 from ..data.samples import Batch
 from ..models.encoders.base import Encoder
-from ..models.fusions.base import Fusion, Output
+from ..models.fusions.base import Fusion, Output, total
 from ..system.flags import non_negative, positive
 from .base import Decision, IntegratingMethod
 
@@ -28,8 +27,8 @@ class GradNorm(IntegratingMethod):
     gradient only (ours).
     """
 
-    @staticmethod
-    def add_flags(parser) -> None:
+    @classmethod
+    def add_flags(cls, parser) -> None:
         # fmt: off
         add = parser.add_argument
         add("--alpha", type=non_negative(float), default=1.5,
@@ -66,16 +65,12 @@ class GradNorm(IntegratingMethod):
         parts, self._losses = self._losses, []
         measures = {}
         for name, norms in self._norms.items():
-            pair = distributed.mean(reduce(add, (part[name] / len(parts) for part in parts)))
+            pair = distributed.mean(total(part[name] / len(parts) for part in parts))
             weights, first = self.state[f"weights_{name}"], self.state[f"first_losses_{name}"]
             measures |= {f"joint_weight_{name}": weights[0].clone()}
             first.copy_(torch.where(first.isnan(), pair, first))
-            weights.copy_(
-                updated(
-                    weights, norms.to(weights), pair / first,
-                    self.flags.alpha, self.flags.weight_learning_rate,
-                )
-            )  # fmt: skip
+            settings = self.flags.alpha, self.flags.weight_learning_rate
+            weights.copy_(updated(weights, norms.to(weights), pair / first, *settings))
         return measures
 
     @torch.no_grad()
@@ -92,6 +87,5 @@ def updated(
     """The next weights (2,), from the gradients' norms and each loss's share of its first value."""
     length = weights * norms
     target = length.mean() * (shares / shares.mean()) ** alpha
-    weights = weights - learning_rate * (length - target).sign() * norms
-    weights = weights.clamp(min=LEAST)
+    weights = (weights - learning_rate * (length - target).sign() * norms).clamp(min=LEAST)
     return 2 * weights / weights.sum()

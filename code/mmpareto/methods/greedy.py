@@ -2,15 +2,13 @@
 
 from argparse import Namespace
 from collections.abc import Iterable
-from functools import reduce
-from operator import add
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.samples import Batch
-from ..models.fusions.base import Fusion, Output
+from ..models.fusions.base import Fusion, Output, total
 from ..models.fusions.mmtm import MMTM
 from ..system.flags import non_negative, positive
 from .base import Decision, JointMethod
@@ -33,15 +31,14 @@ class Greedy(JointMethod):
 
     default_fusion = "mmtm"
 
-    @staticmethod
-    def add_flags(parser) -> None:
-        JointMethod.add_flags(parser)
+    @classmethod
+    def add_flags(cls, parser) -> None:
+        super().add_flags(parser)
         # fmt: off
         add = parser.add_argument
         add("--threshold", type=non_negative(float), default=0.01,
             help="difference of the branches' balance that is tolerated, >= 0")
-        add("--balancing_steps", type=positive(int), default=5,
-            help="steps of a window, >= 1")
+        add("--balancing_steps", type=positive(int), default=5, help="steps of a window, >= 1")
         add("--warmup_epochs", type=non_negative(int), default=1,
             help="epochs before the first window, >= 0")
         # fmt: on
@@ -52,8 +49,7 @@ class Greedy(JointMethod):
 
     def __init__(self, model: MMTM, flags: Namespace):
         super().__init__(model, flags)
-        self.branches = model
-        self.names = list(model.encoders)
+        self.branches, self.names = model, list(model.encoders)
         device = next(model.parameters()).device
         for speed in ("bypass_speed", "main_speed"):
             self.state[speed] = torch.zeros(len(self.names), device=device)
@@ -61,15 +57,14 @@ class Greedy(JointMethod):
 
     def forward(self, inputs: dict[str, Tensor]) -> Output:
         left, branch = self.state["window"].tolist()
-        self.branches.freeze(self.names[branch] if left else None)
+        for exchange in self.branches.exchanges:
+            exchange.frozen = self.names[branch] if left else None
         return super().forward(inputs)
 
     def decide(self, output: Output, batch: Batch) -> Decision:
-        branches = self.model.read_out(output.features)
-        loss = reduce(add, (F.cross_entropy(u, batch.targets) for u in branches.values()))
-        probes = self.probe_losses(output, batch.targets)
-        losses = {"joint": output.joint_loss(batch.targets), **probes}
-        return Decision(loss, losses, sum(probes.values(), start=loss))
+        branches = self.model.read_out(output.features).values()
+        loss = total(F.cross_entropy(u, batch.targets) for u in branches)
+        return super().decide(output, batch)._replace(loss=loss)
 
     def adjust(self) -> dict[str, Tensor]:
         left = int(self.state["window"][0])
@@ -83,13 +78,10 @@ class Greedy(JointMethod):
 
     def measure(self) -> None:
         """Count a normal step's speeds, and open a window where they have drifted apart."""
-        bypass, main = [], []
-        for name in self.names:
-            bypass.append(speed(self.branches.gate_parameters(name)))
+        for i, name in enumerate(self.names):
+            self.state["bypass_speed"][i] += speed(self.branches.gate_parameters(name))
             parts = self.model.encoders[name], self.branches.joint_heads[name]
-            main.append(speed(p for part in parts for p in part.parameters()))
-        self.state["bypass_speed"].add_(torch.stack(bypass))
-        self.state["main_speed"].add_(torch.stack(main))
+            self.state["main_speed"][i] += speed(p for part in parts for p in part.parameters())
         if self.epoch > self.flags.warmup_epochs:
             balance = conditional_speed(self.state["bypass_speed"], self.state["main_speed"])
             if balance.max() - balance.min() > self.flags.threshold:  # sync
@@ -106,7 +98,5 @@ def conditional_speed(bypass: Tensor, main: Tensor) -> Tensor:
 def speed(params: Iterable[nn.Parameter]) -> Tensor:
     """||gradient||^2 / ||parameters||^2 of one step, over all parameters together."""
     moved = [(p, p.grad) for p in params if p.grad is not None]
-    weights, gradients = (
-        torch.stack(torch._foreach_norm(part)) for part in zip(*moved, strict=True)
-    )
+    weights, gradients = (torch.stack(torch._foreach_norm(x)) for x in zip(*moved, strict=True))
     return gradients.square().sum() / weights.square().sum()

@@ -26,17 +26,12 @@ class MetaBalance(IntegratingMethod):
     loss is left alone, where the release divides by zero.
     """
 
-    @staticmethod
-    def add_flags(parser) -> None:
-        parser.add_argument(
-            "--rho", type=share, default=0.7, help="how near, from 0 (not at all) to 1"
-        )
-        parser.add_argument(
-            "--beta", type=fraction, default=0.9, help="memory of the norms, in [0, 1)"
-        )
-        parser.add_argument(
-            "--variant", choices=VARIANTS, default="both", help="which tensors of g are changed"
-        )
+    @classmethod
+    def add_flags(cls, parser) -> None:
+        add = parser.add_argument
+        add("--rho", type=share, default=0.7, help="how near, from 0 (not at all) to 1")
+        add("--beta", type=fraction, default=0.9, help="memory of the norms, in [0, 1)")
+        add("--variant", choices=VARIANTS, default="both", help="which tensors of g are changed")
 
     def rule(self, encoder: str) -> Rule:
         params = [p for p in self.model.encoders[encoder].parameters() if p.requires_grad]

@@ -14,9 +14,9 @@ from .base import GramianMethod
 class MMParetoMethod(GramianMethod):
     """Direction common to both gradients of an encoder, length gamma times that of their sum."""
 
-    @staticmethod
-    def add_flags(parser) -> None:
-        GramianMethod.add_flags(parser)
+    @classmethod
+    def add_flags(cls, parser) -> None:
+        super().add_flags(parser)
         # fmt: off
         add = parser.add_argument
         add("--gamma", type=positive(float), default=1.5,
@@ -35,5 +35,5 @@ class MMParetoMethod(GramianMethod):
         super().__init__(model, flags)
 
     def rule(self, encoder: str) -> Rule:
-        settings = {"gamma": self.flags.gamma, "granularity": self.flags.granularity}
-        return partial(integrate.mmpareto_rule, **settings)
+        gamma, granularity = self.flags.gamma, self.flags.granularity
+        return partial(integrate.mmpareto_rule, gamma=gamma, granularity=granularity)

@@ -1,17 +1,15 @@
 """OGM-GE: on-the-fly gradient modulation (Peng et al., CVPR 2022)."""
 
 from argparse import Namespace
-from functools import reduce
-from operator import add
 
 import torch
 from torch import Tensor, nn
 
 from ..core import distributed
 from ..data.samples import Batch
-from ..models.fusions.base import Fusion, Output
+from ..models.fusions.base import Fusion, Output, total
 from ..system.flags import non_negative
-from .base import Decision, JointMethod, add_window_flag
+from .base import Decision, JointMethod
 
 
 class OGMGE(JointMethod):
@@ -26,18 +24,18 @@ class OGMGE(JointMethod):
     The released code damps the first of two modalities whose scores are equal; here nobody is.
     """
 
-    @staticmethod
-    def add_flags(parser) -> None:
-        JointMethod.add_flags(parser)
+    window = "1-51"
+
+    @classmethod
+    def add_flags(cls, parser) -> None:
+        super().add_flags(parser)
         # fmt: off
         add = parser.add_argument
         add("--alpha", type=non_negative(float), default=0.8,
             help="how hard a leading modality is damped, >= 0; the authors advise 0.8 for CREMA-D, "
                  "0.1 for VGGSound")
-        add("--without_ge", action="store_true",
-            help="no noise: OGM alone")
+        add("--without_ge", action="store_true", help="no noise: OGM alone")
         # fmt: on
-        add_window_flag(parser, "1-51")
 
     @staticmethod
     def runs_with(fusion: type[Fusion]) -> bool:
@@ -48,23 +46,18 @@ class OGMGE(JointMethod):
         self._scores: list[Tensor] = []  # of the micro-batches since the last step
 
     def decide(self, output: Output, batch: Batch) -> Decision:
-        self._scores.append(self.scores(output, batch.targets))
+        with torch.no_grad():
+            logits = self.model.read_out(output.features).values()
+            right = [u.softmax(1).gather(1, batch.targets[:, None]).sum() for u in logits]
+            self._scores.append(torch.stack(right))
         return super().decide(output, batch)
 
+    @torch.no_grad()
     def adjust(self) -> dict[str, Tensor]:
-        scores, self._scores = reduce(add, self._scores), []
-        return self.modulate(distributed.total(scores)) if self.in_window() else {}
-
-    @torch.no_grad()
-    def scores(self, output: Output, targets: Tensor) -> Tensor:
-        """score_k of every modality (N,)."""
-        logits = self.model.read_out(output.features)
-        right = [u.softmax(1).gather(1, targets[:, None]).sum() for u in logits.values()]
-        return torch.stack(right)
-
-    @torch.no_grad()
-    def modulate(self, scores: Tensor) -> dict[str, Tensor]:
-        damping = coefficients(scores, self.flags.alpha)
+        scores, self._scores = total(self._scores), []
+        if not self.in_window():
+            return {}
+        damping = coefficients(distributed.total(scores), self.flags.alpha)
         for encoder, c in zip(self.model.encoders.values(), damping, strict=True):
             for gradient in modulated(encoder):
                 noise = 0 if self.flags.without_ge else noise_of(gradient)

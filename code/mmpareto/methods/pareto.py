@@ -4,7 +4,7 @@ from functools import partial
 
 from ..core import integrate
 from ..core.integrator import Rule
-from .base import GramianMethod, add_scale_flag
+from .base import GramianMethod
 
 
 class Pareto(GramianMethod):
@@ -13,10 +13,7 @@ class Pareto(GramianMethod):
     The paper compares with this method but released no code of it.
     """
 
-    @staticmethod
-    def add_flags(parser) -> None:
-        GramianMethod.add_flags(parser)
-        add_scale_flag(parser)
+    scaled = True
 
     def rule(self, encoder: str) -> Rule:
         return partial(integrate.pareto_rule, scale=self.flags.scale)

@@ -14,7 +14,7 @@ from ..data.samples import Batch, Split
 from ..models.fusions.base import Fusion, Output
 from ..models.predict import outputs
 from ..system.flags import fraction, non_negative
-from .base import Decision, JointMethod, add_window_flag
+from .base import Decision, JointMethod
 
 SHARE = 0.1  # of the training samples that prototypes are made of
 FAR = 1e4  # distance of a class without a prototype: its probability is zero
@@ -35,9 +35,11 @@ class PMR(JointMethod):
     With --accumulate every micro-batch has its own w_k.
     """
 
-    @staticmethod
-    def add_flags(parser) -> None:
-        JointMethod.add_flags(parser)
+    window = "1-101"
+
+    @classmethod
+    def add_flags(cls, parser) -> None:
+        super().add_flags(parser)
         add = parser.add_argument
         # fmt: off
         add("--alpha", type=non_negative(float), default=1.0,
@@ -51,7 +53,6 @@ class PMR(JointMethod):
         add("--variant", choices=("paper", "release"), default="paper",
             help="release: hard weights and no entropy term")
         # fmt: on
-        add_window_flag(parser, "1-101")
 
     def __init__(self, model: Fusion, flags: Namespace):
         super().__init__(model, flags)
@@ -85,13 +86,11 @@ class PMR(JointMethod):
         known.logical_or_(seen)
 
     def decide(self, output: Output, batch: Batch) -> Decision:
-        joint, probes = output.joint_loss(batch.targets), self.probe_losses(output, batch.targets)
-        loss, measures = joint, {}
-        if self.in_window():
-            rebalance, measures = self.rebalance(output.features, batch.targets)
-            loss = joint + rebalance
-        minimised = sum(probes.values(), start=loss)
-        return Decision(loss, {"joint": joint, **probes}, minimised, measures=measures)
+        decision = super().decide(output, batch)
+        if not self.in_window():
+            return decision
+        rebalance, measures = self.rebalance(output.features, batch.targets)
+        return decision._replace(loss=decision.loss + rebalance, measures=measures)
 
     def rebalance(self, features: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, dict]:
         """What is added to the joint loss, and the weights."""

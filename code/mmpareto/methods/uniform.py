@@ -1,15 +1,13 @@
 """Uniform baseline: every loss has weight 1."""
 
 from argparse import Namespace
-from functools import reduce
-from operator import add
 
 from torch import Tensor
 
 from ..core import integrate
 from ..core.integrator import Integrator
 from ..data.samples import Batch
-from ..models.fusions.base import Fusion, Output
+from ..models.fusions.base import Fusion, Output, total
 from ..system.errors import UserError
 from ..system.flags import positive
 from .base import Decision, Method
@@ -27,12 +25,11 @@ class Uniform(Method):
     def runs_with(fusion: type[Fusion]) -> bool:
         return True
 
-    @staticmethod
-    def add_flags(parser) -> None:
+    @classmethod
+    def add_flags(cls, parser) -> None:
         # fmt: off
         add = parser.add_argument
-        add("--gamma", type=positive(float), default=1.0,
-            help="factor on encoders' gradients, > 0")
+        add("--gamma", type=positive(float), default=1.0, help="factor on encoders' gradients, > 0")
         add("--observe", action="store_true",
             help="record cosine, norms and conflict of each encoder's two gradients, too; trains "
                  "the same weights, but takes further backward passes for it")
@@ -51,13 +48,12 @@ class Uniform(Method):
                     f"--observe looks at a whole batch at once: drop --accumulate "
                     f"{flags.accumulate}, or drop --observe"
                 )
-            self.integrator = Integrator(
-                model, model.encoders, integrate.uniform_rule, late=model.late
-            )
+            rule = integrate.uniform_rule
+            self.integrator = Integrator(model, model.encoders, rule, late=model.late)
 
     def decide(self, output: Output, batch: Batch) -> Decision:
         losses = output.losses(batch.targets)
-        loss, encoders = reduce(add, losses.values()), {}
+        loss, encoders = total(losses.values()), {}
         if self.integrator:
             objectives = self.model.objectives(output, losses)
             pairs = self.integrator.observe(objectives.joint, objectives.own)

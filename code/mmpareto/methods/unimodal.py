@@ -1,12 +1,9 @@
 """Unimodal only: every modality trains alone (Figure 1c of the paper calls it single loss)."""
 
-from functools import reduce
-from operator import add
-
 from torch import nn
 
 from ..data.samples import Batch
-from ..models.fusions.base import Fusion, Output
+from ..models.fusions.base import Fusion, Output, total
 from .base import Decision, ProbedMethod
 
 
@@ -25,10 +22,9 @@ class Unimodal(ProbedMethod):
 
     def decide(self, output: Output, batch: Batch) -> Decision:
         unimodal = output.unimodal_losses(batch.targets)
-        loss = reduce(add, unimodal.values())
-        probe = self.probe(output)
+        loss, probe = total(unimodal.values()), self.probe(output)
         joint = {"joint": probe.joint_loss(batch.targets)} if probe else {}
-        return Decision(loss, {**joint, **unimodal}, sum(joint.values(), start=loss))
+        return Decision(loss, {**joint, **unimodal}, joint)
 
     def clip_groups(self) -> list[list[nn.Parameter]]:
         parts = self.model.encoders, self.model.unimodal_heads

@@ -1,7 +1,7 @@
 """The face of every model: encoders, a joint prediction, and one unimodal head per modality."""
 
 from argparse import Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import reduce
 from itertools import repeat
 from operator import add
@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from ...data.samples import Data
 from ...system.errors import UserError
@@ -46,16 +47,6 @@ class Output(NamedTuple):
         """The joint loss, where there is a joint prediction, and the unimodal ones."""
         joint = {} if self.joint is None else {"joint": self.joint_loss(targets)}
         return joint | self.unimodal_losses(targets)
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> "Output":
-        """The same with every tensor changed."""
-        joint, unimodal, features, taps = self
-        return Output(
-            None if joint is None else change(joint),
-            {name: change(logits) for name, logits in unimodal.items()},
-            {name: change(z) for name, z in features.items()},
-            {name: [change(x) for x in maps] for name, maps in taps.items()},
-        )
 
 
 class Objectives(NamedTuple):
@@ -149,8 +140,8 @@ class Fusion(nn.Module):
             return self.read(*self.encode(inputs))
         with torch.autocast(next(iter(inputs.values())).device.type, torch.bfloat16):
             features, taps = self.encode(inputs)
-            output = self.read({name: _widened(z) for name, z in features.items()}, taps)
-        return output.map(_widened)
+            output = self.read(tree_map_only(Tensor, _widened, features), taps)
+        return tree_map_only(Tensor, _widened, output)
 
     def compile(self) -> None:
         """Compile `encode`, and `read` if tapped, apart: the features between them stay tensors."""

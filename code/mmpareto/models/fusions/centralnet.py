@@ -24,8 +24,8 @@ class Central(nn.Module):
             OnePixelConv(width, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()
         )
 
-    def combine(self, central: Tensor | None, maps: dict[str, Tensor]) -> Tensor:
-        """What the layer takes: (B, width, H, W) of maps (B, C_k, H_k, W_k)."""
+    def forward(self, central: Tensor | None, maps: dict[str, Tensor]) -> Tensor:
+        """(B, after, H, W) of maps (B, C_k, H_k, W_k) and of the layer before, if there is one."""
         sizes = [x.shape[2:] for x in maps.values() if x.shape[2:] != (1, 1)] or [(1, 1)]
         size = tuple(map(min, zip(*sizes, strict=True)))
         parts = []
@@ -33,10 +33,7 @@ class Central(nn.Module):
             parts.append(self.central_weight * F.adaptive_avg_pool2d(central, size))
         for weight, (name, project) in zip(self.weights, self.project.items(), strict=True):
             parts.append(weight * project(F.adaptive_avg_pool2d(maps[name], size)))
-        return total(parts)
-
-    def forward(self, central: Tensor | None, maps: dict[str, Tensor]) -> Tensor:
-        return self.layer(self.combine(central, maps))
+        return self.layer(total(parts))
 
 
 class CentralNet(Fusion):

@@ -24,7 +24,7 @@ class Exchange(nn.Module):
     def __init__(self, channels: dict[str, int], ratio: float, gate_scale: int):
         super().__init__()
         self.gate_scale = gate_scale
-        self.frozen: str | None = None
+        self.frozen: str | None = None  # the modality whose gates training holds at their mean
         total = sum(channels.values())
         units = int(2 * total / ratio)
         if not units:
@@ -101,8 +101,3 @@ class MMTM(Mean):
         """Of the layers that make a modality's gates, those shared with the others included."""
         parts = [part for e in self.exchanges for part in (e.squeeze, e.excite[modality])]
         return [p for part in parts for p in part.parameters()]
-
-    def freeze(self, modality: str | None) -> None:
-        """In training, hold the gates of one modality at their running mean; None: of nobody."""
-        for exchange in self.exchanges:
-            exchange.frozen = modality
