@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import accuracy_score, f1_score
 from toy_kinds import as_read, load, made, printed, runs
 
 import evaluate
@@ -36,6 +37,15 @@ def test_an_epoch_that_the_scored_split_chose_says_so(run, capsys):
     best = run.with_name("best.pt")
     assert "epoch 1, which was chosen on this split\n" in printed(capsys, best)
     assert "epoch 1\n" in printed(capsys, best, "--part", "train")
+
+
+def test_scores_are_those_of_scikit_learn():
+    """To the bit; a class that occurs nowhere counts for nothing."""
+    random = np.random.default_rng(0)
+    for classes in (1, 2, 5, 100):
+        truth, found = random.integers(0, classes, (2, 80)).tolist()
+        expected = accuracy_score(truth, found), f1_score(truth, found, average="macro")
+        assert scores.score({"a": found}, {"a": truth})["a"] == expected
 
 
 class TestPerClass:

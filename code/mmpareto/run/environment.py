@@ -33,13 +33,7 @@ def environment() -> dict[str, Any]:
 @cache
 def commit() -> str:
     """This repository's commit, "+changes" where files differ from it; "unknown" without git."""
-    git = shutil.which("git")
-    if not git or not (REPOSITORY / ".git").exists():
+    if not shutil.which("git") or not (REPOSITORY / ".git").exists():
         return "unknown"
-
-    def ask(*words: str) -> str:
-        command = [git, "-C", str(REPOSITORY), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-    changes = ask("status", "--porcelain", "--untracked-files=no")
-    return (ask("rev-parse", "--short", "HEAD") or "unknown") + ("+changes" if changes else "")
+    ask = ["git", "-C", str(REPOSITORY), "describe", "--always", "--exclude=*", "--dirty=+changes"]
+    return subprocess.run(ask, capture_output=True, text=True).stdout.strip() or "unknown"

@@ -68,12 +68,6 @@ class Epoch(Record):
     seconds: float
     further: dict[str, Any] = field(default_factory=dict)  # the other scores, unchecked, and more
 
-    @property
-    def scores(self) -> dict[str, Any]:
-        """{column: score} as the file names them: Acc, Acc_MODALITY, F1..."""
-        names = [name for name in self.further if name.startswith(("Acc", "F1"))]
-        return {"Acc": self.Acc, **{name: self.further[name] for name in names}}
-
 
 @dataclass(frozen=True)
 class EncoderStats(Record):
