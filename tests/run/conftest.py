@@ -1,5 +1,7 @@
 """What the tests of this room share."""
 
+import shutil
+
 import pytest
 from toy_kinds import ToyAlone, ToyKinds
 
@@ -7,25 +9,37 @@ import train
 from mmpareto.datasets import DATASETS
 
 
+def train_toy(folder, *flags, method="mmpareto"):
+    train.main(["--dataset", "toy", "--encoder", "cnn", "--method", method, "--out", str(folder),
+                *map(str, flags)])  # fmt: skip
+    return folder
+
+
 @pytest.fixture
 def run(tmp_path):
     """Trains on the toy data in a folder; returns the folder."""
+    return lambda *flags, name="run", **method: train_toy(tmp_path / name, *flags, **method)
 
-    def main(*flags, name="run", method="mmpareto"):
-        folder = tmp_path / name
-        train.main(["--dataset", "toy", "--encoder", "cnn", "--method", method,
-                    "--out", str(folder), *map(str, flags)])  # fmt: skip
-        return folder
 
-    return main
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def done(folders, toys):
+    """A finished run of two epochs, made once: it is only read."""
+    folder = folders / "done"
+    return folder if folder.exists() else train_toy(folder)
+
+
+@pytest.fixture
+def copied(done, tmp_path):
+    """The same run where `run` trains, to be changed."""
+    return shutil.copytree(done, tmp_path / "run")
 
 
 @pytest.fixture
 def kinds(toys, monkeypatch):
     own = {"toy_kinds": ToyKinds, "toy_alone": ToyAlone}
     monkeypatch.setattr(DATASETS, "parts", DATASETS.parts | own)
-
-
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
