@@ -1,4 +1,7 @@
-"""Several processes do what one does: torchrun with gloo on the CPU, in float64."""
+"""Several processes do what one does, with gloo on the CPU, in float64.
+
+The slow tests start them by torchrun; the others fork what torchrun would start.
+"""
 
 from mmpareto.system import tensors
 
@@ -6,11 +9,15 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
+import forked
 import pytest
 import ranks
 import torch
@@ -29,6 +36,8 @@ BALANCED = {  # method: its own flags, so that what is its own happens in 24 ste
     "ogm_ge": "", "pmr": "", "agm": "", "greedy": "--threshold 0 --balancing_steps 2",
     "gblend": "--super_epoch 2", "pcgrad": "", "cagrad": "", "upgrad": "", "imtl_g": "",
     "aligned_mtl": "", "gradnorm": "", "metabalance": "",
+    # fewer batches than processes, in evaluation, too
+    "mmpareto --limit_batches 2": "", "gblend --limit_batches 2": "--super_epoch 2",
     "half": "--accumulate 2",  # the README's recipe of a method
 }  # fmt: skip
 LOOSE = {"greedy": 1e-3}  # held gates have the mean of a process's own share until the epoch ends
@@ -52,11 +61,11 @@ def together(processes, *program, code=0):
     return out
 
 
-def lines_of(methods, folder, *flags):
+def lines_of(methods, folder):
     file = folder.parent / f"{folder.name}.flags"
+    common = "--epochs 4 --batch_size 16 --device cpu"
     file.write_text("".join(
-        f"--method {method} {BALANCED[method]} --epochs 4 --batch_size 16 --device cpu "
-        f"{' '.join(flags)} --out '{folder / method}'\n"
+        f"--method {method} {BALANCED[method]} {common} --out '{folder / method}'\n"
         for method in methods
     ))  # fmt: skip
     return file
@@ -79,16 +88,32 @@ def assert_same_runs(one, other, tolerance=1e-9):
     for x, y in zip(*found, strict=True):
         assert x["loss"] == pytest.approx(y["loss"], rel=max(tolerance, 1e-6))
         if tolerance < 1e-6:
-            assert {k: v for k, v in x.items() if k.startswith(("Acc", "F1", "conflict"))} == {
-                k: v for k, v in y.items() if k.startswith(("Acc", "F1", "conflict"))
-            }
+            assert x.keys() == y.keys()
+            scores = [key for key in x if key.startswith(("Acc", "F1", "conflict"))]
+            assert [x[key] for key in scores] == [y[key] for key in scores]
 
 
-def compare(tmp_path, methods, processes, *flags):
-    alone = lines_of(methods, tmp_path / "alone", *flags)
-    ranks.main([alone])
-    shared = lines_of(methods, tmp_path / "shared", *flags)
-    out = together(processes, SUPPORT / "ranks.py", shared)
+def two_forked(file):
+    """What two processes say, each of which runs the lines of a file of flags."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+
+    def run(rank):
+        variables = place | {"RANK": rank, "LOCAL_RANK": rank}
+        return forked.run("ranks", file, environment=variables, log=file.with_name(f"{rank}.log"))
+
+    with ThreadPoolExecutor() as pool:
+        ended = list(pool.map(run, "01"))
+    said = "".join(rank.output for rank in ended)
+    assert [rank.code for rank in ended] == [0, 0], said
+    return said
+
+
+def compare(tmp_path, methods, run):
+    """Train alone, and by run, which is given a file of flags and returns what was said."""
+    ranks.main([lines_of(methods, tmp_path / "alone")])
+    out = run(lines_of(methods, tmp_path / "shared"))
     assert len(re.findall("^Result", out, re.MULTILINE)) == 2 * len(methods)  # one log
     for method in methods:
         assert_same_runs(
@@ -96,24 +121,16 @@ def compare(tmp_path, methods, processes, *flags):
         )
 
 
-def test_two_processes_are_one(tmp_path):
-    compare(
-        tmp_path,
-        ["mmpareto", "mmpareto --gramian features", "pmr", "ogm_ge", "gradnorm", "half"],
-        2,
-    )
+def test_two_processes_are_one(tmp_path, monkeypatch):
+    forked.start_server(monkeypatch)
+    methods = ["mmpareto", "mmpareto --gramian features", "pmr", "ogm_ge", "gradnorm", "half"]
+    compare(tmp_path, methods, two_forked)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_every_method(tmp_path, processes):
-    compare(tmp_path, list(BALANCED), processes)
-
-
-@pytest.mark.slow
-def test_limited_batches(tmp_path):
-    """Fewer batches than processes in evaluation, too."""
-    compare(tmp_path, ["mmpareto", "gblend"], 4, "--limit_batches 2")
+    compare(tmp_path, list(BALANCED), partial(together, processes, SUPPORT / "ranks.py"))
 
 
 class TestTrainInProcesses:

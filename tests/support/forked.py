@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 SUPPORT = Path(__file__).resolve().parent
 PATIENCE = 300  # seconds that a command may take
-COMMANDS = ["compare", "endless", "prepare", "train"]
+COMMANDS = ["compare", "endless", "prepare", "ranks", "train"]
 
 
 class Ended(NamedTuple):
@@ -40,14 +40,15 @@ def start_server(monkeypatch) -> None:
     forkserver.ensure_running()
 
 
-def run(*words, signal_=0, after=None, group=False, log: Path) -> Ended:
+def run(*words, signal_=0, after=None, group=False, log: Path, environment=None) -> Ended:
     """Run a command of code/, its name first; after so many seconds send it a signal.
 
-    group: to all processes of its session, as a terminal does.
+    group: to all processes of its session, as a terminal does. environment: variables to add.
     """
     killed = False
     context = multiprocessing.get_context("forkserver")
-    process = context.Process(target=_lead, args=([str(word) for word in words], str(log)))
+    arguments = [str(word) for word in words], str(log), environment or {}
+    process = context.Process(target=_lead, args=arguments)
     process.start()
     with suppress(ProcessLookupError):  # it has ended
         while os.getsid(process.pid) != process.pid:  # nobody can signal to a group not there yet
@@ -112,7 +113,7 @@ class Forked(ForkProcess):
         self.join()
 
 
-def _lead(words, log):
+def _lead(words, log, environment):
     """In a new process: lead a session, with the patches of a test process, and be the command."""
     import torch
     import toys
@@ -130,7 +131,7 @@ def _lead(words, log):
     jobs.subprocess = SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL)
     os.setsid()  # from here on its time runs
     with open(log, "wb") as file:
-        _become(words, file, file, dict(os.environ))
+        _become(words, file, file, os.environ | environment)
 
 
 def _become(words, stdout, stderr, environment):
