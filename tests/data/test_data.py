@@ -1,5 +1,6 @@
 """The two built-in datasets, subsets, and the order of batches."""
 
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,12 +16,14 @@ from mmpareto.datasets.shared.digits import PALETTE
 from mmpareto.run import options
 from mmpareto.system.errors import UserError
 
-ALL = slice(None)
+
+def load(*flags):
+    return CGDigits.load(options.parse(["--dataset", "cgdigits", *flags]))
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return CGDigits.load(options.parse(["--dataset", "cgdigits"]))
+    return load()
 
 
 def nearest_color(split):
@@ -29,80 +32,69 @@ def nearest_color(split):
     return torch.cdist(split.inputs["tint"].double(), palette.double()).argmin(1)
 
 
+def agreement(split):
+    return float((nearest_color(split) == split.targets).float().mean())
+
+
 class TestCGDigits:
-    def test_shape(self, digits):
-        assert {name: len(split) for name, split in digits.splits.items()} == {
-            "train": 1077, "val": 270, "test": 450,
-        }  # fmt: skip
-        inputs, targets = digits.splits["test"].read([0, 5, 7])
-        assert inputs["gray"].shape == (3, 1, 32, 32)
-        assert inputs["color"].shape == (3, 3, 32, 32)
+    def test_samples(self, digits):
+        """Color is the digit times its tint."""
+        sizes = {name: len(split) for name, split in digits.splits.items()}
+        assert sizes == {"train": 1077, "val": 270, "test": 450}
+        split = digits.splits["test"]
+        inputs, targets = split.read([0, 5, 7])
+        assert inputs["gray"].shape == (3, 1, 32, 32) and inputs["color"].shape == (3, 3, 32, 32)
         assert targets.dtype == torch.int64
         for picture in inputs.values():
             assert picture.min() >= 0 and 0.5 < picture.max() <= 1
-
-    def test_classes_keep_their_proportions(self, digits):
-        shares = [
-            split.targets.bincount(minlength=10) / len(split) for split in digits.splits.values()
-        ]
-        for share in shares[1:]:
-            torch.testing.assert_close(share, shares[0], atol=0.005, rtol=0)
-
-    def test_no_picture_in_two_splits(self, digits):
-        pictures = [{p.numpy().tobytes() for p in s.inputs["gray"]} for s in digits.splits.values()]
-        assert len(set.union(*pictures)) == sum(map(len, pictures)) == 1797
-
-    def test_color_is_the_digit_times_its_tint(self, digits):
-        split = digits.splits["train"]
-        inputs, _ = split.read([3, 4])
-        tints = split.inputs["tint"][[3, 4]]
+        tints = split.inputs["tint"][[0, 5, 7]]
         assert torch.equal(inputs["color"], inputs["gray"] * tints[:, :, None, None])
         assert tints.min() >= 0 and tints.max() <= 1
 
+    def test_splits(self, digits):
+        """Classes keep their proportions; no picture is in two splits."""
+        splits = digits.splits.values()
+        first, *others = (s.targets.bincount(minlength=10) / len(s) for s in splits)
+        for share in others:
+            torch.testing.assert_close(share, first, atol=0.005, rtol=0)
+        pictures = [{p.numpy().tobytes() for p in s.inputs["gray"]} for s in splits]
+        assert len(set.union(*pictures)) == sum(map(len, pictures)) == 1797
+
     def test_color_tells_the_label_in_training_only(self, digits):
-        agreement = {
-            name: float((nearest_color(split) == split.targets).float().mean())
-            for name, split in digits.splits.items()
-        }
-        assert agreement["train"] > 0.85  # the noise makes some tints cross over
-        assert agreement["val"] < 0.2 and agreement["test"] < 0.2
+        assert agreement(digits.splits["train"]) > 0.85  # the noise makes some tints cross over
+        assert agreement(digits.splits["val"]) < 0.2 and agreement(digits.splits["test"]) < 0.2
 
     def test_noise_of_the_tints(self, digits):
         split = digits.splits["train"]
-        palette = torch.tensor(PALETTE) / 255
-        noise = split.inputs["tint"] - palette[split.targets]
-        inner = (palette[split.targets] > 0.3) & (palette[split.targets] < 0.7)  # hardly clipped
-        assert float(noise[inner].std()) == pytest.approx(0.1, abs=0.01)
-        assert float(noise[inner].mean()) == pytest.approx(0, abs=0.01)
+        color = (torch.tensor(PALETTE) / 255)[split.targets]
+        noise = (split.inputs["tint"] - color)[(color > 0.3) & (color < 0.7)]  # hardly clipped
+        assert float(noise.std()) == pytest.approx(0.1, abs=0.01)
+        assert float(noise.mean()) == pytest.approx(0, abs=0.01)
 
     def test_same_in_every_run(self, digits):
         """The sums change when the data does: a change of the recipe has to be on purpose."""
         sums = [round(float(s.inputs["tint"].double().sum()), 3) for s in digits.splits.values()]
         labels = [int((s.targets * torch.arange(len(s))).sum()) for s in digits.splits.values()]
         assert (sums, labels) == ([1593.713, 405.708, 663.246], [2574173, 165879, 453081])
-        assert recipe_hash(digits.recipe) == recipe_hash(self.load().recipe)
-
-    def load(self, *flags):
-        return CGDigits.load(options.parse(["--dataset", "cgdigits", *flags]))
+        assert recipe_hash(digits.recipe) == recipe_hash(load().recipe)
 
     def test_fewer_classes(self, digits):
         """The same digits as with all; in test, any of the fewer colours."""
-        data = self.load("--num_classes", "3")
+        data = load("--num_classes", "3")
         assert data.classes == ["0", "1", "2"]
         for name, split in data.splits.items():
             whole = digits.splits[name]
             kept = whole.inputs["gray"][whole.targets < 3]
             assert torch.equal(split.inputs["gray"], kept) and split.targets.max() == 2
-        colors = nearest_color(data.splits["test"]).bincount(minlength=10)
-        assert (colors[:3] > 20).all()
+        assert (nearest_color(data.splits["test"]).bincount(minlength=10)[:3] > 20).all()
         assert recipe_hash(data.recipe) != recipe_hash(digits.recipe)
 
     def test_noise_on_gray(self, digits):
         """On half of gray's pixels, half of these white; color is what it was, every time."""
-        noisy, again = self.load("--noise", "0.5"), self.load("--noise", "0.5")
+        noisy, again = load("--noise", "0.5"), load("--noise", "0.5")
         for name, split in noisy.splits.items():
-            inputs, _ = split.read(list(range(len(split))))
-            plain, _ = digits.splits[name].read(list(range(len(split))))
+            everything = list(range(len(split)))
+            (inputs, _), (plain, _) = (s.read(everything) for s in (split, digits.splits[name]))
             assert torch.equal(inputs["color"], plain["color"])
             assert torch.equal(inputs["gray"], again.splits[name].inputs["noisy"])
             gray = (plain["gray"] > 0.2) & (plain["gray"] < 0.8)
@@ -130,48 +122,41 @@ def write_mnist(root, images=60000, labels=60000, tests=10000):
     return root
 
 
-class TestCGMNIST:
-    def load(self, root):
-        return CGMNIST.load(SimpleNamespace(data_root=root))
+def load_mnist(root):
+    return CGMNIST.load(SimpleNamespace(data_root=root))
 
-    def test_splits(self, tmp_path):
-        data = self.load(write_mnist(tmp_path))
-        sizes = {name: len(split) for name, split in data.splits.items()}
+
+class TestCGMNIST:
+    def test_splits_and_damage(self, tmp_path):
+        splits = load_mnist(write_mnist(tmp_path)).splits
+        sizes = {name: len(split) for name, split in splits.items()}
         assert sizes == {"train": 55000, "val": 5000, "test": 10000}
-        inputs, targets = data.splits["val"].read([0, 4999])
+        inputs, targets = splits["val"].read([0, 4999])
         assert targets.tolist() == [0, 9]  # numbers 55,000 and 59,999
         assert inputs["gray"].shape == (2, 1, 28, 28) and inputs["gray"].max() == 1
         assert inputs["color"].shape == (2, 3, 28, 28)
-        agreement = nearest_color(data.splits["train"]) == data.splits["train"].targets
-        assert agreement.float().mean() > 0.85
+        assert agreement(splits["train"]) > 0.85
+        os.truncate(tmp_path / "MNIST/raw/train-images-idx3-ubyte", 1_000_000)
+        with pytest.raises(UserError, match="damaged"):
+            load_mnist(tmp_path)
 
     def test_missing(self, tmp_path):
         with pytest.raises(UserError, match=r"not found or are damaged.*data/cgmnist/README.md"):
-            self.load(tmp_path)
-
-    def test_cut_off(self, tmp_path):
-        write_mnist(tmp_path)
-        path = tmp_path / "MNIST/raw/train-images-idx3-ubyte"
-        path.write_bytes(path.read_bytes()[:1_000_000])
-        with pytest.raises(UserError, match="damaged"):
-            self.load(tmp_path)
+            load_mnist(tmp_path)
 
     def test_another_number_of_pictures(self, tmp_path):
         with pytest.raises(UserError, match=r"392016 bytes found, 47040016 expected"):
-            self.load(write_mnist(tmp_path, 500, 500))
+            load_mnist(write_mnist(tmp_path, 500, 500))
 
 
 class TestSubset:
     def test_stratified_and_seeded(self):
         split = toy_split(2, 104, seed=1)
-        part = stratified(split, 20, seed=3)
+        part, same, other = (stratified(split, 20, seed=seed) for seed in (3, 3, 4))
         assert part.targets.bincount().tolist() == [5, 5, 5, 5]
-        same, other = stratified(split, 20, seed=3), stratified(split, 20, seed=4)
         assert torch.equal(part.inputs["a"], same.inputs["a"])
         assert not torch.equal(part.inputs["a"], other.inputs["a"])
-
-    def test_whole(self):
-        assert len(stratified(toy_split(2, 104, seed=1), 104, seed=0)) == 104
+        assert len(stratified(split, 104, seed=0)) == 104
 
     @pytest.mark.parametrize("size", [3, 105])
     def test_impossible(self, size):

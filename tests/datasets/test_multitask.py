@@ -260,8 +260,8 @@ def test_tasks_on_several_modalities():
 
 
 def test_better_than_chance(tmp_path):
-    flags = ["--dataset", "multidigits", "--encoder", "lenet", "--epochs", "8"]
-    trainer = trainer_of(tmp_path, *flags)
+    flags = ["--dataset", "multidigits", "--optimizer", "adam", "--learning_rate", "0.002"]
+    trainer = trainer_of(tmp_path, *flags, "--encoder", "lenet", "--epochs", "4")
     trainer.train()
     assert trainer.scores("test")["left"].Acc > 0.5
     assert isinstance(trainer.model, Shared)

@@ -23,16 +23,18 @@ def test_second_one(tmp_path):
         with pytest.raises(UserError, match="another command is writing to it: wait"):
             Lock(tmp_path)
         assert (tmp_path / NAME).exists()  # the second one has not removed it
-    with Lock(tmp_path):
-        pass
     assert not list(tmp_path.iterdir())
 
 
 def test_file_of_a_dead_process(tmp_path):
+    """A file that nobody has locked is as good as none, for a training, too."""
     (tmp_path / NAME).write_text("")
     with Lock(tmp_path):
         pass
     assert not list(tmp_path.iterdir())
+    (tmp_path / NAME).write_text("")
+    train.main([*FLAGS, "--out", str(tmp_path)])
+    assert (tmp_path / "result.json").exists() and not (tmp_path / NAME).exists()
 
 
 def test_file_that_is_removed_meanwhile(tmp_path, monkeypatch):
@@ -94,16 +96,18 @@ def test_two_trainings(tmp_path, monkeypatch):
     assert refused and (folder / "result.json").exists() and not (folder / NAME).exists()
 
 
-@pytest.mark.parametrize("flags", [["--resume"], []])
-def test_training_in_an_empty_folder_that_is_taken(tmp_path, flags):
-    with Lock(tmp_path), pytest.raises(UserError, match="another command"):
-        train.main([*FLAGS, "--out", str(tmp_path), *flags])
-
-
-def test_lock_that_a_kill_has_left(tmp_path):
-    (tmp_path / NAME).write_text("")
-    train.main([*FLAGS, "--out", str(tmp_path)])
-    assert (tmp_path / "result.json").exists() and not (tmp_path / NAME).exists()
+@pytest.mark.parametrize(
+    ("command", "flags", "told"),
+    [
+        (train, [], "another command"),
+        (train, ["--resume"], "another command"),
+        (compare, ["--methods", "joint", "--seeds", "0"], r"writing to it: wait .* --collect"),
+    ],
+)
+def test_empty_folder_that_is_taken(tmp_path, command, flags, told):
+    with Lock(tmp_path), pytest.raises(UserError, match=told):
+        command.main([*FLAGS, *flags, "--out", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_end_that_is_an_error_gives_it_back(tmp_path, monkeypatch):
@@ -115,13 +119,6 @@ def test_an_end_that_is_an_error_gives_it_back(tmp_path, monkeypatch):
         train.main([*FLAGS, "--out", str(tmp_path)])
     with Lock(tmp_path):
         pass
-
-
-def test_two_comparisons(tmp_path):
-    command = [*FLAGS, "--methods", "joint", "--seeds", "0", "--out", str(tmp_path)]
-    with Lock(tmp_path), pytest.raises(UserError, match=r"writing to it: wait .* --collect"):
-        compare.main(command)
-    assert not list(tmp_path.iterdir())
 
 
 def test_collecting_while_runs_go_on_and_others_collect(tmp_path):

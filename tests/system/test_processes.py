@@ -15,38 +15,27 @@ from mmpareto.system.processes import PARENT, held_back
 CODE = Path(__file__).resolve().parents[2] / "code"
 
 
-def interrupt():
-    os.kill(os.getpid(), signal.SIGINT)
-
-
-def test_acts_afterwards():
-    done = []
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["this thread", "another thread"])
+def test_acts_afterwards(elsewhere):
+    """Whichever thread takes the signal."""
+    end, done = threading.Event(), []
+    thread = threading.Thread(target=end.wait)
+    thread.start()
     with pytest.raises(KeyboardInterrupt), held_back():
-        interrupt()
+        signal.pthread_kill(thread.ident if elsewhere else threading.get_ident(), signal.SIGINT)
+        end.set()
+        thread.join()
         done.append(1)
     assert done
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
 
 
-def test_where_another_thread_takes_the_signal():
-    began, end, done = threading.Event(), threading.Event(), []
-    thread = threading.Thread(target=lambda: (began.set(), end.wait()))
-    thread.start()
-    began.wait()
-    with pytest.raises(KeyboardInterrupt), held_back():
-        signal.pthread_kill(thread.ident, signal.SIGINT)
-        end.set()
-        thread.join()
-        done.append(1)
-    assert done
-
-
 def test_where_it_is_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with held_back():
-            interrupt()
+            os.kill(os.getpid(), signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
