@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from toy_kinds import ToyAlone, ToyKinds
+from toy_kinds import ToyAlone, ToyKinds, made
 
 import train
 from mmpareto.datasets import DATASETS
@@ -43,3 +43,9 @@ def copied(done, tmp_path):
 def kinds(toys, monkeypatch):
     own = {"toy_kinds": ToyKinds, "toy_alone": ToyAlone}
     monkeypatch.setattr(DATASETS, "parts", DATASETS.parts | own)
+
+
+@pytest.fixture
+def trained(request, folders, kinds):
+    """The last checkpoint of one of the runs in toy_kinds.TRAINED, which `runs` names."""
+    return made(folders, request.param)

@@ -6,13 +6,14 @@ from mmpareto.system import tensors
 import csv
 import os
 import re
+import runpy
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score
-from toy_kinds import as_read, load, made, printed, runs
+from toy_kinds import as_read, load, printed, runs
 
 import evaluate
 from mmpareto.data.batches import loader
@@ -24,19 +25,46 @@ from mmpareto.system.errors import UserError
 pytestmark = pytest.mark.usefixtures("kinds")
 
 
-@pytest.fixture
-def run(request, folders, kinds):
-    """The last checkpoint of one of the runs in TRAINED."""
-    return made(folders, request.param)
+class TestCommand:
+    def test_same_scores_as_training(self, done, capsys):
+        log = (done / "train.log").read_text()
+        trained = re.search(r"Result \(last\): test Acc (\S+)  Acc_a (\S+)  Acc_b (\S+)", log)
+        out = printed(capsys, done / "last.pt", "--batch_size", 7)
+        assert "toy test, 48 of 48 samples; mmpareto, seed 0, epoch 2" in out
+        found = re.findall(r"^(joint|a|b) +(\S+) +(\S+)$", out, re.MULTILINE)
+        assert [accuracy for _, accuracy, _ in found] == list(trained.groups())
 
+    def test_part(self, done, capsys):
+        assert "toy val, 40 of 40 samples" in printed(capsys, done / "best.pt", "--part", "val")
+        with pytest.raises(UserError, match="--part dev: toy has train, val, test"):
+            evaluate.main([str(done / "best.pt"), "--part", "dev"])
 
-@runs("kinds")
-def test_an_epoch_that_the_scored_split_chose_says_so(run, capsys):
-    """Without a validation split that is what best.pt is; last.pt is nobody's choice."""
-    assert "epoch 1\n" in printed(capsys, run)
-    best = run.with_name("best.pt")
-    assert "epoch 1, which was chosen on this split\n" in printed(capsys, best)
-    assert "epoch 1\n" in printed(capsys, best, "--part", "train")
+    def test_another_architecture(self, copied):
+        state = tensors.read(copied / "last.pt")
+        state["config"]["encoder"] = ["resnet18"]
+        tensors.write(copied / "last.pt", state)
+        with pytest.raises(UserError, match="another architecture"):
+            evaluate.main([str(copied / "last.pt")])
+
+    @pytest.mark.parametrize(
+        ("file", "message"),
+        [("config.json", "error: checkpoint "), ("nothing.pt", "nothing.pt: no such file")],
+    )
+    def test_started_as_a_program(self, done, file, message, monkeypatch, capsys):
+        """Without a checkpoint: one line, exit 2."""
+        monkeypatch.setattr("sys.argv", ["evaluate.py", str(done / file)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(evaluate.__file__, run_name="__main__")
+        error = capsys.readouterr().err
+        assert ended.value.code == 2 and message in error and error.count("\n") == 1
+
+    @runs("kinds")
+    def test_an_epoch_that_the_scored_split_chose_says_so(self, trained, capsys):
+        """Without a validation split that is what best.pt is; last.pt is nobody's choice."""
+        assert "epoch 1\n" in printed(capsys, trained)
+        best = trained.with_name("best.pt")
+        assert "epoch 1, which was chosen on this split\n" in printed(capsys, best)
+        assert "epoch 1\n" in printed(capsys, best, "--part", "train")
 
 
 def test_scores_are_those_of_scikit_learn():
@@ -70,12 +98,12 @@ class TestPerClass:
                     assert tables[name][k, other] == pairs.count((k, other))
 
     @runs("kinds")
-    def test_table(self, run, capsys):
+    def test_table(self, trained, capsys):
         """The short summary comes first; a class without samples has no recall."""
-        plain = printed(capsys, run)
-        out = printed(capsys, run, "--per_class")
+        plain = printed(capsys, trained)
+        out = printed(capsys, trained, "--per_class")
         assert out.startswith(plain) and len(plain.splitlines()) == 6
-        _, _, data, model, device, _ = load(run)
+        _, _, data, model, device, _ = load(trained)
         batches = loader(data.splits["test"], 8)
         predictions, targets = scores.predict(model, batches, device)
         right = [p == t == 1 for p, t in zip(predictions["pose"], targets["pose"], strict=True)]
@@ -84,8 +112,8 @@ class TestPerClass:
         assert re.search(r'^\\ttab, "and" a\\rreturn +0 +- +- +- +- +- +-$', out, re.MULTILINE)
 
     @runs("tasks")
-    def test_a_table_for_each_task(self, run, capsys):
-        out = printed(capsys, run, "--per_class")
+    def test_a_table_for_each_task(self, trained, capsys):
+        out = printed(capsys, trained, "--per_class")
         assert re.findall(r"^Each class of (\w+)$", out, re.MULTILINE) == ["easy", "hard"]
         samples = re.findall(r"^class \d +(\d+)", out, re.MULTILINE)
         assert samples == ["12"] * 4 + ["24", "24", "0", "0"]
@@ -104,40 +132,34 @@ class TestPerClass:
         first = rule.index(" ")
         assert first >= 16
         body = lines[lines.index(rule) + 1 :]
-        assert "".join(line[:first] for line in body).replace(" ", "") == "".join(classes).replace(
-            " ", ""
-        )
+        names = "".join(line[:first] for line in body)
+        assert names.replace(" ", "") == "".join(classes).replace(" ", "")
         assert sum(" 12 " in line for line in body) == 100
 
 
 class TestPredictions:
     @runs("kinds", "tasks")
-    def test_file(self, run, tmp_path, capsys):
+    def test_file(self, trained, tmp_path, capsys):
         path = tmp_path / "predictions.csv"
-        out = printed(capsys, run, "--predictions", path, "--batch_size", 5)
+        out = printed(capsys, trained, "--predictions", path, "--batch_size", 5)
         assert out.endswith(f"\nPrediction of every sample: {path}\n")
-        _, _, data, model, *_ = load(run)
+        _, _, data, model, *_ = load(trained)
         split = data.splits["test"]
         with open(path, newline="", encoding="utf-8") as file:
-            rows = [
-                {key: layout.unquote_formula(cell) for key, cell in row.items()}
-                for row in csv.DictReader(file)
-            ]
+            cells = list(csv.DictReader(file))
+        rows = [{key: layout.unquote_formula(x) for key, x in row.items()} for row in cells]
         assert [row["id"] for row in rows] == [str(i) for i in range(len(split))]
         for i, row in enumerate(rows):
             inputs, targets = split.read([i])
             inputs = {name: torch.tensor(as_read(x.numpy())) for name, x in inputs.items()}
             with torch.no_grad():
                 output = model.eval()(inputs)
-            logits = {} if output.joint is None else {"joint": output.joint}
-            logits |= output.unimodal
-            for column, (name, u) in enumerate(logits.items()):
+            for column, (name, u) in enumerate(output.logits.items()):
                 chances = torch.exp(u[0]) / torch.exp(u[0]).sum()
                 best = int(chances.argmax())
                 assert row[scores.column("prediction", name)] == data.classes[best]
-                assert float(row[scores.column("probability", name)]) == pytest.approx(
-                    chances[best].item(), abs=2e-6
-                )
+                found = float(row[scores.column("probability", name)])
+                assert found == pytest.approx(chances[best].item(), abs=2e-6)
                 if data.tasks:
                     assert row[scores.column("label", name)] == data.classes[targets[0, column]]
             if not data.tasks:
@@ -164,13 +186,13 @@ class TestPredictions:
         assert split.ids == ["b", "-a", "c"] and split.subset([2, 0]).ids == ["c", "b"]
 
     @runs("kinds")
-    def test_interrupted_or_full_disk(self, run, tmp_path, monkeypatch):
+    def test_interrupted_or_full_disk(self, trained, tmp_path, monkeypatch):
         def fails(*_):
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(os, "fsync", fails)
         with pytest.raises(UserError, match=r"p\.csv: cannot be written \(No space left"):
-            evaluate.main([str(run), "--predictions", str(tmp_path / "p.csv")])
+            evaluate.main([str(trained), "--predictions", str(tmp_path / "p.csv")])
         assert list(tmp_path.iterdir()) == []
 
 
@@ -211,18 +233,16 @@ class TestErrors:
         assert message in self.error(*flags)
 
     @runs("kinds")
-    def test_nothing_is_drawn_from_the_global_generators(self, run):
+    def test_nothing_is_drawn_from_the_global_generators(self, trained):
         torch.manual_seed(5)
         np.random.seed(5)
         expected = torch.rand(1), np.random.rand()
-        state = tensors.read(run)
-        _, _, data, model, device, _ = load(run)
+        state = tensors.read(trained)
+        _, _, data, model, device, _ = load(trained)
         torch.manual_seed(5)
         np.random.seed(5)
-        corruption.robustness(
-            model, data.splits["test"], data.modalities, device,
-            partial(loader, batches=33),
-        )  # fmt: skip
+        split, load_all = data.splits["test"], partial(loader, batches=33)
+        corruption.robustness(model, split, data.modalities, device, load_all)
         assert (torch.rand(1), np.random.rand()) == expected
         for name, value in model.state_dict().items():
             assert torch.equal(value, state["model"][name])

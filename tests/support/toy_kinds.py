@@ -78,7 +78,7 @@ def made(folders, name):
 
 
 def runs(*names):
-    return pytest.mark.parametrize("run", names, indirect=True)
+    return pytest.mark.parametrize("trained", names, indirect=True)
 
 
 def load(path):
