@@ -25,7 +25,6 @@ from .samples import is_modality_name
 
 SCHEMA = 1
 ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.-]{1,128}")
-MANIFEST = ("id", "label", "group")
 PROBLEMS = ("id", "modality", "action", "reason", "detail")
 FILES = ("path", "bytes", "sha256")
 SPLIT = ("id", "split")
@@ -130,7 +129,7 @@ def is_inside(path: str) -> bool:
     )
 
 
-def is_linked(root: Path | str, path: str) -> bool:
+def is_linked(root: Path, path: str) -> bool:
     """Whether a part of path below root is a link: it could lead out of the set."""
     place = str(root)
     for part in PurePosixPath(path).parts:
@@ -146,7 +145,7 @@ def is_index(text: str) -> bool:
 
 
 def manifest_columns(modalities: dict[str, Spec]) -> list[str]:
-    columns = list(MANIFEST)
+    columns = ["id", "label", "group"]
     for name, spec in modalities.items():
         columns += [name, stills_column(name)] if spec.kind == "frames" else [name]
     return columns

@@ -26,19 +26,8 @@ def read_lists(
     """
     if not paths:
         return {}, []
-    files = {}
-    for path in _files(paths):
-        part = _part(path)
-        if part in files:
-            raise UserError(f"--lists: {files[part]} and {path} are both {part}: name the files")
-        files[part] = path
-    if not {"train", "test"} <= files.keys():
-        raise UserError(
-            f"--lists {' '.join(map(str, paths))}: a train and a test file are needed, found "
-            f"{', '.join(f'{p.name} ({part})' for part, p in files.items()) or 'none'}"
-        )
     clips, seen, name = {}, {}, "ogmge"
-    for part, path in sorted(files.items(), key=lambda item: PARTS.index(item[0])):
+    for part, path in _files(paths).items():
         rows = [(line, [v.strip() for v in row]) for line, row in read_csv(path)]
         if rows and tuple(v.lower() for v in rows[0][1]) in set(headers):
             del rows[0]
@@ -58,27 +47,36 @@ def read_lists(
                     raise UserError(f"{where}: {id} is listed already in {seen[id]}: keep one")
                 seen[id], clips[id] = where, (part, label)
     counts = Counter(part for part, _ in clips.values())
-    told = ", ".join(f"{part} {counts[part]}" for part in PARTS if part in counts)
-    notes = [f"lists: {name}, {told}"]
+    notes = [f"lists: {name}, {', '.join(f'{part} {count}' for part, count in counts.items())}"]
     if name == "custom":
         notes.append("WARNING: these lists are none of the published ones: split custom")
     return {name: clips}, notes
 
 
-def _files(paths: list[Path]) -> list[Path]:
+def _files(paths: list[Path]) -> dict[str, Path]:
+    """{part: file}, in the order of PARTS."""
     if len(paths) == 1 and paths[0].is_dir():
         paths = sorted(p for p in paths[0].iterdir() if p.suffix in (".csv", ".txt") and _part(p))
+    files = {}
     for path in paths:
+        part = _part(path)
         if not path.is_file():
             raise UserError(f"--lists {path}: no such file")
-        if not _part(path):
+        if not part:
             raise UserError(f"--lists {path}: its name has to say train, val or test")
-    return paths
+        if part in files:
+            raise UserError(f"--lists: {files[part]} and {path} are both {part}: name the files")
+        files[part] = path
+    if not {"train", "test"} <= files.keys():
+        raise UserError(
+            f"--lists {' '.join(map(str, paths))}: a train and a test file are needed, found "
+            f"{', '.join(f'{p.name} ({part})' for part, p in files.items()) or 'none'}"
+        )
+    return {part: files[part] for part in PARTS if part in files}
 
 
 def _part(path: Path) -> str:
-    words = {"train": "train", "test": "test", "validate": "val", "val": "val"}
-    return next((part for word, part in words.items() if word in path.stem.lower()), "")
+    return next((part for part in ("train", "test", "val") if part in path.stem.lower()), "")
 
 
 def read_split(

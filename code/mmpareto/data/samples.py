@@ -12,7 +12,8 @@ from torch.utils.data import Dataset, get_worker_info
 
 from ..system.errors import UserError, reason
 
-_TAKEN = nn.ModuleDict()  # whose attributes cannot be names of its members
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation of RGB
+_TAKEN = nn.ModuleDict()  # its attributes cannot be names of its members
 
 
 class Modality(NamedTuple):
@@ -36,8 +37,7 @@ class Batch(NamedTuple):
     def to(self, device: torch.device) -> "Batch":
         """On device, as the model reads it.
 
-        RGB pictures travel as bytes (..., 3, H, W), a quarter of the traffic, and arrive as floats
-        normalised by ImageNet's mean and standard deviation.
+        RGB pictures (..., 3, H, W) travel as bytes and arrive as floats, normalised as ImageNet's.
         """
         return Batch(to_device(self.inputs, device), self.targets.to(device))
 
@@ -45,15 +45,11 @@ class Batch(NamedTuple):
 def to_device(inputs: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """A batch's inputs as `Batch.to` moves them."""
     moved = {name: values.to(device, non_blocking=True) for name, values in inputs.items()}
-    return {name: _normalised(v) if v.dtype == torch.uint8 else v for name, v in moved.items()}
-
-
-def _normalised(pictures: Tensor) -> Tensor:
-    mean, deviation = (
-        torch.tensor(values, device=pictures.device).view(3, 1, 1) * 255
-        for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    )
-    return pictures.float().sub_(mean).div_(deviation)
+    for name, values in moved.items():
+        if values.dtype == torch.uint8:
+            mean, deviation = (torch.tensor(v, device=device).view(3, 1, 1) * 255 for v in IMAGENET)
+            moved[name] = values.float().sub_(mean).div_(deviation)
+    return moved
 
 
 class Split(Dataset):

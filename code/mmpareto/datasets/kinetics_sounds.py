@@ -2,7 +2,7 @@
 
 import re
 from argparse import Namespace
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from ..data.clips import Clip, Raw, Source, files_below
 from ..data.lists import read_lists
@@ -48,8 +48,8 @@ class KineticsSounds(Prepared):
 
         def clip(path: Path) -> Clip | None:
             match = ID.fullmatch(path.stem) if path.suffix.lower() == ".mp4" else None
-            label = labels.get(path.stem) if labels else _class_of(path.parent)
-            if not match or not label:
+            label = labels.get(path.stem) if labels else path.parent.name.replace("_", " ").lower()
+            if not match or label not in CLASSES:
                 return None
             # the video, not the clip, is the group: two clips of one video belong together
             sources = {"audio": Source("audio", path), "visual": Source("frames", path)}
@@ -78,11 +78,6 @@ class KineticsSounds(Prepared):
             list(clips.values()), lists=lists, archives=archives,
             identify=lambda name: clip(Path(name)), notes=notes, seconds=10.0,
         )  # fmt: skip
-
-
-def _class_of(folder: PurePath) -> str | None:
-    name = folder.name.replace("_", " ").lower()
-    return name if name in CLASSES else None
 
 
 def _parse(row: list[str]) -> tuple[str, str] | None:

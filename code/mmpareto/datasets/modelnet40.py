@@ -15,7 +15,6 @@ CLASSES = (
     "range_hood", "sink", "sofa", "stairs", "stool", "table", "tent", "toilet", "tv_stand", "vase",
     "wardrobe", "xbox",
 )  # fmt: skip
-VIEWS = 12
 MODALITIES = {"front": 1, "rear": 7}  # numbers of views in file names: 0 and 6, counted from 0
 NAME = re.compile(
     r"([A-Z][A-Z0-9_.-]{,120}_[0-9]+)\.obj\.shaded_v([0-9]{3})\.(png|jpg)", re.IGNORECASE | re.ASCII
@@ -51,7 +50,7 @@ class ModelNet40(Prepared):
                     others += 1
             for id, found in views.items():
                 listed[id] = part, label
-                if found.keys() != set(range(1, VIEWS + 1)):
+                if found.keys() != set(range(1, 13)):
                     detail = f"views {' '.join(map(str, sorted(found)))} found, 1 to 12 expected"
                     left_out[id] = Problem("", "views_missing", detail)
                 else:

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from .errors import UserError
 
@@ -13,12 +14,6 @@ class Watched:
 
     def __init__(self, stream):
         self._stream = stream
-
-    def write(self, text: str) -> int:
-        return self._try(self._stream.write, text)
-
-    def flush(self) -> None:
-        self._try(self._stream.flush)
 
     def _try(self, do, *arguments):
         try:
@@ -32,7 +27,8 @@ class Watched:
             ) from None
 
     def __getattr__(self, name: str):
-        return getattr(self._stream, name)
+        found = getattr(self._stream, name)
+        return partial(self._try, found) if name in ("write", "flush") else found
 
 
 @contextmanager
