@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     if flags.limit_batches and flags.limit_batches * batch_size < size:
         split = split.subset(range(flags.limit_batches * batch_size))
     load = partial(loader, batches=batch_size, workers=flags.workers)
-    predicted = evaluation.predict_with_probabilities(found.model, load(split), found.device)
+    predicted = evaluation.predict(found.model, load(split), found.device)
 
     print(
         f"{own.dataset} {flags.part}, {len(split)} of {size} samples; "
@@ -88,13 +88,9 @@ def check(flags: Namespace) -> None:
     for name in ("severities", "random_seed"):
         if getattr(flags, name) is not None and not flags.robustness:
             raise UserError(f"--{name} acts only with --robustness: give both")
-    if flags.predictions:
-        check_new(flags.predictions, f"--predictions {flags.predictions}")
-
-
-def check_new(path: Path, what: str) -> None:
-    """UserError where no new file of this name can be written."""
-    with clear_errors(what):
+    if not (path := flags.predictions):
+        return
+    with clear_errors(what := f"--predictions {path}"):
         if path.exists():
             raise UserError(f"{what}: it exists already: give another name, or delete it")
         if not path.parent.is_dir():

@@ -139,16 +139,12 @@ def known_by(data: Data) -> DataRecord:
 
 
 def is_same_data(data: Data, state: State, path: Path) -> bool:
-    """Whether data is what a checkpoint was trained on.
-
-    UserError where its classes or its recipe are others.
-    """
+    """Whether data is what a checkpoint saw; UserError where classes or recipe are others."""
     found, trained_on = known_by(data), state.data
     if found.recipe != trained_on.recipe:
         raise UserError(
-            f"--data_root: {data.name} of recipe {found.recipe} found, {path} was trained "
-            f"on recipe {trained_on.recipe}: numbers would not be comparable, give data of that "
-            "recipe"
+            f"--data_root: {data.name} of recipe {found.recipe} found, {path} was trained on "
+            f"recipe {trained_on.recipe}: numbers would not be comparable, give data of that recipe"
         )
     if found.classes != trained_on.classes:
         raise UserError(

@@ -1,8 +1,7 @@
 """One modality missing or corrupted: what a model's accuracy is without it.
 
-zeros       the stand-in of a missing modality that is most used: zeros where the model reads it,
-            after normalisation; of tokens, padding. Where zeros are no usual input (a spectrogram
-            in decibels) the model is asked about what it has never seen.
+zeros       zeros where the model reads it, after normalisation; of tokens, padding. Where they are
+            no usual input (a spectrogram in decibels) the model has never seen the like.
 shuffled    the input of another sample of the split, drawn at random: usual values that say
             nothing of the sample, as in permutation importance (Breiman 2001).
 noise S     Gaussian noise added where the model reads it, not clipped. Its standard deviation is S

@@ -87,12 +87,9 @@ def seed_everything(seed: int, deterministic: bool) -> None:
 
 
 def place(model: Fusion, device: torch.device, precision: str) -> Fusion:
-    """The model on device at a precision, convolutions in the memory format that is fast there.
-
-    channels_last makes evaluation on a CPU 1.5 times as fast, and is what a GPU's bfloat16
-    convolutions want.
-    """
+    """The model on device at a precision, convolutions in the memory format that is fast there."""
     model.precision = precision
+    # 1.5 times as fast in evaluation on a CPU, and what a GPU's bfloat16 convolutions want
     is_channels_last = device.type == "cpu" or precision == "bf16"
     layout = torch.channels_last if is_channels_last else torch.contiguous_format
     return model.to(device).to(memory_format=layout)

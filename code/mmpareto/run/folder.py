@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -23,9 +23,6 @@ from . import options, report
 from .checkpoint import DataRecord, Resumable, read_state
 from .environment import environment
 from .records import Config, Result, read_config, read_epochs, read_result
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 LOGS = ("train.log", "epochs.jsonl", "steps.jsonl")
 UNFINISHED = {f"{name}.tmp" for name in ("config.json", "last.pt", "best.pt", "result.json")}
@@ -49,7 +46,7 @@ class Run:
         self.state: Resumable | None = None
         self.before: Config | None = None  # what config.json says of the run that is resumed
         self.known: list[tuple[float | None, float]] = []  # conflict and seconds of every epoch
-        self.board: SummaryWriter | None = None
+        self.board: Any = None  # a SummaryWriter
         self.board_path = config.get("tensorboard_path") or folder / "tensorboard"
         self.lock: Lock | None = None
         if config.get("use_tensorboard") and not find_spec("tensorboard"):
@@ -103,10 +100,7 @@ class Run:
         self.known = [(epoch.conflict, epoch.seconds) for epoch in epochs]
 
     def start(self, header: list[str], data: DataRecord) -> None:
-        """Create the folder, or cut its logs back to the last whole epoch; then log the header.
-
-        data: what config.json says of the data.
-        """
+        """Create the folder, or cut its logs back to the last whole epoch; then log the header."""
         distributed.barrier()  # everyone has checked the folder
         if not distributed.is_first():
             return
@@ -144,15 +138,12 @@ class Run:
         with clear_errors(f"--out {self.folder}"):
             for name in (*UNFINISHED, "result.json"):
                 (self.folder / name).unlink(missing_ok=True)
-            sizes = self.state.logs if self.state else {}
             for name in LOGS:
                 with open(self.folder / name, "ab") as file:
-                    file.truncate(sizes.get(name, 0))
+                    file.truncate(self.state.logs[name] if self.state else 0)
 
     def log(self, line: str) -> None:
         """Show a line on the console, on a terminal at its width, and keep it in train.log."""
-        if not distributed.is_first():
-            return
         watched = sys.stdout.isatty()
         tqdm.write(report.fitted(line, shutil.get_terminal_size().columns) if watched else line)
         sys.stdout.flush()
@@ -166,7 +157,7 @@ class Run:
         self._append("steps.jsonl", "".join(_json_line(step) for step in steps))
         self._append("epochs.jsonl", _json_line(epoch))
         self.log(row)
-        self._to_board(epoch["epoch"], _flat(epoch))
+        self._to_board(epoch["epoch"], _named(epoch))
 
     def save(self, name: str, state: dict[str, Any]) -> None:
         if distributed.is_first():
@@ -206,10 +197,8 @@ class Run:
                 self.board.flush()
 
     def _append(self, name: str, text: str) -> None:
-        # a path in it need not be text
-        content = text.encode(errors="backslashreplace")
         with clear_errors(self.folder / name), open(self.folder / name, "ab") as file:
-            file.write(content)
+            file.write(text.encode(errors="backslashreplace"))  # a path in it need not be text
             file.flush()
             os.fsync(file.fileno())
 
@@ -248,7 +237,7 @@ def check_flags(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
         )
 
 
-def _flat(epoch: dict) -> dict[str, float]:
+def _named(epoch: dict) -> dict[str, float]:
     """With TensorBoard's names: val/Acc, train/loss, train/gray/cos..."""
     part = {name: epoch["split"] for name in epoch if name.startswith(("Acc", "F1"))}
     named = {f"{part.get(name, 'train')}/{name}": value for name, value in epoch.items()}

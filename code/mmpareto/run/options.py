@@ -262,7 +262,6 @@ def add_device_flags(parser) -> None:
 
 
 def _check_pairs(flags: Namespace) -> None:
-    """UserError for a flag that acts only with another."""
     if flags.momentum is not None and "momentum" not in OPTIMIZER_DEFAULTS[flags.optimizer]:
         raise UserError(f"--momentum acts only with --optimizer sgd, not {flags.optimizer}")
     needs = {"lr_decay_ratio": "lr_decay_step", "tensorboard_path": "use_tensorboard"}

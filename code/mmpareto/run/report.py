@@ -90,8 +90,7 @@ def table(
     """A table for the console: texts columns of text, numbers to their right.
 
     Nothing is cut: cells of the first column that width leaves no room for take several lines,
-    of no fewer than 16 letters, and headings of numbers lines of 9. Without tabulate, which pads
-    headings, so that long names would have half the room.
+    of no fewer than 16 letters, and headings of numbers lines of 9. tabulate would pad headings.
     """
     headings, *rows = ([printable(cell) for cell in row] for row in (headings, *rows))
     sizes = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]

@@ -50,7 +50,7 @@ def evaluate(
     model: Fusion, batches: Loader, device: torch.device, limit: int | None = None
 ) -> Scores:
     """The scores over all batches, or the first limit ones."""
-    return score(*predict(model, batches, device, limit))
+    return score(*predict(model, batches, device, limit)[:2])
 
 
 def score(predictions: Named, targets: Named) -> Scores:
@@ -98,14 +98,7 @@ def confusion(predictions: Named, targets: Named, classes: int) -> dict[str, np.
 def predict(
     model: Fusion, batches: Loader, device: torch.device, limit: int | None = None
 ) -> tuple[Named, ...]:
-    """Predicted classes, and targets."""
-    return predict_with_probabilities(model, batches, device, limit)[:2]
-
-
-def predict_with_probabilities(
-    model: Fusion, batches: Loader, device: torch.device, limit: int | None = None
-) -> tuple[Named, ...]:
-    """What `predict` returns, and the softmax probabilities of the predicted classes.
+    """Predicted classes, targets, and the softmax probabilities of the predicted classes.
 
     UserError where a prediction is not finite: the largest of NaN is no class.
     """
@@ -131,7 +124,7 @@ def write_predictions(path: Path, ids: list[str], classes: list[str], *predicted
     """One row for each sample: id, label, prediction and probability, of all predictions.
 
     Of a multi-task model every task has its label. Text is as `tables.quote_formula` puts it.
-    predicted: what `predict_with_probabilities` returns.
+    predicted: what `predict` returns.
     """
     predictions, targets, probabilities = predicted
     names = [quote_formula(name) for name in classes]

@@ -23,6 +23,6 @@ def confusions(trained: Trained, part: str, workers: int, limit: int | None) -> 
     """The joint prediction's, and that of every modality or task."""
     data = trained.data
     batches = loader(trained.part(part), trained.flags.batch_size, workers=workers)
-    found = predict(trained.model, batches, trained.device, limit)
+    found = predict(trained.model, batches, trained.device, limit)[:2]
     counts = confusion(*found, len(data.classes))
     return [Confusion(name, data.classes, matrix.tolist()) for name, matrix in counts.items()]
