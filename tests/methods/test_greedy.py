@@ -2,17 +2,16 @@
 
 from argparse import Namespace
 from copy import deepcopy
-from types import SimpleNamespace
 
 import pytest
 import reference_imbalance as literal
 import tiny_models
 import torch
 import torch.nn.functional as F
-from balance import double, method_of, trainer_of
+from balance import double, method_of, steps, trainer_of
 
 from mmpareto.data.samples import Batch
-from mmpareto.methods import METHODS, gblend, greedy
+from mmpareto.methods import gblend, greedy
 from mmpareto.models.predict import mean_losses
 
 
@@ -24,21 +23,18 @@ class TestGreedy:
         assert found.argmax() == 1
 
     @pytest.mark.parametrize("modalities", [2, 3])
-    @pytest.mark.parametrize("parts", [1, 3])
-    def test_sixty_steps_equal_the_reference(self, modalities, parts):
+    def test_sixty_steps_equal_the_reference(self, modalities):
+        """Every second step accumulates gradients over three micro-batches."""
         ours = tiny_models.mmtm(modalities)
         theirs = deepcopy(ours)
-        steppers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (ours, theirs)]
-        method = method_of("greedy", ours, threshold=0.05)
+        settings = {"threshold": 0.05, "balancing_steps": 3, "no_probes": True}
+        method = method_of("greedy", ours, **settings)
         slow = literal.Greedy(list(ours.encoders), 3, threshold=0.05, steps=3)
-        ours.train()
         windows = []
-        for step in range(60):
+        for step, (inputs, targets) in enumerate(steps(60, ours, theirs, lr=0.1, momentum=0)):
             method.epoch = 1 if step < 5 else 2  # one epoch of warm-up
-            inputs, targets = tiny_models.batch(ours)
             inputs["b"] = inputs["b"] / 9 + targets[:, None]
-            for stepper in steppers:
-                stepper.zero_grad()
+            parts = 3 if step % 2 else 1
             for chunk, truth, told in tiny_models.micro_batches(inputs, targets, parts):
                 tiny_models.step(method, chunk, truth, **told)
                 features = slow.features(theirs, chunk)
@@ -46,8 +42,6 @@ class TestGreedy:
                 (sum(F.cross_entropy(u, truth) for u in logits) / parts).backward()
             windows.append(slow.left)
             slow.after_backward(theirs, warm=step >= 5)
-            for stepper in steppers:
-                stepper.step()
             assert method.state["window"][0] == slow.left
         assert not any(windows[:6]) and 5 < sum(left > 0 for left in windows) < 60
         for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
@@ -59,7 +53,8 @@ class TestGreedy:
 
     def test_speeds_are_measured_before_the_step_and_outside_windows(self):
         model = tiny_models.mmtm().train()
-        method = method_of("greedy", model, threshold=0.0, warmup_epochs=0)
+        settings = {"threshold": 0.0, "warmup_epochs": 0, "balancing_steps": 3}
+        method = method_of("greedy", model, **settings)
         method.epoch = 1
         inputs, targets = tiny_models.batch(model)
         tiny_models.step(method, inputs, targets)
@@ -126,16 +121,22 @@ class TestGBlend:
             found[name] = {k: torch.stack([r[k] for r in rows]).mean().double() for k in rows[0]}
         return found
 
-    @pytest.mark.parametrize("dataset", ["toy", "toy3"])
-    @pytest.mark.parametrize(("own", "at", "length"), [([], 0, 3), (["--super_epoch", 2], 2, 1)])
+    def trained(self, trainer, epochs):
+        for _ in range(epochs):
+            trainer.train_epoch()
+            trainer.scheduler.step()
+            trainer.epoch += 1
+        return trainer
+
+    @pytest.mark.parametrize(
+        ("dataset", "own", "at", "length"),
+        [("toy3", [], 0, 2), ("toy", ["--super_epoch", 1], 1, 1)],
+    )
     def test_weights_are_those_of_separate_trainings(self, tmp_path, dataset, own, at, length):
-        """Offline, and online before the third epoch, whose copies go on from where it is."""
-        flags = ["--epochs", 3, "--lr_decay_step", 1]
+        """Offline, and online before the second epoch, whose copies go on from where it is."""
+        flags = ["--epochs", 2, "--lr_decay_step", 1]
         ours = trainer_of(tmp_path / "a", "--method", "gblend", *own, *flags, dataset=dataset)
-        for _ in range(at):
-            ours.train_epoch()
-            ours.scheduler.step()
-            ours.epoch += 1
+        self.trained(ours, at)
         model = deepcopy(ours.model.state_dict())
         optimizer = deepcopy(ours.optimizer.state_dict())
         before, after = self.losses(ours), {"train": {}, "val": {}}
@@ -148,11 +149,7 @@ class TestGBlend:
             alone.optimizer.load_state_dict(deepcopy(optimizer))
             alone.scheduler.load_state_dict(ours.scheduler.state_dict())
             alone.epoch = at
-            for _ in range(length):
-                alone.train_epoch()
-                alone.scheduler.step()
-                alone.epoch += 1
-            found = self.losses(alone)
+            found = self.losses(self.trained(alone, length))
             for split in after:
                 after[split][objective] = found[split][objective]
         raw = {}
@@ -168,9 +165,8 @@ class TestGBlend:
         for name, value in ours.model.state_dict().items():
             assert torch.equal(value, model[name])
         for index, state in ours.optimizer.state_dict()["state"].items():
-            assert torch.equal(
-                state["momentum_buffer"], optimizer["state"][index]["momentum_buffer"]
-            )
+            before = optimizer["state"][index]["momentum_buffer"]
+            assert torch.equal(state["momentum_buffer"], before)
 
     def test_estimates_when_due_only(self, tmp_path, monkeypatch):
         due = []
@@ -179,18 +175,18 @@ class TestGBlend:
             lambda self, trainer, epochs: due.append((trainer.epoch, epochs)) or torch.ones(3) / 3,
         )  # fmt: skip
         trainer = trainer_of(
-            tmp_path / "run", "--method", "gblend", "--super_epoch", 2, "--epochs", 5
-        )
+            tmp_path / "run", "--method", "gblend", "--super_epoch", 2, "--epochs", 5,
+            "--limit_batches", 1,
+        )  # fmt: skip
         trainer.train()
         assert due == [(0, 2), (2, 2), (4, 1)]
 
     def test_step(self):
         """Weighted losses in one pass; weights are constants of the given sum."""
         model = tiny_models.build().eval()
-        method = METHODS["gblend"](model, Namespace(super_epoch=None, weight_sum=3.0))
+        method = method_of("gblend", model, weight_sum=3.0)
         method.estimate = lambda trainer, epochs: torch.tensor([0.5, 0.2, 0.3])
-        flags = Namespace(epochs=4)
-        method.start_epoch(SimpleNamespace(epoch=0, flags=flags))
+        method.start_epoch(Namespace(epoch=0, flags=Namespace(epochs=4)))
         inputs, targets = tiny_models.batch(model)
         joint, unimodal = tiny_models.losses(model(inputs), targets)
         loss = 3 * (0.5 * unimodal["a"] + 0.2 * unimodal["b"] + 0.3 * joint)

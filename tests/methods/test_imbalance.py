@@ -1,7 +1,6 @@
 """OGM-GE, PMR and what they read out: published values, literal references, released bugs."""
 
 from argparse import Namespace
-from copy import deepcopy
 from types import SimpleNamespace
 
 import pytest
@@ -9,8 +8,7 @@ import reference_imbalance as literal
 import tiny_models
 import torch
 import torch.nn.functional as F
-from balance import OPTIONS, assert_equal, double, method_of, pair, trainer_of
-from torch import nn
+from balance import accumulate, assert_equal, double, method_of, pair, steps, trainer_of
 
 from mmpareto.data.samples import TensorSplit
 from mmpareto.methods import ogm_ge, pmr
@@ -19,62 +17,45 @@ from mmpareto.models.fusions.mmtm import MMTM
 from mmpareto.models.fusions.sum import Sum
 
 
-class TestReadOut:
-    def test_concat(self):
-        """W = [[1,2,3,4],[0,1,0,-1]], b = (.4,-.2), x = (1,-1), y = (2,.5)."""
-        one = nn.Identity()
-        one.out_dim = 2
-        model = Concat({"x": one, "y": deepcopy(one)}, 2)
-        weight = torch.tensor([[1.0, 2, 3, 4], [0, 1, 0, -1]])
-        model.joint_head.weight.data, model.joint_head.bias.data = weight, torch.tensor([0.4, -0.2])
-        features = {"x": torch.tensor([[1.0, -1]]), "y": torch.tensor([[2.0, 0.5]])}
-        found = model.read_out(features)
-        torch.testing.assert_close(found["x"], torch.tensor([[-0.8, -1.1]]))
-        torch.testing.assert_close(found["y"], torch.tensor([[8.2, -0.6]]))
-        torch.testing.assert_close(model.joint(features), torch.tensor([[7.4, -1.7]]))
-
-    @pytest.mark.parametrize(("fusion", "share"), [(Concat, 1), (Sum, 1), (MMTM, 3)])
-    def test_parts_make_the_joint_logits(self, fusion, share):
-        """Their sum; of MMTM their mean."""
-        encoders = {name: tiny_models.Staged() for name in "abc"}
-        model = fusion(encoders, 3).double()
-        features = {name: torch.randn(4, 5, dtype=torch.float64) for name in "abc"}
-        parts = sum(model.read_out(features).values()) / share
-        torch.testing.assert_close(parts, model.joint(features))
+@pytest.mark.parametrize(("fusion", "share"), [(Concat, 1), (Sum, 1), (MMTM, 3)])
+def test_read_out_parts_make_the_joint_logits(fusion, share):
+    """Their sum; of MMTM their mean."""
+    encoders = {name: tiny_models.Staged() for name in "abc"}
+    model = fusion(encoders, 3).double()
+    features = {name: torch.randn(4, 5, dtype=torch.float64) for name in "abc"}
+    parts = sum(model.read_out(features).values()) / share
+    torch.testing.assert_close(parts, model.joint(features))
 
 
 class TestOGM:
-    @pytest.mark.parametrize(("alpha", "c"), [(0.1, 0.802625), (0.3, 0.462950), (0.8, 0.078331)])
-    def test_two(self, alpha, c):
-        found = ogm_ge.coefficients(double(1.7, 0.85), alpha)
-        assert found.tolist() == pytest.approx((c, 1), abs=1e-6)
-        assert ogm_ge.coefficients(double(0.85, 1.7), alpha).tolist() == found.flip(0).tolist()
-
-    def test_three(self):
-        found = ogm_ge.coefficients(double(3, 2, 1), 0.3)
-        assert found.tolist() == pytest.approx((0.462950, 1, 1), abs=1e-6)
-
-    def test_equal_scores_damp_nobody(self):
-        assert ogm_ge.coefficients(double(1.3, 1.3), 0.3).tolist() == [1, 1]
-
-    def test_a_score_of_zero_and_a_single_modality(self):
-        assert ogm_ge.coefficients(double(1, 0), 0.8).tolist() == [0, 1]
-        assert ogm_ge.coefficients(double(0, 0), 0.8).tolist() == [1, 1]
-        assert ogm_ge.coefficients(double(2.5), 0.8).tolist() == [1]
+    @pytest.mark.parametrize(
+        ("scores", "alpha", "expected"),
+        [
+            ((1.7, 0.85), 0.1, (0.802625, 1)),
+            ((1.7, 0.85), 0.3, (0.462950, 1)),
+            ((1.7, 0.85), 0.8, (0.078331, 1)),
+            ((0.85, 1.7), 0.8, (1, 0.078331)),
+            ((3, 2, 1), 0.3, (0.462950, 1, 1)),
+            ((1.3, 1.3), 0.3, (1, 1)),  # nobody leads
+            ((1, 0), 0.8, (0, 1)),
+            ((0, 0), 0.8, (1, 1)),
+            ((2.5,), 0.8, (1,)),
+        ],
+    )
+    def test_coefficients(self, scores, alpha, expected):
+        found = ogm_ge.coefficients(double(*scores), alpha)
+        assert found.tolist() == pytest.approx(expected, abs=1e-6)
 
     @pytest.mark.parametrize("modalities", [2, 3])
-    @pytest.mark.parametrize("parts", [1, 3])
-    def test_forty_steps_equal_the_reference(self, modalities, parts):
-        ours, theirs, steppers = pair(modalities)
+    def test_forty_steps_equal_the_reference(self, modalities):
+        """Every second step accumulates gradients over three micro-batches."""
+        ours, theirs = pair(modalities)
         ours.eval(), theirs.eval()
-        method, damped = method_of("ogm_ge", ours, alpha=0.4), 0
-        for _ in range(40):
-            inputs, targets = tiny_models.batch(ours)
+        settings = {"alpha": 0.4, "without_ge": True, "no_probes": True}
+        method, damped = method_of("ogm_ge", ours, **settings), 0
+        for step, (inputs, targets) in enumerate(steps(40, ours, theirs)):
             inputs["a"] = inputs["a"] + targets[:, None]  # a leads
-            for stepper in steppers:
-                stepper.zero_grad()
-            for chunk, truth, told in tiny_models.micro_batches(inputs, targets, parts):
-                tiny_models.step(method, chunk, truth, **told)
+            accumulate(method, inputs, targets, parts=3 if step % 2 else 1)
             output = theirs(inputs)
             F.cross_entropy(output.joint, targets).backward()
             scores = literal.ogm_scores(theirs, output.features, targets)
@@ -84,15 +65,13 @@ class TestOGM:
                 for p in encoder.parameters():
                     if p.dim() >= 2:  # no convolutions here
                         p.grad *= c
-            for stepper in steppers:
-                stepper.step()
         assert damped >= 40
         assert_equal(ours, theirs)
 
     def test_noise(self):
         """As wide as the entries of the gradient vary: 1.290994 for (1, -1, 2, 0)."""
         gradient = torch.tensor([1.0, -1, 2, 0]).view(1, 1, 2, 2)
-        draws = torch.stack([ogm_ge.noise_of(gradient) for _ in range(25_000)])
+        draws = torch.stack([ogm_ge.noise_of(gradient) for _ in range(8_000)])
         assert draws.std().item() == pytest.approx(1.290994, rel=0.01)
         assert draws.mean().abs() < 0.02
 
@@ -132,12 +111,18 @@ class TestPMR:
         (loss + entropy).backward()
         assert z.grad.isfinite().all()
 
-    def test_weights(self):
-        assert pmr.weights_of(double(1.8, 1.2), "paper").tolist() == pytest.approx((0, 0.5))
-        assert pmr.weights_of(double(1, 3), "paper").tolist() == [1, 0]
-        assert pmr.weights_of(double(1, 3, 2), "paper").tolist() == pytest.approx((1, 0, 0.5))
-        assert pmr.weights_of(double(2.9, 3), "release").tolist() == [1, 0]
-        assert pmr.weights_of(double(0, 0), "paper").tolist() == [0, 0]
+    @pytest.mark.parametrize(
+        ("scores", "variant", "expected"),
+        [
+            ((1.8, 1.2), "paper", (0, 0.5)),
+            ((1, 3), "paper", (1, 0)),
+            ((1, 3, 2), "paper", (1, 0, 0.5)),
+            ((2.9, 3), "release", (1, 0)),
+            ((0, 0), "paper", (0, 0)),
+        ],
+    )
+    def test_weights(self, scores, variant, expected):
+        assert pmr.weights_of(double(*scores), variant).tolist() == pytest.approx(expected)
 
     def test_cross_entropy_and_entropy(self):
         """Of distances 3 and 4."""
@@ -146,35 +131,34 @@ class TestPMR:
         z, at = double(0, 0).view(1, 2), double(3, 0, 0, 4).view(2, 2)
         assert pmr.distances(z, at).tolist() == [[3, 4]]
 
-    @pytest.mark.parametrize("modalities", [2, 3])
     @pytest.mark.parametrize(
-        ("settings", "epoch"),
-        [({}, 1), ({"variant": "release"}, 1), ({"alpha": 2.0, "mu": 0.5}, 10), ({}, 11)],
+        ("settings", "epoch", "modalities"),
+        [
+            ({}, 1, 2),
+            ({"variant": "release"}, 1, 3),
+            ({"alpha": 2.0, "mu": 0.5}, 10, 3),
+            ({}, 11, 2),
+        ],
     )
-    def test_forty_steps_equal_the_reference(self, modalities, settings, epoch):
-        ours, theirs, steppers = pair(modalities)
+    def test_forty_steps_equal_the_reference(self, settings, epoch, modalities):
+        ours, theirs = pair(modalities)
         ours.eval(), theirs.eval()
-        method, chosen = method_of("pmr", ours, **settings), OPTIONS | settings
-        method.epoch = epoch
+        method = method_of("pmr", ours, no_probes=True, **{"mu": 0.05, **settings})
+        method.epoch, chosen = epoch, method.flags
         prototypes = {name: torch.randn(3, 5, dtype=torch.float64) for name in ours.encoders}
         for name, values in prototypes.items():
             method.state[f"prototypes_{name}"].copy_(values)
         method.state["known"].fill_(True)
-        hard = chosen["variant"] == "release"
-        for _ in range(40):
-            inputs, targets = tiny_models.batch(ours)
+        hard = chosen.variant == "release"
+        for inputs, targets in steps(40, ours, theirs):
             inputs["a"] = inputs["a"] + targets[:, None]
-            for stepper in steppers:
-                stepper.zero_grad()
             tiny_models.step(method, inputs, targets)
             output = theirs(inputs)
             loss = F.cross_entropy(output.joint, targets) + literal.pmr_loss(
-                output.features, targets, prototypes, alpha=chosen["alpha"], mu=chosen["mu"],
+                output.features, targets, prototypes, alpha=chosen.alpha, mu=chosen.mu,
                 hard=hard, entropy=not hard and epoch <= 10,
             )  # fmt: skip
             loss.backward()
-            for stepper in steppers:
-                stepper.step()
         assert_equal(ours, theirs)
 
     def trainer(self, split, epoch=0):
@@ -247,9 +231,8 @@ class TestPMR:
         method = method_of("pmr", model)
         method.state["known"].fill_(True)
         inputs, targets = tiny_models.batch(model)
-        expected = torch.autograd.grad(
-            F.cross_entropy(model(inputs).joint, targets), list(model.joint_head.parameters())
-        )
+        loss = F.cross_entropy(model(inputs).joint, targets)
+        expected = torch.autograd.grad(loss, list(model.joint_head.parameters()))
         tiny_models.step(method, inputs, targets)
         for p, g in zip(model.joint_head.parameters(), expected, strict=True):
             torch.testing.assert_close(p.grad, g)
@@ -262,17 +245,15 @@ def test_a_skipped_step_leaves_state_and_statistics(tmp_path, name, monkeypatch)
     trainer.epoch += 1
     trainer.method.start_epoch(trainer)
     monkeypatch.setattr(trainer.method, "start_epoch", lambda trainer: None)
-    kept = {
-        **{f"model {k}": v.clone() for k, v in trainer.model.state_dict().items()},
-        **{f"state {k}": v.clone() for k, v in trainer.method.state.items()},
-    }
+
+    def state():
+        tensors = *trainer.model.state_dict().items(), *trainer.method.state.items()
+        return {name: value.nan_to_num(-1).clone() for name, value in tensors}
+
+    kept = state()
     split = trainer.data.splits["train"]
     monkeypatch.setitem(split.inputs, "a", torch.full_like(split.inputs["a"], torch.nan))
     steps = trainer.train_epoch()
     assert all(step["skipped"] for step in steps)
-    now = {
-        **{f"model {k}": v for k, v in trainer.model.state_dict().items()},
-        **{f"state {k}": v for k, v in trainer.method.state.items()},
-    }
-    for key, value in kept.items():
-        assert torch.equal(now[key].nan_to_num(-1), value.nan_to_num(-1)), key
+    for name, value in state().items():
+        assert torch.equal(value, kept[name]), name

@@ -176,6 +176,9 @@ def test_joint_logits_by_hand(fusion):
                 head.bias.copy_(bias / 2)
     output = model({"x": torch.tensor([[1.0, -1]]), "y": torch.tensor([[2.0, 0.5]])})
     torch.testing.assert_close(output.joint, torch.tensor([[7.4, -1.7]]))
+    parts = model.read_out(output.features)
+    torch.testing.assert_close(parts["x"], torch.tensor([[-0.8, -1.1]]))
+    torch.testing.assert_close(parts["y"], torch.tensor([[8.2, -0.6]]))
 
 
 @pytest.mark.parametrize("fusion", [Concat, Sum])

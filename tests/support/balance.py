@@ -1,6 +1,6 @@
-"""What the tests of balancing methods share: their flags, trainers, and pairs of models."""
+"""What the tests of methods share: methods with their flags, trainers, and models in step."""
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from copy import deepcopy
 
 import tiny_models
@@ -12,36 +12,48 @@ from mmpareto.run import options
 from mmpareto.run.folder import Run
 from train import Trainer
 
-OPTIONS = {
-    "no_probes": True, "alpha": 1.0, "window": [1, 99], "without_ge": True, "mu": 0.05,
-    "entropy_epochs": 10, "prototype_momentum": 0.2, "variant": "paper", "bn_mode": "running",
-    "threshold": 0.01, "balancing_steps": 3, "warmup_epochs": 1,
-}  # fmt: skip
+
+def method_of(name, model=None, **settings):
+    """With its default flags, but for the settings."""
+    parser = ArgumentParser()
+    METHODS[name].add_flags(parser)
+    flags = vars(parser.parse_args([])) | {"method": name, "fusion": "concat", "accumulate": 1}
+    return METHODS[name](model or tiny_models.build(), Namespace(**(flags | settings)))
 
 
-def method_of(name, model, **settings):
-    return METHODS[name](model, Namespace(**(OPTIONS | settings)))
-
-
-def trainer_of(folder, *flags, dataset="toy"):
-    words = ["--dataset", dataset, "--encoder", "cnn", "--out", str(folder), *map(str, flags)]
+def trainer_of(folder, *flags, dataset="toy", encoder="cnn"):
+    words = ["--dataset", dataset, "--encoder", encoder, "--out", str(folder), *map(str, flags)]
     parsed = options.parse(words)
     return Trainer(parsed, Run(parsed.out, options.as_config(parsed), resume=False))
 
 
 def pair(modalities=2, fusion=Concat):
-    """Two equal models and their optimizers."""
+    """Two equal models."""
     ours = tiny_models.build(fusion, modalities)
-    theirs = deepcopy(ours)
-    steppers = [torch.optim.SGD(m.parameters(), lr=0.05, momentum=0.9) for m in (ours, theirs)]
-    return ours, theirs, steppers
+    return ours, deepcopy(ours)
+
+
+def steps(number, *models, lr=0.05, momentum=0.9):
+    """Batches; whatever gradients the models have got when the next one is asked for, they take."""
+    optimizers = [torch.optim.SGD(m.parameters(), lr=lr, momentum=momentum) for m in models]
+    for _ in range(number):
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        yield tiny_models.batch(models[0])
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+def accumulate(method, inputs, targets, parts):
+    """Gradients of a batch in equal micro-batches."""
+    for chunk, truth, told in tiny_models.micro_batches(inputs, targets, parts):
+        tiny_models.step(method, chunk, truth, **told)
 
 
 def assert_equal(ours, theirs, close=1e-8):
-    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(mine, other, rtol=close, atol=close)
-    for mine, other in zip(ours.buffers(), theirs.buffers(), strict=True):
-        torch.testing.assert_close(mine, other, rtol=close, atol=close)
+    state = theirs.state_dict()
+    for name, mine in ours.state_dict().items():
+        torch.testing.assert_close(mine, state[name], rtol=close, atol=close)
 
 
 def double(*values):

@@ -42,7 +42,7 @@ def upgrad(j: Tensor, g: Tensor) -> Tensor:
 
     def projected(x):
         corrections = [torch.zeros_like(x) for _ in range(2)]
-        for _ in range(400):
+        for _ in range(100):
             for i, normal in enumerate((j, g)):
                 before = x + corrections[i]
                 x = half_space(before, normal)
@@ -67,15 +67,16 @@ def aligned_mtl(j: Tensor, g: Tensor, singular_value: str) -> Tensor:
 
 
 class GradNorm:
-    """One encoder's weights; norms are of the gradients of its last stage."""
+    """One encoder's weights, on lists of gradients, the last ones those of its last stage."""
 
-    def __init__(self, alpha: float, learning_rate: float):
-        self.alpha, self.learning_rate = alpha, learning_rate
+    def __init__(self, alpha: float, learning_rate: float, last: int):
+        self.alpha, self.learning_rate, self.last = alpha, learning_rate, last
         self.weights, self.first = [1.0, 1.0], None
 
-    def step(self, j: Tensor, g: Tensor, norms: list[float], losses: list[float]) -> Tensor:
+    def step(self, j: list[Tensor], g: list[Tensor], losses: list[float]) -> list[Tensor]:
         self.first = self.first or losses
-        h = self.weights[0] * j + self.weights[1] * g
+        h = [self.weights[0] * x + self.weights[1] * y for x, y in zip(j, g, strict=True)]
+        norms = [math.sqrt(sum(float((x**2).sum()) for x in part[-self.last :])) for part in (j, g)]
         lengths = [w * n for w, n in zip(self.weights, norms, strict=True)]
         shares = [loss / first for loss, first in zip(losses, self.first, strict=True)]
         for i in range(2):
@@ -88,16 +89,20 @@ class GradNorm:
 
 
 class MetaBalance:
-    """One parameter tensor's running norms."""
+    """One encoder's running norms, two for each of its tensors."""
 
     def __init__(self, rho: float, beta: float, variant: str):
         self.rho, self.beta, self.variant = rho, beta, variant
-        self.norms = [0.0, 0.0]
+        self.norms = {}
 
-    def step(self, j: Tensor, g: Tensor) -> Tensor:
-        for i, gradient in enumerate((j, g)):
-            self.norms[i] = self.beta * self.norms[i] + (1 - self.beta) * float(gradient.norm())
-        target, own = self.norms
+    def step(self, j: list[Tensor], g: list[Tensor], _) -> list[Tensor]:
+        return [self.tensor(i, x, y) for i, (x, y) in enumerate(zip(j, g, strict=True))]
+
+    def tensor(self, i: int, j: Tensor, g: Tensor) -> Tensor:
+        target, own = self.norms.get(i, (0.0, 0.0))
+        target = self.beta * target + (1 - self.beta) * float(j.norm())
+        own = self.beta * own + (1 - self.beta) * float(g.norm())
+        self.norms[i] = target, own
         acts = {"shrink": own > target, "enlarge": own < target, "both": True}[self.variant]
         if acts:
             g = self.rho * (target / own) * g + (1 - self.rho) * g
