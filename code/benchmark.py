@@ -10,38 +10,66 @@ python code/benchmark.py prepare     prepare.py with 2 workers against 1, second
 from mmpareto.system import entry
 
 import os
+from pathlib import Path
 
 import torch
 
 from mmpareto.benchmarks import clips, step
-from mmpareto.system.flags import Parser, positive
+from mmpareto.run.options import add_device_flags
+from mmpareto.system.flags import Parser, non_negative, positive
 from mmpareto.system.processes import keep_memory
 
 COMMANDS = {
-    "step": (step.measure, step.add_flags),
-    "throughput": (step.measure_throughput, step.add_throughput_flags),
-    "scaling": (step.measure_scaling, step.add_scaling_flags),
-    "loader": (clips.measure_loader, clips.add_loader_flags),
-    "prepare": (clips.measure_prepare, clips.add_flags),
+    "step": step.measure,
+    "throughput": step.measure_throughput,
+    "scaling": step.measure_scaling,
+    "loader": clips.measure_loader,
+    "prepare": clips.measure_prepare,
 }
+STEPS = {"step": 4, "throughput": 10, "scaling": 2}
+
+
+def add_flags(parser, command: str) -> None:
+    add = parser.add_argument
+    # fmt: off
+    add("--repeats", type=positive(int), default=3, help="rounds, >= 1 (default: %(default)s)")
+    if command == "step":
+        add("--size", choices=step.SIZES, default="small",
+            help="small: 64 pictures of 32x32; cremad: 8 clips of full size (default: %(default)s)")
+    if command == "throughput":
+        add("--batch_size", type=positive(int), nargs="+", default=[64, 256],
+            help="samples in a batch (default: 64 256)")
+    if command == "scaling":
+        add("--modalities", type=positive(int), nargs="+", default=[1, 2, 4],
+            help="numbers of them (default: 1 2 4)")
+        add("--millions", type=positive(int), nargs="+", default=[1, 10, 100],
+            help="of parameters in an encoder whose gradients are integrated (default: 1 10 100)")
+        add("--fusion", default="concat", help="where modalities meet (default: %(default)s)")
+    if command in STEPS:
+        add("--steps", type=positive(int), default=STEPS[command],
+            help="of every job in a round (default: %(default)s)")
+        add_device_flags(parser)
+    else:
+        add("--clips", type=positive(int), default=256,
+            help="synthetic clips (default: %(default)s)")
+        add("--raw", type=Path, metavar="DIR", help="raw CREMA-D clips to use instead")
+    if command == "loader":
+        add("--workers", type=non_negative(int), default=0,
+            help="processes of both readers (default: %(default)s)")
+    # fmt: on
 
 
 def main(arguments: list[str]) -> None:
     parser = Parser(prog="benchmark.py", description=__doc__.splitlines()[0], allow_abbrev=False)
     commands = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
-    for name, (measure, add_flags) in COMMANDS.items():
-        command = commands.add_parser(
-            name, allow_abbrev=False, description=measure.__doc__, help=measure.__doc__
-        )
-        command.add_argument(
-            "--repeats", type=positive(int), default=3, help="rounds, >= 1 (default: %(default)s)"
-        )
-        add_flags(command)
+    for name, measure in COMMANDS.items():
+        text = measure.__doc__
+        add_flags(commands.add_parser(name, allow_abbrev=False, description=text, help=text), name)
     flags = parser.parse_args(arguments)
     if os.environ.get("RANK", "0") == "0":
         threads, cores = torch.get_num_threads(), os.cpu_count()
         print(f"torch {torch.__version__}, {threads} threads, {cores} cores")
-    COMMANDS[flags.what][0](flags)
+    COMMANDS[flags.what](flags)
 
 
 if __name__ == "__main__":

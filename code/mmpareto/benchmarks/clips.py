@@ -1,11 +1,12 @@
 """Reading and preparing clips, on synthetic ones with CREMA-D's names and containers."""
 
-import statistics
 import tempfile
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -17,23 +18,13 @@ from ..data.layout import manifest_columns, read_metadata
 from ..data.recipes import named
 from ..data.samples import to_device
 from ..datasets.cremad import CREMAD
-from ..system.flags import non_negative, positive
 from ..system.tables import read_table
 from .timing import compare, show_ratio
 
-
-def add_flags(parser) -> None:
-    add = parser.add_argument
-    # fmt: off
-    add("--clips", type=positive(int), default=256, help="synthetic clips (default: %(default)s)")
-    add("--raw", type=Path, metavar="DIR", help="raw CREMA-D clips to use instead")
-    # fmt: on
-
-
-def add_loader_flags(parser) -> None:
-    add_flags(parser)
-    parser.add_argument("--workers", type=non_negative(int), default=0,
-                        help="processes of both readers (default: %(default)s)")  # fmt: skip
+STAGES = {  # functions of a worker, in words
+    "_stills": "decode frames", "_jpeg": "resize, JPEG", "_samples": "read sound",
+    "spectrogram": "resample, STFT", "sha256": "hash raw files", "_store": "write, hash",
+}  # fmt: skip
 
 
 @contextmanager
@@ -52,55 +43,45 @@ def raw_clips(flags: Namespace) -> Iterator[tuple[Path, Path]]:
 def measure_loader(flags: Namespace) -> None:
     """Clips a second of our reader and of a plain one, on clips made for it."""
     with raw_clips(flags) as (raw, folder):
-        time_loaders(raw, folder, flags)
+        prepare(raw, folder / "ours", "3fps")
+        prepare(raw, folder / "plain", "ogmge-1fps")  # stills of 480x360, as the field keeps them
+        wanted = Namespace(dataset="cremad", data_root=folder / "ours", split="random")
+        wanted.num_frames, wanted.image_size = 2, 224
+        split = CREMAD.load(wanted).splits["train"]
+        order, epochs = ShuffledBatches(len(split), 64, seed=0), count()
 
+        def ours() -> None:
+            order.epoch = next(epochs)
+            for inputs, _ in loader(split, order, workers=flags.workers):
+                to_device(inputs, torch.device("cpu"))
 
-def time_loaders(raw: Path, folder: Path, flags: Namespace) -> None:
-    """Seconds for one training epoch of batches as the model takes them."""
-    prepare(raw, folder / "ours", "3fps")
-    prepare(raw, folder / "plain", "ogmge-1fps")  # stills of 480x360, as the field keeps them
-    wanted = Namespace(dataset="cremad", data_root=folder / "ours", split="random")
-    wanted.num_frames, wanted.image_size = 2, 224
-    split = CREMAD.load(wanted).splits["train"]
-    cpu = torch.device("cpu")
+        reader = PlainReader(folder / "plain", {row["id"] for row in split.rows})
 
-    def ours(epoch: int) -> int:
-        order = ShuffledBatches(len(split), 64, seed=0)
-        order.epoch = epoch
-        count = 0
-        for inputs, targets in loader(split, order, workers=flags.workers):
-            count += len(targets)
-            to_device(inputs, cpu)
-        return count
+        def plain() -> None:
+            for _ in DataLoader(
+                reader, 64, shuffle=True, drop_last=True, num_workers=flags.workers
+            ):
+                pass
 
-    reader = PlainReader(folder / "plain", [row["id"] for row in split.rows])
-
-    def plain(epoch: int) -> int:
-        batches = DataLoader(reader, 64, shuffle=True, drop_last=True, num_workers=flags.workers)
-        return sum(len(audio) for audio, _ in batches)
-
-    seconds = compare({"plain": plain, "ours": ours}, flags.repeats)
-    count = ours(0)
+        seconds = compare({"plain": plain, "ours": ours}, flags.repeats)
+    clips = len(split) // 64 * 64
     for name, times in seconds.items():
-        middle = statistics.median(times)
-        print(f"{name:8}{1e3 * middle / count:8.2f} ms a clip  {count / middle:8.0f} clips/s")
+        each = median(times) / clips
+        print(f"{name:8}{1e3 * each:8.2f} ms a clip  {1 / each:8.0f} clips/s")
     show_ratio(seconds, "plain", "ours")
 
 
 class PlainReader(Dataset):
     """How the field reads a clip: two JPEG stills through PIL and torchvision, audio as .pt."""
 
-    def __init__(self, root: Path, ids: list[str]):
-        metadata = read_metadata(root)
-        columns = manifest_columns(metadata.modalities)
-        rows = read_table(root / "manifest.csv", columns)
+    def __init__(self, root: Path, ids: set[str]):
+        columns = manifest_columns(read_metadata(root).modalities)
         self.clips = []
-        wanted = set(ids)
-        for row in (row for row in rows if row["id"] in wanted):
-            stills = [str(path) for path in sorted((root / row["visual"]).iterdir())]
-            sound = root / f"{row['id']}.pt"
-            torch.save(torch.from_numpy(np.load(root / row["audio"])), sound)
-            self.clips.append((stills, sound))
+        for row in read_table(root / "manifest.csv", columns):
+            if row["id"] in ids:
+                sound = root / f"{row['id']}.pt"
+                torch.save(torch.from_numpy(np.load(root / row["audio"])), sound)
+                self.clips.append((sorted((root / row["visual"]).iterdir()), sound))
         self.transform = transforms.Compose(
             [
                 transforms.RandomResizedCrop(224),
@@ -125,23 +106,20 @@ class PlainReader(Dataset):
 def measure_prepare(flags: Namespace) -> None:
     """Clips a second of prepare.py with several workers and with one, and seconds of each stage."""
     with raw_clips(flags) as (raw, folder):
-        time_preparing(raw, folder, flags)
+        numbers = count()
+        jobs = {
+            name: lambda workers=workers: prepare(raw, folder / f"{next(numbers)}", "3fps", workers)
+            for workers, name in ((1, "1 worker"), (2, "2 workers"))
+        }
+        seconds = compare(jobs, flags.repeats)
+        clips = len(CREMAD.collect(Namespace(raw=raw, lists=[])).clips)
+        for name, times in seconds.items():
+            print(
+                f"{name:10}{median(times):8.1f} s  {clips / median(times):8.1f} clips/s, "
+                "start and tables included"
+            )
+        show_ratio(seconds, "1 worker", "2 workers")
         show_stages(raw)
-
-
-def time_preparing(raw: Path, folder: Path, flags: Namespace) -> None:
-    """Seconds of whole prepare.py calls."""
-    clips = len(CREMAD.collect(Namespace(raw=raw, lists=[])).clips)
-    number = iter(range(1000))
-
-    def with_workers(workers: int) -> Callable[[int], None]:
-        return lambda epoch: prepare(raw, folder / f"{next(number)}", "3fps", workers=workers)
-
-    seconds = compare({"1 worker": with_workers(1), "2 workers": with_workers(2)}, flags.repeats)
-    for name, times in seconds.items():
-        middle = statistics.median(times)
-        print(f"{name:10}{middle:8.1f} s  {clips / middle:8.1f} clips/s, start and tables included")
-    show_ratio(seconds, "1 worker", "2 workers")
 
 
 def show_stages(raw: Path) -> None:
@@ -159,17 +137,12 @@ def show_stages(raw: Path) -> None:
         clips = found.clips[:100]
         for clip in clips[:3]:
             worker.convert_clip(clip, recipe, Path(out))
-        profile = cProfile.Profile()
-        profile.enable()
-        for clip in clips:
-            worker.convert_clip(clip, recipe, Path(out))
-        profile.disable()
-    stages = {"_stills": "decode frames", "_jpeg": "resize, JPEG", "_samples": "read sound",
-              "spectrogram": "resample, STFT", "sha256": "hash raw files",
-              "_store": "write, hash"}  # fmt: skip
+        with cProfile.Profile() as profile:
+            for clip in clips:
+                worker.convert_clip(clip, recipe, Path(out))
     for (_, _, name), numbers in pstats.Stats(profile).stats.items():
-        if name in stages:
-            print(f"  {stages[name]:16}{1e3 * numbers[3] / len(clips):8.2f} ms a clip")
+        if name in STAGES:
+            print(f"  {STAGES[name]:16}{1e3 * numbers[3] / len(clips):8.2f} ms a clip")
 
 
 def prepare(raw: Path, out: Path, frames: str, workers: int = 2) -> None:

@@ -1,14 +1,14 @@
 """A training step on random pictures: ours, uniform's, and MMPareto's as others take it."""
 
 import gc
-import statistics
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
 from itertools import count
+from statistics import median
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -16,14 +16,12 @@ import torch
 from torch import Tensor
 
 from ..core import distributed, integrate
-from ..core import integrator as core
 from ..data.samples import Batch, Data, Modality
 from ..methods import METHODS
 from ..models.fusions import FUSIONS
 from ..models.fusions.base import Fusion
 from ..run import devices, options, setup
 from ..run.environment import commit
-from ..system.flags import positive
 from .rivals import Released, TorchJD
 from .timing import compare, now, show_ratio
 
@@ -35,42 +33,24 @@ CREMAD = {
 DIGITS = {"gray": Modality("image", (1, 32, 32)), "color": Modality("image", (3, 32, 32))}
 SIZES = {"small": (64, DIGITS), "cremad": (8, CREMAD)}  # batch size, modalities
 RIVALS = {"released": Released, "torchjd": TorchJD}
-
-
-def add_flags(parser) -> None:
-    # fmt: off
-    parser.add_argument("--size", choices=SIZES, default="small",
-        help="small: 64 pictures of 32x32; cremad: 8 clips of full size (default: %(default)s)")
-    # fmt: on
-    _add_common_flags(parser, steps=4)
-
-
-def add_scaling_flags(parser) -> None:
-    add = parser.add_argument
-    # fmt: off
-    add("--modalities", type=positive(int), nargs="+", default=[1, 2, 4],
-        help="numbers of them (default: 1 2 4)")
-    add("--millions", type=positive(int), nargs="+", default=[1, 10, 100],
-        help="of parameters in an encoder whose gradients are integrated (default: 1 10 100)")
-    add("--fusion", default="concat", help="where modalities meet (default: %(default)s)")
-    # fmt: on
-    _add_common_flags(parser, steps=2)
-
-
-def add_throughput_flags(parser) -> None:
-    # fmt: off
-    parser.add_argument("--batch_size", type=positive(int), nargs="+", default=[64, 256],
-        help="samples in a batch (default: 64 256)")
-    # fmt: on
-    _add_common_flags(parser, steps=10)
-
-
-def _add_common_flags(parser, steps: int) -> None:
-    # fmt: off
-    parser.add_argument("--steps", type=positive(int), default=steps,
-        help="of every job in a round (default: %(default)s)")
-    # fmt: on
-    options.add_device_flags(parser)
+OURS = {
+    "uniform": "--method uniform",
+    "mmpareto": "--method mmpareto",
+    "mmpareto tensor": "--method mmpareto --granularity tensor",
+    "mmpareto features": "--method mmpareto --gramian features",
+}
+FAST = ["--precision", "bf16", "--compile"]
+VARIANTS = {  # of `measure_throughput`: what to build, flags
+    "released, fp32": ["released"],
+    "two traversals, fp32": [OURS["mmpareto"]],
+    "uniform, fp32": [OURS["uniform"]],
+    "mmpareto, fp32": [OURS["mmpareto"]],
+    "mmpareto features, fp32": [OURS["mmpareto features"]],
+    "mmpareto, bf16 + channels_last": [OURS["mmpareto"], "--precision", "bf16"],
+    "two traversals, bf16 + channels_last + compile": [OURS["mmpareto"], *FAST],
+    "mmpareto, bf16 + channels_last + compile": [OURS["mmpareto"], *FAST],
+    "mmpareto features, bf16 + channels_last + compile": [OURS["mmpareto features"], *FAST],
+}
 
 
 class Stepper:
@@ -78,7 +58,7 @@ class Stepper:
 
     def __init__(self, name: str, modalities: dict, device: torch.device, *more: str):
         rival = RIVALS.get(name)
-        flags = options.parse(["--method", "mmpareto"] if rival else [*name.split(), *more])
+        flags = options.parse([*(OURS["mmpareto"] if rival else name).split(), *more])
         torch.manual_seed(0)
         model = setup.build_model(flags, Data("random", CLASSES, modalities, {}, {}))
         if rival:
@@ -99,13 +79,19 @@ class Stepper:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-
-OURS = {
-    "uniform": "--method uniform",
-    "mmpareto": "--method mmpareto",
-    "mmpareto tensor": "--method mmpareto --granularity tensor",
-    "mmpareto features": "--method mmpareto --gramian features",
-}
+    @contextmanager
+    def wrapped(self, wrap: Callable[[str, Callable], Callable]) -> Iterator[None]:
+        """Meanwhile each part of a step is what wrap(its name, its call) returns."""
+        integrator = getattr(self.method, "integrator", None) or SimpleNamespace(rules={})
+        rules = {name: wrap("integration", rule) for name, rule in integrator.rules.items()}
+        with (
+            patch.object(self.method, "forward", wrap("forward", self.method.forward)),
+            patch.object(torch.autograd, "grad", wrap("backward", torch.autograd.grad)),
+            patch.object(torch.autograd, "backward", wrap("backward", torch.autograd.backward)),
+            patch.object(self.optimizer, "step", wrap("optimizer", self.optimizer.step)),
+            patch.object(integrator, "rules", rules),
+        ):
+            yield
 
 
 def measure(flags: Namespace) -> None:
@@ -114,31 +100,24 @@ def measure(flags: Namespace) -> None:
     size, modalities = SIZES[flags.size]
     batch = random_batch(size, modalities, device)
     names = [name for name in RIVALS if find_spec(name) or name != "torchjd"]
-    steppers = {name: Stepper(name, modalities, device) for name in names}
-    steppers |= {name: Stepper(words, modalities, device) for name, words in OURS.items()}
+    words = dict(zip(names, names, strict=True)) | OURS
+    steppers = {name: Stepper(words[name], modalities, device) for name in words}
     print(f"commit {commit()}, {flags.size}: batch of {size}, {device}", flush=True)
 
-    jobs = {name: repeated(s, batch, flags.steps) for name, s in steppers.items()}
-    seconds = compare(jobs, flags.repeats)
+    jobs = {name: partial(stepper, batch) for name, stepper in steppers.items()}
+    seconds = compare(jobs, flags.repeats, flags.steps)
     parameters = sum(p.nbytes for p in steppers["mmpareto"].model.encoders.parameters())
     print(f"encoders: {parameters / 1e6:.1f} MB of parameters")
     print(f"{'':20}{'s a step':>10}{'gradients':>12}{'of parameters':>15}")
     for name, stepper in steppers.items():
-        held = most_gradients(stepper, batch)
-        middle = statistics.median(seconds[name]) / flags.steps
+        held, middle = most_gradients(stepper, batch), median(seconds[name])
         print(f"{name:20}{middle:10.3f}{held / 1e6:9.0f} MB{held / parameters:14.2f}x")
-    if "torchjd" in steppers:
-        show_ratio(seconds, "torchjd", "mmpareto")
-    show_ratio(seconds, "released", "mmpareto")
-    show_ratio(seconds, "mmpareto", "uniform")
-    show_ratio(seconds, "mmpareto features", "uniform")
+    for name in names[::-1]:
+        show_ratio(seconds, name, "mmpareto")
+    for name in ("mmpareto", "mmpareto features"):
+        show_ratio(seconds, name, "uniform")
     for name in ("mmpareto", "mmpareto features"):
         show_parts(name, steppers[name], batch, flags.steps)
-
-
-def repeated(step: Callable, batch: Batch, steps: int) -> Callable[[int], None]:
-    """A job of so many steps on one batch."""
-    return lambda _: [step(batch) for _ in range(steps)]
 
 
 def random_batch(size: int, modalities: dict, device: torch.device) -> Batch:
@@ -165,15 +144,8 @@ def show_parts(name: str, stepper: Stepper, batch: Batch, steps: int) -> None:
 
         return run
 
-    method, optimizer = stepper.method, stepper.optimizer
-    rules = {name: timed("integration", rule) for name, rule in method.integrator.rules.items()}
     stepper(batch)  # warms up
-    with (
-        patch.object(method, "forward", timed("forward", method.forward)),
-        patch.object(core, "_gradients", timed("backward", core._gradients)),
-        patch.object(optimizer, "step", timed("optimizer", optimizer.step)),
-        patch.object(method.integrator, "rules", rules),
-    ):
+    with stepper.wrapped(timed):
         began = now()
         for _ in range(steps):
             traversals = count(1)
@@ -189,10 +161,7 @@ def most_gradients(stepper: Stepper, batch: Batch) -> int:
 
     Asked after every backward traversal, as every integration begins, and before the optimizer.
     """
-    known = [*stepper.model.parameters(), *stepper.model.buffers()]
-    known += [*batch.inputs.values(), batch.targets]
-    known += [t for s in stepper.optimizer.state.values() for t in s.values() if t is not None]
-    before = {t.untyped_storage().data_ptr() for t in [*known, *python_tensors()]}
+    before = {t.untyped_storage().data_ptr() for t in python_tensors()}
     most = 0
 
     def ask() -> None:
@@ -205,26 +174,21 @@ def most_gradients(stepper: Stepper, batch: Batch) -> int:
                     found[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
         most = max(most, sum(size for place, size in found.items() if place not in before))
 
-    def asking(call: Callable, *, first: bool = False) -> Callable:
+    def asking(part: str, call: Callable) -> Callable:
         def run(*args, **settings):
-            if first:
+            if part in ("integration", "optimizer"):
                 ask()
             result = call(*args, **settings)
-            if not first:
+            if part == "backward":
                 ask()
             return result
 
         return run
 
-    integrator = getattr(stepper.method, "integrator", None) or SimpleNamespace(rules={})
-    rules = {name: asking(rule, first=True) for name, rule in integrator.rules.items()}
-    with (
-        patch.object(torch.autograd, "grad", asking(torch.autograd.grad)),
-        patch.object(torch.autograd, "backward", asking(torch.autograd.backward)),
-        patch.object(stepper.optimizer, "step", asking(stepper.optimizer.step, first=True)),
-        patch.object(integrator, "rules", rules),
-    ):
+    gc.freeze()  # no need to look again through what there is already
+    with stepper.wrapped(asking):
         stepper(batch)
+    gc.unfreeze()
     return most
 
 
@@ -243,10 +207,13 @@ def measure_scaling(flags: Namespace) -> None:
         say(f"commit {commit()}, {distributed.size()} processes, batch of 64 pictures of 32x32")
         for number in flags.modalities:
             say(scaled(number, device, flags))
-        gradients = {millions: random_gradients(millions, device) for millions in flags.millions}
-        jobs = {str(millions): partial(_integrate, *pair) for millions, pair in gradients.items()}
-        for millions, times in compare(jobs, flags.repeats).items():
-            say(f"{millions} M parameters: integrated in {statistics.median(times):.4f} s")
+        jobs = {}
+        for millions in flags.millions:
+            j = [torch.randn(1000, 1000, device=device) for _ in range(millions)]
+            g = [torch.randn_like(x) - x / 2 for x in j]  # opposed to j
+            jobs[f"{millions} M parameters"] = partial(integrate.mmpareto_rule, j, g)
+        for name, seconds in compare(jobs, flags.repeats).items():
+            say(f"{name}: integrated in {median(seconds):.4f} s")
 
 
 def scaled(number: int, device: torch.device, flags: Namespace) -> str:
@@ -256,41 +223,17 @@ def scaled(number: int, device: torch.device, flags: Namespace) -> str:
     fusion = FUSIONS.find(flags.fusion)
     names = ["uniform", "mmpareto", *(["mmpareto features"] if FUSIONS[fusion].late else [])]
     steppers = {name: Stepper(OURS[name], modalities, device, "--fusion", fusion) for name in names}
-    jobs = {name: repeated(stepper, batch, flags.steps) for name, stepper in steppers.items()}
     gradients = [torch.zeros_like(p) for p in steppers["mmpareto"].model.parameters()] * 2
-    jobs["exchange"] = lambda _: distributed.average(gradients)
-    seconds = {name: statistics.median(v) for name, v in compare(jobs, flags.repeats).items()}
-    steps = ", ".join(f"{name} {seconds[name] / flags.steps:.3f} s" for name in names)
+    jobs = {name: partial(stepper, batch) for name, stepper in steppers.items()}
+    seconds = compare(jobs, flags.repeats, flags.steps)
+    steps = ", ".join(f"{name} {median(seconds[name]):.3f} s" for name in names)
+    exchange = compare({"": partial(distributed.average, gradients)}, flags.repeats)[""]
     held = most_gradients(steppers["mmpareto"], batch) / 1e6
     size = sum(gradient.nbytes for gradient in gradients) / 1e6
     return (
         f"{number} modalities: {steps}; mmpareto holds {held:.0f} MB of gradients; "
-        f"{size:.0f} MB are averaged in {seconds['exchange']:.3f} s"
+        f"{size:.0f} MB are averaged in {median(exchange):.3f} s"
     )
-
-
-def random_gradients(millions: int, device: torch.device) -> list[list[Tensor]]:
-    """Two opposed gradients of so many parameters, in tensors of a million numbers."""
-    j = [torch.randn(1000, 1000, device=device) for _ in range(millions)]
-    return [j, [torch.randn_like(x) - x / 2 for x in j]]
-
-
-def _integrate(j: list[Tensor], g: list[Tensor], _: int) -> None:
-    integrate.mmpareto_rule(j, g)
-
-
-FAST = ["--precision", "bf16", "--compile"]
-VARIANTS = {  # of `throughput`: what to build, flags
-    "released, fp32": ["released"],
-    "two traversals, fp32": [OURS["mmpareto"]],
-    "uniform, fp32": [OURS["uniform"]],
-    "mmpareto, fp32": [OURS["mmpareto"]],
-    "mmpareto features, fp32": [OURS["mmpareto features"]],
-    "mmpareto, bf16 + channels_last": [OURS["mmpareto"], "--precision", "bf16"],
-    "two traversals, bf16 + channels_last + compile": [OURS["mmpareto"], *FAST],
-    "mmpareto, bf16 + channels_last + compile": [OURS["mmpareto"], *FAST],
-    "mmpareto features, bf16 + channels_last + compile": [OURS["mmpareto features"], *FAST],
-}
 
 
 def measure_throughput(flags: Namespace) -> None:
@@ -307,13 +250,13 @@ def measure_throughput(flags: Namespace) -> None:
                 torch.cuda.reset_peak_memory_stats(device)
             stepper = Stepper(name, CREMAD, device, *more)
             take = traverse_twice if title.startswith("two") else Stepper.__call__
-            job = repeated(partial(take, stepper), batch, flags.steps)
-            seconds = statistics.median(compare({"": job}, flags.repeats)[""]) / flags.steps
+            job = {"": partial(take, stepper, batch)}
+            seconds = median(compare(job, flags.repeats, flags.steps)[""])
             slowest = slowest or seconds
             peak = f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB" if cuda else "-"
             ratio = f"{slowest / seconds:.2f}x"
             print(f"{title:53}{size / seconds:9.1f}{ratio:>13}{peak:>13}", flush=True)
-            del stepper, job
+            del stepper, job  # before the next one is built
 
 
 def traverse_twice(stepper: Stepper, batch: Batch) -> None:

@@ -8,8 +8,10 @@ import io
 import tarfile
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import count, islice
 from pathlib import Path
 from random import Random
+from typing import BinaryIO
 
 import av
 import cv2
@@ -24,12 +26,10 @@ RATE = Fraction(30000, 1001)  # frames a second
 def cremad_ids(count: int) -> list[str]:
     """Names of CREMA-D, classes in turn, sentences and actors changing."""
     sentences = ("IEO", "TIE", "IOM", "IWW", "TAI", "MTI", "IWL", "ITH", "DFA", "ITS")
-    ids = []
-    for i in range(count):
-        emotion = cremad.CLASSES[i % 6]
-        actor = 1001 + (i // 6) % 20
-        ids.append(f"{actor}_{sentences[(i // 120) % 10]}_{emotion}_XX")
-    return ids
+    return [
+        f"{1001 + i // 6 % 20}_{sentences[i // 120 % 10]}_{cremad.CLASSES[i % 6]}_XX"
+        for i in range(count)
+    ]
 
 
 def write_cremad(raw: Path, count: int, *, size: tuple[int, int] = (480, 360)) -> list[str]:
@@ -50,13 +50,10 @@ def write_cremad(raw: Path, count: int, *, size: tuple[int, int] = (480, 360)) -
 
 def kinetics_ids(count: int) -> dict[str, str]:
     """{id: class}; some ids begin with a dash and hold underscores, as YouTube's do."""
-    ids = {}
-    for i in range(count):
-        start = 7 * i
-        ids[f"{'-_aZ'[i % 4]}{i:06d}_x-Q_{start:06d}_{start + 10:06d}"] = kinetics_sounds.CLASSES[
-            i % 31
-        ]
-    return ids
+    return {
+        f"{'-_aZ'[i % 4]}{i:06d}_x-Q_{7 * i:06d}_{7 * i + 10:06d}": kinetics_sounds.CLASSES[i % 31]
+        for i in range(count)
+    }
 
 
 def write_kinetics(raw: Path, ids: dict[str, str], *, seconds: float = 4.0) -> None:
@@ -93,14 +90,12 @@ def kinetics_clip(id: str, label: str, seconds: float) -> bytes:
 def write_modelnet(raw: Path, classes: Sequence[str], objects: dict[str, int]) -> None:
     """Twelve PNG views of each object; objects: {"train": number per class, "test": ...}."""
     for label in classes:
-        number = 0
-        for part, count in objects.items():
+        index, numbers = modelnet40.CLASSES.index(label), count(1)
+        for part, size in objects.items():
             folder = raw / label / part
             folder.mkdir(parents=True)
-            for _ in range(count):
-                number += 1
+            for number in islice(numbers, size):
                 random = Random(f"{label} {number}")
-                index = modelnet40.CLASSES.index(label)
                 views = pictures(index, len(modelnet40.CLASSES), 12, (224, 224), random)
                 for view, picture in enumerate(views, start=1):
                     name = f"{label}_{number:04d}.obj.shaded_v{view:03d}.png"
@@ -128,9 +123,7 @@ def pictures(label: int, classes: int, count: int, size: tuple[int, int], random
     hsv = np.uint8([[[round(hue) % 180, 230, 250]]])
     color = tuple(int(v) for v in cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0])
     angle = 2 * np.pi * label / classes
-    centre = np.array(
-        [width / 2 + width / 4 * np.cos(angle), height / 2 + height / 4 * np.sin(angle)]
-    )
+    centre = np.array([width * (0.5 + np.cos(angle) / 4), height * (0.5 + np.sin(angle) / 4)])
     frames = []
     for number in range(count):
         frame = scene.copy()
@@ -152,27 +145,23 @@ def frame_number(picture: np.ndarray) -> int:
 
 
 def write_video(
-    target, frames: list, codec: str, sound: np.ndarray | None, *,
+    target: Path | BinaryIO, frames: list, codec: str, sound: np.ndarray | None, *,
     rate: Fraction = RATE, sound_rate: int = 44100,
 ) -> None:  # fmt: skip
     """frames (H, W, 3) in BGR and mono sound, as FLV (codec flv1) or MP4 (libx264)."""
-    kind = "flv" if codec == "flv1" else "mp4"
-    with av.open(str(target) if isinstance(target, Path) else target, "w", format=kind) as file:
+    with av.open(target, "w", format="flv" if codec == "flv1" else "mp4") as file:
         video = file.add_stream(codec, rate=rate)
         video.height, video.width = frames[0].shape[:2]
         video.pix_fmt, video.bit_rate = "yuv420p", 1_500_000
         video.codec_context.thread_count = 1
-        track = (
-            file.add_stream("aac", rate=sound_rate, layout="mono") if sound is not None else None
-        )
+        if sound is not None:  # both tracks are there before the first packet
+            track = file.add_stream("aac", rate=sound_rate, layout="mono")
         for frame in frames:
             file.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="bgr24")))
         file.mux(video.encode())
-        if track:
-            for start in range(0, len(sound), 1024):
-                samples = sound[None, start : start + 1024].copy()
-                part = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
-                part.sample_rate, part.pts = sound_rate, start
-                part.time_base = Fraction(1, sound_rate)
-                file.mux(track.encode(part))
+        if sound is not None:
+            samples = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
+            samples.sample_rate, samples.pts = sound_rate, 0
+            samples.time_base = Fraction(1, sound_rate)
+            file.mux(track.encode(samples))
             file.mux(track.encode())

@@ -15,21 +15,26 @@ def now() -> float:
     return time.perf_counter()
 
 
-def compare(jobs: dict[str, Callable[[int], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of every job, in turns, so that a slow spell meets all; a first round warms up."""
+def compare(
+    jobs: dict[str, Callable[[], object]], repeats: int, steps: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of a step of every job, in turns, so that a slow spell meets all.
+
+    A first round warms up; repeats rounds are measured, of so many steps each.
+    """
     seconds = {name: [] for name in jobs}
-    for epoch in tqdm(range(repeats + 1), "measure", leave=False, disable=None):
+    for number in tqdm(range(repeats + 1), "measure", leave=False, disable=None):
         for name, job in jobs.items():
             began = now()
-            job(epoch)
-            if epoch:
-                seconds[name].append(now() - began)
+            for _ in range(steps):
+                job()
+            if number:
+                seconds[name].append((now() - began) / steps)
     return seconds
 
 
-def show_ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> float:
-    """Print slow / fast of every round, and return the median."""
+def show_ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> None:
+    """Print slow / fast of every round, and the median."""
     ratios = [a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)]
     listed = ", ".join(f"{ratio:.2f}" for ratio in ratios)
     print(f"ratio {slow} / {fast}: median {statistics.median(ratios):.2f} ({listed})")
-    return statistics.median(ratios)
