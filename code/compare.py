@@ -20,13 +20,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mmpareto.results import figures, jobs, saved, table
-from mmpareto.results.choice import (
-    asked_plans,
-    first_plans,
-    of_rule,
-    pick_settings,
-    plans_of_choice,
-)
+from mmpareto.results.choice import asked_plans, first_plans, plans_of_choice, table_rows
 from mmpareto.results.plans import (
     Comparison,
     Plan,
@@ -35,7 +29,6 @@ from mmpareto.results.plans import (
     plan_comparison,
 )
 from mmpareto.run import report
-from mmpareto.run.folder import Finished
 from mmpareto.system.errors import UserError
 from mmpareto.system.flags import Parser, positive
 from mmpareto.system.lock import Lock
@@ -49,9 +42,7 @@ def main(arguments: list[str]) -> None:
     slots = find_slots(flags)
     compared = plan_comparison(flags, rest)
     if flags.print_commands:
-        for plan in ready_plans(compared):
-            print(shlex.join(command(plan)))
-        return
+        return print_commands(compared)
     if not find_spec("tabulate"):
         raise UserError("the table needs a package: run pip install tabulate")
 
@@ -64,10 +55,8 @@ def main(arguments: list[str]) -> None:
     with clear_errors(f"--out {compared.folder}"):
         blocker_of(compared.folder)
         compared.folder.mkdir(parents=True, exist_ok=True)
-        lock = Lock(
-            compared.folder,
-            "wait for it, look at what is done with --collect, or give another --out",
-        )
+        hint = "wait for it, look at what is done with --collect, or give another --out"
+        lock = Lock(compared.folder, hint)
     with lock:
         try:
             failed = train(compared, first_plans(compared), slots)
@@ -147,12 +136,14 @@ def command(plan: Plan, gpu: str | None = None) -> list[str]:
     return [sys.executable, str(TRAIN), *plan.arguments, *device]
 
 
-def ready_plans(compared: Comparison) -> list[Plan]:
-    """The unfinished ones that can run now: a method's choice waits for all that choose."""
-    first = [plan for plan in first_plans(compared) if plan.run is None]
-    waiting = {plan.name for plan in first}
-    chosen = [plan for plan in plans_of_choice(compared) if plan.name not in waiting]
-    return first + [plan for plan in chosen if plan.run is None]
+def print_commands(compared: Comparison) -> None:
+    """Of the unfinished runs that can start now: a method's choice waits for all that choose."""
+    first = first_plans(compared)
+    waiting = {plan.name for plan in first if plan.run is None}
+    ready = [plan for plan in plans_of_choice(compared) if plan.name not in waiting]
+    for plan in (*first, *ready):
+        if plan.run is None:
+            print(shlex.join(command(plan)))
 
 
 def train(compared: Comparison, plans: list[Plan], slots: list[str | None]) -> dict[str, str]:
@@ -164,14 +155,15 @@ def train(compared: Comparison, plans: list[Plan], slots: list[str | None]) -> d
     failed: dict[str, str] = {}
     left = [plan for plan in plans if plan.run is None]
     for plan in plans:
-        if plan not in left:
+        if plan.run:
             print(f"== {plan.label}: finished already", flush=True)
 
     def start(plan: Plan, gpu: str | None) -> jobs.Child:
-        if not several:
-            print(f"== {plan.label}", flush=True)
-        log = plan.folder.with_name(f"{plan.folder.name}.log") if several else None
-        return jobs.Child(command(plan, gpu), environment, log)
+        if several:
+            log = plan.folder.with_name(f"{plan.folder.name}.log")
+            return jobs.Child(command(plan, gpu), environment, log)
+        print(f"== {plan.label}", flush=True)
+        return jobs.Child(command(plan, gpu), environment)
 
     def ended(plan: Plan, child: jobs.Child) -> None:
         code = child.poll()
@@ -181,58 +173,46 @@ def train(compared: Comparison, plans: list[Plan], slots: list[str | None]) -> d
             failed[plan.label] = f"{jobs.how(code)}: {child.last_line() or 'no message'}"
         plan.look()
         if several:
+            outcome = failed.get(plan.label, "not finished")
+            if plan.run and not code:
+                rule = plan.run.result.selected
+                (outcome,) = report.result_lines({rule: plan.run.result.results[rule]})
             bar.update()
-            tqdm.write(f"== {plan.label}: {failed.get(plan.label) or outcome(plan.run)}")
+            tqdm.write(f"== {plan.label}: {outcome}")
             sys.stdout.flush()
 
-    total, done = len(plans), len(plans) - len(left)
-    hidden = None if several else True
-    with tqdm(desc="runs", total=total, initial=done, leave=False, disable=hidden) as bar:
+    done, hidden = len(plans) - len(left), None if several else True
+    with tqdm(desc="runs", total=len(plans), initial=done, leave=False, disable=hidden) as bar:
         jobs.run(left, slots, start, ended)
     return failed
-
-
-def outcome(run: Finished | None) -> str:
-    """The Result line of a finished run."""
-    if run is None:
-        return "not finished"
-    rule = run.result.selected
-    return report.result_lines({rule: run.result.results[rule]})[0]
 
 
 def show(compared: Comparison, plans: list[Plan]) -> list[str]:
     """Print the table of what is finished, and write it; returns the runs that are not."""
     check_data((plan, plan.identity) for plan in plans)
-    found = {plan.label: plan.rows() for plan in plans}
-    rows = [row for rows in found.values() for row in rows]
-    if rows:
+    if rows := [row for plan in plans for row in plan.rows]:
         with saved.table_lock(compared.folder):
-            show_rows(compared, rows)
-    return [run for run, rows in found.items() if not rows]
+            show_table(compared, rows)
+    return [plan.label for plan in plans if not plan.rows]
 
 
-def show_rows(compared: Comparison, rows: list[dict]) -> None:
+def show_table(compared: Comparison, rows: list[dict]) -> None:
     path = saved.write_runs(compared, rows)
-    chosen, notes = of_rule(rows, compared.select), []
-    if compared.settings[0]:
-        chosen, notes = pick_settings(compared, chosen)
-    if chosen:
-        show_table(compared, chosen, notes)
-    else:
+    chosen, notes = table_rows(compared, rows)
+    if not chosen:
         print(*notes, sep="\n")
-    print(f"\nEvery run, seed and rule: {path}")
-
-
-def show_table(compared: Comparison, rows: list[dict], notes: list[str]) -> None:
-    summary = table.summarise(compared, rows)
-    cells = table.as_text(table.cells(compared, summary), "simple")
-    print(f"\n{table.title(rows)}", cells, *notes, sep="\n")
-    table.write_table_files(compared, rows, summary, notes)
-    pictures = [compared.folder / f"table.{form}" for form in ("png", "svg")]
-    if find_spec("matplotlib"):
-        figures.write(pictures, figures.table, table.points(compared, rows), rows[0]["rule"])
     else:
-        print("No picture of the table: it needs a package, run pip install matplotlib")
+        summary = table.summarise(compared, chosen)
+        cells = table.as_text(table.cells(compared, summary), "simple")
+        print(f"\n{table.title(chosen)}", cells, *notes, sep="\n")
+        table.write_table_files(compared, chosen, summary, notes)
+        pictures = [compared.folder / f"table.{form}" for form in ("png", "svg")]
+        if find_spec("matplotlib"):
+            drawn = table.percents(compared, chosen), chosen[0]["rule"]
+            figures.write(pictures, figures.table, *drawn)
+        else:
+            print("No picture of the table: it needs a package, run pip install matplotlib")
+    print(f"\nEvery run, seed and rule: {path}")
 
 
 if __name__ == "__main__":

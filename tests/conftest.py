@@ -1,6 +1,8 @@
 """What holds for all tests: CPU, one thread, no network, no files from outside."""
 
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +27,34 @@ def same_start():
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """{words of train.py but --out: the folder of that run}, and where the next one goes."""
+    return {}, tmp_path_factory.mktemp("trained")
+
+
+@pytest.fixture
+def once(monkeypatch, trained):
+    """Toy data is the same in every test: what train.py was called with before is copied."""
+    import train
+
+    runs, store = trained
+    original = train.main
+
+    def main(words):
+        out = Path(words[words.index("--out") + 1])
+        key = tuple(word for word in words if word != str(out))
+        if out.exists():
+            original(words)
+        elif key in runs:
+            shutil.copytree(runs[key], out)
+        else:
+            original(words)
+            runs[key] = shutil.copytree(out, store / str(len(runs)))
+
+    monkeypatch.setattr(train, "main", main)
 
 
 @pytest.fixture

@@ -1,12 +1,10 @@
 """Differences between arms, seed by seed."""
 
-import statistics
-from math import sqrt
 from typing import NamedTuple
 
-from mmpareto.results.table import paired_difference
+from mmpareto.results.table import paired_difference, points
 
-from .rows import Run
+from .rows import Run, scored
 
 POWER = 0.8
 
@@ -14,7 +12,6 @@ POWER = 0.8
 class Contrast(NamedTuple):
     """Test accuracy of one arm minus that of another; shares."""
 
-    part: str
     arms: str  # "E-B"
     seeds: int
     mean: float
@@ -23,27 +20,24 @@ class Contrast(NamedTuple):
     p: float  # two-sided, of no difference; not corrected
     detectable: float  # difference that this many seeds find with a chance of POWER
 
-
-def scores(runs: list[Run], part: str, arm: str) -> dict[int, float]:
-    """{seed: test accuracy} of the scored runs."""
-    mine = (run for run in runs if (run.part, run.arm, run.is_choosing) == (part, arm, False))
-    return {run.seed: run.Acc for run in mine}
+    @property
+    def points(self) -> str:
+        return points(self.mean, self.low, self.high)
 
 
 def contrast(runs: list[Run], part: str, arms: str) -> Contrast | None:
     """None with fewer than two seeds that both have."""
-    one, other = (scores(runs, part, arm) for arm in arms.split("-"))
+    one, other = ({run.seed: run.Acc for run in scored(runs, part, arm)} for arm in arms.split("-"))
     found = paired_difference(one, other)
     if found is None or found.low is None:
         return None
     from scipy.stats import t
 
     free = found.seeds - 1
-    error = statistics.stdev(one[seed] - other[seed] for seed in one if seed in other)
-    error /= sqrt(found.seeds)
+    error = (found.high - found.low) / 2 / t.ppf(0.975, free)
     p = 2 * t.sf(abs(found.mean) / error, free) if error else float(found.mean == 0)
     detectable = (t.ppf(0.975, free) + t.ppf(POWER, free)) * error
-    return Contrast(part, arms, *found, float(p), float(detectable))
+    return Contrast(arms, *found, float(p), float(detectable))
 
 
 def holm(ps: list[float]) -> list[float]:

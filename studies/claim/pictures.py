@@ -1,7 +1,6 @@
 """The figures of docs/claim.md."""
 
 import statistics
-from collections import defaultdict
 from itertools import cycle
 from pathlib import Path
 
@@ -11,8 +10,7 @@ from mmpareto.run.report import mean
 
 from .contrasts import contrast
 from .design import FIXED, MAIN, PARTS
-from .rows import Epoch, Run
-from .tables import rate, scored
+from .rows import Epoch, Run, grouped, scored
 
 DASHES = ("-", "--", ":")
 
@@ -31,21 +29,25 @@ def blank(columns: int, width: float, sharey: bool = False):
     return figure, figure.subplots(1, columns, squeeze=False, sharey=sharey)[0]
 
 
+def draw_by_rate(panel, groups: dict[str, list[Run]], column: str) -> None:
+    """One line for each group: the mean percentage of its runs at every learning rate."""
+    for place, (label, runs) in enumerate(groups.items()):
+        tried = sorted(grouped(runs, "learning_rate").items())
+        xs = [rate for rate, _ in tried]
+        ys = [statistics.mean(100 * getattr(run, column) for run in some) for _, some in tried]
+        color, dash = COLORS[place % len(COLORS)], DASHES[place // len(COLORS)]
+        panel.plot(xs, ys, dash, color=color, marker="o", markersize=3, label=label)
+    panel.set_xlabel("learning rate")
+
+
 def rates(runs: list[Run]):
     """Validation accuracy of every arm by learning rate."""
     figure, (panel,) = blank(1, 6.0)
-    tried = defaultdict(lambda: defaultdict(list))
-    for run in runs:
-        if run.is_choosing and run.part == MAIN:
-            tried[run.arm][run.learning_rate].append(100 * run.val_Acc)
-    for place, (arm, by_rate) in enumerate(sorted(tried.items())):
-        xs = sorted(by_rate)
-        color, dash = COLORS[place % len(COLORS)], DASHES[place // len(COLORS)]
-        ys = [statistics.mean(by_rate[x]) for x in xs]
-        panel.plot(xs, ys, dash, color=color, marker="o", markersize=3, label=arm)
+    choosing = [run for run in runs if run.is_choosing and run.part == MAIN]
+    draw_by_rate(panel, dict(sorted(grouped(choosing, "arm").items())), "val_Acc")
     panel.set_xscale("log", base=2)
+    xs = sorted({run.learning_rate for run in choosing})
     panel.set_xticks(xs, [f"{x:g}" for x in xs])
-    panel.set_xlabel("learning rate")
     panel.set_ylabel("validation accuracy (%)")
     panel.set_title(f"{MAIN}, mean of the seeds that choose", fontsize="medium")
     panel.legend(title="arm", frameon=False, ncols=2)
@@ -55,29 +57,19 @@ def rates(runs: list[Run]):
 def conflict(runs: list[Run], epochs: list[Epoch]):
     """Where it is: by epoch and encoder in the main part, by learning rate in all."""
     figure, (left, right) = blank(2, 9.0)
-    encoders = defaultdict(dict)
-    for row in epochs:
-        if (row.part, row.arm) == (MAIN, "E"):
-            encoders[row.encoder][row.epoch] = 100 * rate([row])
-    for (encoder, by_epoch), color in zip(encoders.items(), cycle(COLORS), strict=False):
-        left.plot(list(by_epoch), list(by_epoch.values()), "o-", color=color, label=encoder)
+    mine = [row for row in epochs if (row.part, row.arm) == (MAIN, "E")]
+    for (encoder, rows), color in zip(grouped(mine, "encoder").items(), cycle(COLORS)):
+        shares = [100 * (row.conflicts / row.steps) for row in rows]
+        left.plot([row.epoch for row in rows], shares, "o-", color=color, label=encoder)
     left.set_xlabel("epoch")
     left.set_ylabel("steps with conflict (%)")
     left.set_ylim(bottom=0)
     left.set_title(f"{MAIN}, arm E, by encoder", fontsize="medium")
     left.legend(frameon=False)
-    tried = defaultdict(lambda: defaultdict(list))
-    for run in runs:
-        if run.is_choosing and run.arm == "E":
-            tried[run.part][run.learning_rate].append(100 * run.conflict)
-    for place, (part, by_rate) in enumerate(tried.items()):
-        color, dash = COLORS[place % len(COLORS)], DASHES[place // len(COLORS)]
-        xs = sorted(by_rate)
-        ys = [statistics.mean(by_rate[x]) for x in xs]
-        right.plot(xs, ys, dash, color=color, marker="o", markersize=3, label=part)
+    choosing = [run for run in runs if run.is_choosing and run.arm == "E"]
+    draw_by_rate(right, grouped(choosing, "part"), "conflict")
     right.set_xscale("log")
     right.set_xticks([0.01, 0.1, 1], ["0.01", "0.1", "1"])
-    right.set_xlabel("learning rate")
     right.set_ylim(bottom=0)
     right.set_title("all settings, arm E, by learning rate", fontsize="medium")
     right.legend(frameon=False, fontsize="small")

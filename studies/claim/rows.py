@@ -3,16 +3,23 @@
 import csv
 import math
 from collections import defaultdict
+from collections.abc import Iterable
+from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import msgspec
 
 from mmpareto.results.choice import of_rule
 from mmpareto.results.plans import Comparison, Plan
 from mmpareto.results.saved import write_numbers
 from mmpareto.run.records import EncoderStats, read_steps
+from mmpareto.run.report import mean
 from mmpareto.system.tables import unquote_formula
 
 from .design import ARMS
+
+ARM_OF = {method: arm for arm, method in ARMS.items()}
 
 
 class Run(NamedTuple):
@@ -42,35 +49,43 @@ class Epoch(NamedTuple):
     turn: float  # mean angle between d and s on conflicting steps, degrees; 0 without any
 
 
+def grouped(rows: Iterable, *columns: str) -> dict[Any, list]:
+    """{what rows have in these columns: those rows}, in their order."""
+    found = defaultdict(list)
+    for row in rows:
+        found[attrgetter(*columns)(row)].append(row)
+    return found
+
+
+def scored(runs: list[Run], part: str, arm: str) -> list[Run]:
+    return [run for run in runs if (run.part, run.arm, run.is_choosing) == (part, arm, False)]
+
+
 def read_runs(part: str, compared: Comparison, plans: list[Plan]) -> list[Run]:
     """The finished ones."""
-    arms = {method: arm for arm, method in ARMS.items()}
     runs = []
     for plan in plans:
-        for row in of_rule(plan.rows(), "best-val"):
+        for row in of_rule(plan.rows, "best-val"):
             rate, chooses = float(plan.setting["learning_rate"]), is_choosing(compared, plan)
-            kept = [row[column] for column in Run._fields[5:]]
-            runs.append(Run(part, arms[plan.name], rate, plan.seed, chooses, *kept))
+            rest = [row[column] for column in Run._fields[5:]]
+            runs.append(Run(part, ARM_OF[plan.name], rate, plan.seed, chooses, *rest))
     return runs
 
 
 def read_epochs(part: str, compared: Comparison, plans: list[Plan]) -> list[Epoch]:
     """Of the scored runs in which both gradients were seen apart."""
-    arms = {method: arm for arm, method in ARMS.items()}
-    angles = defaultdict(list)  # one for each step, None without conflict
+    turns = defaultdict(list)  # one for each step, None without conflict
     for plan in plans:
         if is_choosing(compared, plan) or plan.run is None:
             continue
         for step in read_steps(plan.folder):
             for encoder, stats in step.encoders.items():
-                place = arms[plan.name], encoder, step.epoch
-                angles[place].append(turn(stats) if stats.conflict else None)
-    rows = []
-    for (arm, encoder, epoch), steps in sorted(angles.items()):
-        met = [angle for angle in steps if angle is not None]
-        mean = sum(met) / len(met) if met else 0.0
-        rows.append(Epoch(part, arm, encoder, epoch, len(steps), len(met), mean))
-    return rows
+                place = ARM_OF[plan.name], encoder, step.epoch
+                turns[place].append(turn(stats) if stats.conflict else None)
+    return [
+        Epoch(part, *place, len(steps), len(steps) - steps.count(None), mean(steps) or 0.0)
+        for place, steps in sorted(turns.items())
+    ]
 
 
 def is_choosing(compared: Comparison, plan: Plan) -> bool:
@@ -99,14 +114,6 @@ def kept(path: Path, rows: list[NamedTuple]) -> list[NamedTuple]:
 def read_rows(path: Path, kind: type[NamedTuple]) -> list[NamedTuple]:
     """What `kept` has written."""
     with open(path, encoding="utf-8", newline="") as file:
-        return [kind(*map(_value, kind._fields, row)) for row in list(csv.reader(file))[1:]]
-
-
-def _value(column: str, text: str):
-    if column in ("part", "arm", "encoder", "commit"):
-        return unquote_formula(text)
-    if column == "is_choosing":
-        return text == "True"
-    if not text:
-        return None
-    return int(text) if column in ("seed", "epoch", "steps", "conflicts") else float(text)
+        lines = list(csv.reader(file))[1:]
+    cells = [[unquote_formula(cell) or None for cell in line] for line in lines]
+    return msgspec.convert(cells, list[kind], strict=False)  # numbers from text

@@ -6,8 +6,10 @@ import re
 import shutil
 import subprocess
 import tempfile
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,8 +19,8 @@ from test_compare import compared
 import analyze
 import train
 from mmpareto.datasets import DATASETS
+from mmpareto.results import figures
 from mmpareto.results.analysis import logs, page, panels, sections
-from mmpareto.results.analysis.confusion import Confusion
 from mmpareto.results.analysis.logs import Step
 from mmpareto.system.errors import UserError
 
@@ -34,15 +36,19 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-@pytest.fixture(autouse=True)
-def one_form(monkeypatch, request):
-    """Most tests need no PNG, whose drawing takes time."""
-    if "everything" not in request.node.name:
-        monkeypatch.setattr(sections, "FORMS", ("svg",))
+@pytest.fixture
+def quick(monkeypatch):
+    """Drawing takes most of the time: for tests that look at no picture."""
+
+    def write(paths, draw, *arguments):
+        for path in paths:
+            path.write_text("<svg/>")
+
+    monkeypatch.setattr(figures, "write", write)
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, once):
     def main(*flags, name="run", dataset="toy", method="uniform"):
         train.main(["--dataset", dataset, "--encoder", "cnn", "--method", method,
                     "--out", str(tmp_path / name), *flags])  # fmt: skip
@@ -53,7 +59,7 @@ def run(tmp_path):
 
 class TestLogs:
     def steps(self, *conflicts, per_epoch=2):
-        stats = [{"conflict": c, "cos": -0.5 if c else 0.5} for c in conflicts]
+        stats = [SimpleNamespace(conflict=c, cos=-0.5 if c else 0.5) for c in conflicts]
         return [Step(i + 1, i // per_epoch + 1, s) for i, s in enumerate(stats)]
 
     def test_windows(self):
@@ -64,11 +70,8 @@ class TestLogs:
     def test_epochs_and_groups_of_them(self):
         steps = self.steps(True, True, False, False, True)
         assert [row["conflict"] for row in logs.by_epoch(steps, 3)] == [1, 0, 1]
-        pairs = logs.by_epoch(steps, 2)
-        assert [(row["first"], row["last"], row["conflict"]) for row in pairs] == [
-            (1, 2, 0.5),
-            (3, 3, 1),
-        ]
+        pairs = [(row["first"], row["last"], row["conflict"]) for row in logs.by_epoch(steps, 2)]
+        assert pairs == [(1, 2, 0.5), (3, 3, 1)]
 
     def test_steps_of_an_epoch_that_did_not_end_do_not_count(self, run):
         folder = run("--observe")
@@ -82,9 +85,9 @@ class TestLogs:
     def test_every_window_is_drawn_at_its_height(self, run):
         """On one scale for all encoders, whichever has the most conflicts."""
         read = logs.read(run("--observe"))
-        for step in read.steps:
+        for number, step in enumerate(read.steps, start=1):
             for name, until in (("a", 1), ("b", 5)):
-                step["encoders"][name]["conflict"] = step["step"] <= until and step["epoch"] == 1
+                step.encoders[name] = replace(step.encoders[name], conflict=number <= until)
         figure = panels.cosines(read, 6)
         for panel, share in zip(figure.axes[2:], (100 / 6, 500 / 6), strict=True):
             assert [bar.get_height() for bar in panel.patches] == pytest.approx([share, 0])
@@ -97,11 +100,11 @@ class TestLogs:
 
     def test_skipped_steps_are_no_points(self, run):
         read = logs.read(run("--observe"))
-        read.steps[1]["skipped"] = True
+        read.steps[1] = replace(read.steps[1], skipped=True)
         assert [step.number for step in logs.trace(read, "a")][:3] == [1, 3, 4]
 
     def test_damaged(self, run, tmp_path):
-        folder = run()
+        folder = run("--observe")
         (folder / "steps.jsonl").write_text("{")
         with pytest.raises(UserError, match=r"steps\.jsonl: is damaged"):
             analyzed(folder)
@@ -126,11 +129,8 @@ class TestRun:
             assert picture.read_bytes()[:4] == b"\x89PNG"
             assert "<svg" in picture.with_suffix(".svg").read_text()
         found = rows(out / "conflicts.csv")
-        assert [(row["encoder"], row["first"], row["last"]) for row in found][:3] == [
-            ("a", "1", "4"),
-            ("a", "5", "8"),
-            ("a", "9", "12"),
-        ]
+        places = [(row["encoder"], row["first"], row["last"]) for row in found]
+        assert places[:3] == [("a", "1", "4"), ("a", "5", "8"), ("a", "9", "12")]
         steps = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
         share = sum(step["encoders"]["a"]["conflict"] for step in steps[:4]) / 4
         assert float(found[0]["conflict"]) == share
@@ -146,33 +146,28 @@ class TestRun:
             assert f"{float(row['mean']):.4g}" in shown and f"{float(row['trace']):.4g}" in shown
         assert (out / "report.html").read_text().count("<img ") == 3
 
-    def test_confusion_counts_are_the_accuracies(self, run):
+    def test_confusion_counts_are_the_accuracies(self, run, quick):
         folder = run(dataset="toy3", method="mmpareto")
         analyzed(folder, "--out", folder.parent / "elsewhere")
         text = (folder.parent / "elsewhere/report.html").read_text()
         results = json.loads((folder / "result.json").read_text())
         scores = results["results"][results["selected"]]
         matrices = re.findall(r'<table class="matrix.*?</table>', text, re.DOTALL)
-        assert len(matrices) == 4
         for matrix, name in zip(matrices, ("Acc", "Acc_a", "Acc_b", "Acc_c"), strict=True):
             lines = re.findall(r'<tr><th scope="row".*?</tr>', matrix, re.DOTALL)
             counts = [re.findall(r"<td.*?>(\d*)</td>", line) for line in lines]
             right = sum(int(counts[i][i] or 0) for i in range(4))
             assert sum(int(n or 0) for row in counts for n in row) == 48
             assert right / 48 == pytest.approx(scores[name])
-        weights = folder.parent / "elsewhere/weights.svg"
-        assert "weight of the unimodal gradient" in weights.read_text()
 
-    def test_tasks(self, run, capsys):
+    def test_tasks(self, run, quick, capsys):
+        """What cannot be looked at is an error if it is asked for; else the page has the rest."""
         folder = run(dataset="toy_tasks")
         analyzed(folder)
         shown = capsys.readouterr().out
         assert re.search(r"shared +easy", shown) and re.search(r"shared +hard", shown)
         assert "uniform with --observe" in (folder / "analysis/report.html").read_text()
-
-    def test_what_cannot_be_looked_at_is_said(self, run):
-        """Asked for, it is an error; else the page has the rest."""
-        folder = run(dataset="toy_tasks", method="unimodal")
+        folder = run(dataset="toy_tasks", method="unimodal", name="apart")
         analyzed(folder)
         text = (folder / "analysis/report.html").read_text()
         assert "no encoder has two losses" in text and "Acc_easy" in text
@@ -185,7 +180,7 @@ class TestRun:
         assert (found["random_seed"], found["weight_decay"]) == ("0", "0.0")
         assert not found.keys() & {"pretrained", "observe", "clip_grad"}
 
-    def test_logs_only(self, run, monkeypatch):
+    def test_logs_only(self, run, quick, monkeypatch):
         """Neither data nor checkpoints need to be there."""
         folder = run("--observe")
         (folder / "last.pt").unlink()
@@ -196,8 +191,8 @@ class TestRun:
         with pytest.raises(UserError, match=r"checkpoint .*last\.pt: no such file"):
             analyzed(folder)
 
-    def test_flags(self, run, capsys):
-        folder = run()
+    def test_flags(self, run, quick):
+        folder, three = run("--observe"), run(name="three", dataset="toy3", method="mmpareto")
         (folder / "last.pt").rename(folder / "moved.pt")
         checkpoints = ["--checkpoints", folder / "moved.pt", folder / "best.pt"]
         with pytest.raises(UserError, match="--part valid: toy has train, val, test"):
@@ -207,13 +202,13 @@ class TestRun:
         assert len({row["checkpoint"] for row in found}) == 2
         assert {row["batches"] for row in found} == {"2"}
         assert "Split val" in (folder / "analysis/report.html").read_text()
-        three = run(name="three", dataset="toy3")
         with pytest.raises(UserError, match="encoders a, b, c, the first has a, b"):
             analyzed(folder, "--checkpoints", folder / "best.pt", three / "best.pt")
 
 
-def test_comparison(tmp_path, calls, capsys):
+def test_comparison(tmp_path, once, calls, capsys, monkeypatch):
     """The plane has means and deviations over seeds, and lines of the single losses."""
+    monkeypatch.setattr(sections, "FORMS", ("svg",))
     methods = "joint,unimodal,uniform:observe,pareto:scale=2"
     flags = ["--methods", methods, "--seeds", "0,1", "--baseline", "uniform:observe"]
     found = compared(tmp_path / "all", *flags)
@@ -225,28 +220,26 @@ def test_comparison(tmp_path, calls, capsys):
         "plane", "curves", "gradients", "cosines-uniform-observe-s0",
         "cosines-pareto-scale=2-s0", "weights-pareto-scale=2-s0",
     }  # fmt: skip
+    assert "weight of the unimodal gradient" in (out / "weights-pareto-scale=2-s0.svg").read_text()
     text = (out / "report.html").read_text()
     assert "Acc vs uniform:observe [95% CI]" in text
     assert "not trained by joint or unimodal itself are probes" in text
     assert text.count('<table class="matrix') == 4 * 3
     subject = analyze.find(tmp_path / "all")
-    figure = panels.plane(subject.series, "best-val")
-    rule = "best-val"
-    mine = {
-        (row["method"], name): [100 * float(r[name]) for r in found
-                                if r["rule"] == rule and r["method"] == row["method"]]
-        for row in found for name in ("Acc", "Acc_a", "Acc_b")
-    }  # fmt: skip
+    figure = panels.plane(subject.percents, subject.single_losses, "best-val")
+
+    def percents(method, name):
+        mine = (r for r in found if (r["rule"], r["method"]) == ("best-val", method))
+        return torch.tensor([100 * float(row[name]) for row in mine])
+
     for panel, name in zip(figure.axes, ("Acc_a", "Acc_b"), strict=True):
         middle = {}
-        for bar, method in zip(panel.containers, subject.series, strict=True):
-            x, y = bar.lines[0].get_xydata()[0]
-            middle[method] = x, y
-            assert x == pytest.approx(torch.tensor(mine[method, "Acc"]).mean().item(), abs=1e-3)
-            assert y == pytest.approx(torch.tensor(mine[method, name]).mean().item(), abs=1e-3)
-            deviation = torch.tensor(mine[method, name]).std().item()
+        for bar, method in zip(panel.containers, subject.runs, strict=True):
+            middle[method] = x, y = bar.lines[0].get_xydata()[0]
+            assert x == pytest.approx(percents(method, "Acc").mean().item(), abs=1e-3)
+            assert y == pytest.approx(percents(method, name).mean().item(), abs=1e-3)
             low, high = bar.lines[2][1].get_segments()[0][:, 1]
-            assert (high - low) / 2 == pytest.approx(deviation, abs=1e-3)
+            assert (high - low) / 2 == pytest.approx(percents(method, name).std().item(), abs=1e-3)
         lines = [line for line in panel.lines if line.get_linestyle() == "--"]
         assert lines[0].get_xdata()[0] == middle["joint"][0]
         assert lines[1].get_ydata()[0] == middle["unimodal"][1]
@@ -271,20 +264,23 @@ class Strict(HTMLParser):
         self.text += data
 
 
+class Hostile(toys.Toy):
+    @classmethod
+    def load(cls, flags):
+        return super().load(flags)._replace(classes=HOSTILE)
+
+
 @pytest.fixture
 def hostile(run, monkeypatch):
     """A page whose classes, folder and command would act if they could."""
-    original = toys.Toy.load.__func__
-    monkeypatch.setattr(
-        toys.Toy, "load", classmethod(lambda c, o: original(c, o)._replace(classes=HOSTILE))
-    )
+    monkeypatch.setitem(DATASETS.parts, "hostile", Hostile)
     monkeypatch.setattr("sys.argv", ["train.py", *HOSTILE])
-    folder = run("--observe", name=HOSTILE[1] + HOSTILE[3])
+    folder = run("--observe", name=HOSTILE[1] + HOSTILE[3], dataset="hostile")
     analyzed(folder)
     return folder / "analysis/report.html"
 
 
-def test_text_is_only_text(hostile):
+def test_text_is_only_text(quick, hostile):
     parser = Strict()
     parser.feed(hostile.read_text())
     for name in HOSTILE:
@@ -297,7 +293,7 @@ def test_text_is_only_text(hostile):
 
 
 def test_names_of_classes_stay_with_their_counts(tmp_path):
-    matrix = Confusion("joint", ["a", "a much longer name"], [[3, 1], [0, 0]])
+    matrix = page.Confusion("joint", ["a", "a much longer name"], [[3, 1], [0, 0]])
     assert [matrix.shade(0, k) for k in (0, 1)] == [8, 2] and matrix.shade(1, 0) == 0
     page.write(tmp_path / "x.html", "x", [page.Section("y", confusions=[matrix])])
     text = (tmp_path / "x.html").read_text()

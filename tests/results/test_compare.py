@@ -7,7 +7,6 @@ import re
 import shlex
 import statistics
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,9 @@ from mmpareto.run import devices
 from mmpareto.system.errors import UserError
 
 FLAGS = ["--dataset", "toy", "--encoder", "cnn", "--epochs", "1"]
+
+
+pytestmark = pytest.mark.usefixtures("once")
 
 
 def compared(folder, *flags, file="runs.csv"):
@@ -51,10 +53,11 @@ def test_what_is_compared_can_be_read_back(tmp_path, calls):
     (tmp_path / "first").rename(tmp_path / "moved")
     again, found = saved.reopen(tmp_path / "moved")
     assert len(found) == len(rows) == 16
-    chosen, notes = choice.pick_settings(again, choice.of_rule(found, again.select))
-    cells = table.cells(again, table.summarise(again, chosen))
+    chosen, notes = choice.table_rows(again, found)
     made = (tmp_path / "moved/table.md").read_text()
-    assert table.as_markdown(table.title(chosen), cells, notes) == made
+    (tmp_path / "moved/table.md").unlink()
+    table.write_table_files(again, chosen, table.summarise(again, chosen), notes)
+    assert (tmp_path / "moved/table.md").read_text() == made
     for row in found:
         setting = {"learning_rate": row["learning_rate"]}
         name = plans.folder_name(row["method"], setting, row["seed"])
@@ -102,40 +105,19 @@ def test_nothing_is_computed_twice(tmp_path, calls, capsys):
     assert re.search(r"== uniform, seed 1: Result \(best-val, epoch 1\): test Acc 0\.\d+", out)
 
 
-def test_files_of_a_finished_run_are_read_once(tmp_path, calls):
-    """By a second call, which trains nothing and makes the same table."""
-    tune = ["--tune", "learning_rate=0.05,0.003", "--tune_seeds", "8"]
-    flags = ["--methods", "joint,uniform", "--seeds", "0,1", *tune]
-    compared(tmp_path, *flags)
-    opened = Counter()
-
-    def note(event, arguments):
-        if event == "open" and str(tmp_path) in str(arguments[0]) and opened is watched[0]:
-            opened[Path(arguments[0]).name] += 1
-
-    watched = [opened]
-    sys.addaudithook(note)
-    try:
-        assert len(compared(tmp_path, *flags)) == 2 * len(calls)
-    finally:
-        watched[0] = None  # the hook itself stays as long as this process
-    runs = len(calls)
-    assert runs == 8 and opened["config.json"] == opened["result.json"] == runs
-    assert opened["epochs.jsonl"] == runs
-
-
-def test_last_epoch_of_finished_runs(tmp_path, calls, capsys):
-    compared(tmp_path, "--methods", "joint", "--seeds", "0")
-    compared(tmp_path, "--methods", "joint", "--seeds", "0", "--select", "last")
+def test_the_last_epoch_counts(tmp_path, calls, capsys, monkeypatch):
+    """Where it is asked for, of finished runs, too, and without validation. And no matplotlib."""
+    compared(tmp_path / "x", "--methods", "joint", "--seeds", "0")
+    compared(tmp_path / "x", "--methods", "joint", "--seeds", "0", "--select", "last")
     assert len(calls) == 1
     assert "last epoch, mean" in capsys.readouterr().out
-
-
-def test_without_validation_the_last_epoch_counts(tmp_path, calls, capsys):
+    monkeypatch.setattr(compare, "find_spec", lambda name: name != "matplotlib")
     flags = ["--dataset", "toy_without_val", "--methods", "joint", "--seeds", "0"]
-    (row,) = compared(tmp_path, *flags)
+    (row,) = compared(tmp_path / "y", *flags)
     assert (row["rule"], row["val_Acc"]) == ("last", "")
-    assert "last epoch, mean" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "last epoch, mean" in out and "No picture of the table" in out
+    assert (tmp_path / "y/table.csv").exists() and not (tmp_path / "y/table.png").exists()
 
 
 def test_another_number_of_epochs(tmp_path, calls):
@@ -147,13 +129,12 @@ def test_another_number_of_epochs(tmp_path, calls):
     assert {row["epoch"] for row in longer if row["rule"] == "last"} == {"3"}
 
 
-@pytest.mark.parametrize("finished", [True, False])
-def test_other_flags_in_the_same_folder(tmp_path, calls, finished):
+def test_other_flags_in_the_same_folder(tmp_path, calls):
     compared(tmp_path, "--methods", "joint", "--seeds", "0")
-    if not finished:
-        (tmp_path / "joint-s0/result.json").unlink()
-    with pytest.raises(UserError, match=r"learning_rate was 0.05, is 0.5"):
-        compared(tmp_path, "--methods", "joint", "--seeds", "0", "--learning_rate", "0.5")
+    for _ in "finished", "unfinished":
+        with pytest.raises(UserError, match=r"learning_rate was 0.05, is 0.5"):
+            compared(tmp_path, "--methods", "joint", "--seeds", "0", "--learning_rate", "0.5")
+        (tmp_path / "joint-s0/result.json").unlink(missing_ok=True)
     assert len(calls) == 1
 
 
@@ -284,19 +265,9 @@ def test_paths_in_commands_are_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("set", "toy", "weights=1.pt", "last"):
         Path(name).touch()
-    words = [
-        "--dataset",
-        "set",
-        "--pretrained=weights=1.pt",
-        "--select",
-        "last",
-        "--data_root",
-        "no",
-    ]
-    assert plans.from_anywhere(words) == [
-        "--dataset", f"{tmp_path}/set", f"--pretrained={tmp_path}/weights=1.pt",
-        "--select", "last", "--data_root", "no",
-    ]  # fmt: skip
+    words = "--dataset {0}set --pretrained={0}weights=1.pt --select last --data_root no"
+    moved = plans.from_anywhere(words.format("").split())
+    assert moved == words.format(f"{tmp_path}/").split()
     assert plans.from_anywhere(["--dataset=toy"]) == ["--dataset=toy"]  # a registered name
 
 
@@ -314,11 +285,3 @@ def test_collect_nothing(tmp_path, calls, capsys):
     compare.main([*FLAGS, "--out", str(tmp_path / "out"), "--seeds", "0", "--collect"])
     assert capsys.readouterr().out.startswith("Not finished, 5 of 5 runs: ")
     assert not (tmp_path / "out").exists()
-
-
-def test_without_matplotlib(tmp_path, calls, monkeypatch, capsys):
-    """The table is there; a line says what is not."""
-    monkeypatch.setattr(compare, "find_spec", lambda name: name != "matplotlib")
-    compared(tmp_path, "--methods", "joint", "--seeds", "0")
-    assert "No picture of the table" in capsys.readouterr().out
-    assert (tmp_path / "table.csv").exists() and not (tmp_path / "table.png").exists()

@@ -18,32 +18,18 @@ def row(method, seed, acc, **more):
 
 
 def made(names, settings=({},), seeds=(0, 1, 2), baseline=None, folder=Path()):
-    return Comparison(folder, "last", names, seeds, seeds, list(settings), baseline, [])
+    return Comparison("last", names, seeds, seeds, list(settings), baseline, folder, [])
 
 
 class TestStatistics:
-    def test_interval_of_two(self):
-        """Student's t with 1 degree of freedom: 12.706."""
-        low, high = table.interval([1.0, 3.0])
-        half = 12.706 * sqrt(2) / sqrt(2)
-        assert (low, high) == pytest.approx((2 - half, 2 + half), rel=1e-4)
-
-    def test_interval_of_three(self):
-        low, high = table.interval([1.0, 2.0, 3.0])
-        assert (low, high) == pytest.approx((2 - 4.303 / sqrt(3), 2 + 4.303 / sqrt(3)), abs=1e-3)
-
-    def test_interval_of_one(self):
-        assert table.interval([1.0]) is None
-
     def test_difference_over_common_seeds(self):
         """Seed 3 and seed 9 have no partner; 0.1 and 0.3 are left: 0.2 +- 12.706 * 0.1."""
         found = table.paired_difference({0: 0.5, 3: 0.9, 1: 0.7}, {1: 0.4, 0: 0.4, 9: 0.0})
         assert found == pytest.approx((2, 0.2, 0.2 - 1.2706, 0.2 + 1.2706), rel=1e-4)
-
-    def test_difference_of_one_seed(self):
+        three = table.paired_difference({0: 1.0, 1: 2.0, 2: 3.0}, {0: 0.0, 1: 0.0, 2: 0.0})
+        half = 4.303 / sqrt(3)
+        assert three == pytest.approx((3, 2, 2 - half, 2 + half), abs=1e-3)
         assert table.paired_difference({0: 0.5}, {0: 0.25}) == (1, 0.25, None, None)
-
-    def test_difference_without_common_seed(self):
         assert table.paired_difference({0: 0.5}, {1: 0.5}) is None
 
     def test_summary(self):
@@ -113,7 +99,7 @@ class TestFiles:
     def test_picture(self, tmp_path):
         """A panel for each accuracy; methods from the top in their order; every seed is a dot."""
         asked = made(["ogm_ge:without_ge", "joint"])
-        points = table.points(asked, self.ROWS)
+        points = table.percents(asked, self.ROWS)
         assert points["Acc"] == {"ogm_ge:without_ge": [50, 40], "joint": [25, 35]}
         panels = figures.table(points, "last").axes
         assert [panel.get_title() for panel in panels] == ["Acc", "Acc_a"]
@@ -126,7 +112,7 @@ class TestFiles:
         assert bar[:, 0] == pytest.approx([45 - sqrt(50), 45 + sqrt(50)])
 
     def test_picture_files(self, tmp_path):
-        points = table.points(made(["joint"]), [row("joint", 0, 0.5)])
+        points = table.percents(made(["joint"]), [row("joint", 0, 0.5)])
         paths = [tmp_path / "table.png", tmp_path / "table.svg"]
         figures.write(paths, figures.table, points, "last")
         contents = [path.read_bytes() for path in paths]

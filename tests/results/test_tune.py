@@ -4,6 +4,8 @@ import json
 import re
 import shlex
 import statistics
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ import train
 from mmpareto.results import choice, plans
 from mmpareto.system.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("once")
+
 
 def validation(folder, rule):
     """The joint validation accuracy of the epoch that the rule takes."""
@@ -25,28 +29,27 @@ def validation(folder, rule):
     return max(e["Acc"] for e in epochs) if rule == "best-val" else epochs[-1]["Acc"]
 
 
+def best_of(values, folder, seeds, rule):
+    """The value whose runs are the best on validation."""
+    means = [sum(validation(Path(f"{folder}{v}-s{s}"), rule) for s in seeds) for v in values]
+    return values[means.index(max(means))]
+
+
 class TestTune:
     FLAGS = ["--methods", "joint,uniform", "--seeds", "0,1", "--epochs", "2"]
 
-    @pytest.mark.parametrize("rule", ["last", "best-val"])
-    def test_validation_chooses(self, tmp_path, calls, capsys, rule):
+    def test_validation_chooses(self, tmp_path, calls, capsys):
         values = ["0.0001", "0.05", "0.003"]
-        tune = ["--tune", f"learning_rate={','.join(values)}", "--select", rule]
-        table = compared(tmp_path, *self.FLAGS, *tune, file="table.csv")
-        assert len(calls) == 12  # 2 methods, 3 values, 2 seeds
-        for row in table:
-            means = []
-            for value in values:
-                folders = [
-                    tmp_path / f"{row['method']}-learning_rate={value}-s{seed}" for seed in (0, 1)
-                ]
-                means.append(sum(validation(folder, rule) for folder in folders) / 2)
-            assert row["learning_rate"] == values[means.index(max(means))]
-        out = capsys.readouterr().out
-        assert "6 runs for each method (3 settings x 2 seeds)" in out
+        tune = ["--tune", f"learning_rate={','.join(values)}"]
+        for rule in ("last", "best-val"):
+            flags = [*self.FLAGS, *tune, "--select", rule]
+            for row in compared(tmp_path, *flags, file="table.csv"):
+                folder = f"{tmp_path}/{row['method']}-learning_rate="
+                assert row["learning_rate"] == best_of(values, folder, (0, 1), rule)
+            assert "6 runs for each method (3 settings x 2 seeds)" in capsys.readouterr().out
         rows = compared(tmp_path, *self.FLAGS, *tune)
         assert len(rows) == 24 and {row["learning_rate"] for row in rows} == set(values)
-        assert len(calls) == 12
+        assert len(calls) == 12  # 2 methods, 3 values, 2 seeds
 
     def test_only_whole_settings_are_chosen_among(self, tmp_path, calls, monkeypatch, capsys):
         fail_with(monkeypatch, "uniform-learning_rate=0.05-s1")
@@ -58,64 +61,68 @@ class TestTune:
         assert note in out
         assert re.search(r"^uniform +0\.0001 +2 ", out, re.MULTILINE)
 
+    def ranked(self, rows, values, seeds=(0,)):
+        asked = made(["joint"], settings=[{"momentum": value} for value in values], seeds=seeds)
+        return [setting["momentum"] for setting in choice.ranked(asked, rows)["joint"]]
+
     def test_the_test_split_does_not_choose(self):
+        """Validation does; of equals the first."""
+        scores = {"1": [(0.9, 0.2), (0.9, 0.4)], "2": [(0.1, 0.3), (0.1, 0.4)]}
         rows = [
-            row_of("joint", seed, acc, val_Acc=val, learning_rate=value)
-            for value, seeds in {
-                "1": [(0.9, 0.2), (0.9, 0.4)],
-                "2": [(0.1, 0.3), (0.1, 0.4)],
-            }.items()
+            row_of("joint", seed, acc, val_Acc=val, momentum=value)
+            for value, seeds in scores.items()
             for seed, (acc, val) in enumerate(seeds)
         ]
-        settings = [{"learning_rate": "1"}, {"learning_rate": "2"}]
-        assert choice.choose(rows, settings) == {"learning_rate": "2"}
-
-    def test_the_first_of_equals(self):
+        assert self.ranked(rows, "12", (0, 1)) == ["2", "1"]
         rows = [row_of("joint", 0, 0.5, val_Acc=0.5, momentum=value) for value in "312"]
-        for order in ("312", "231"):
-            settings = [{"momentum": value} for value in order]
-            assert choice.choose(rows, settings) == settings[0]
-
-    def test_without_validation_accuracies(self):
+        assert self.ranked(rows, "312") == [*"312"] and self.ranked(rows, "231") == [*"231"]
         with pytest.raises(UserError, match="joint momentum=1 was scored on the test split only"):
-            choice.choose([row_of("joint", 0, 0.5, momentum="1")], [{"momentum": "1"}])
+            self.ranked([row_of("joint", 0, 0.5, momentum="1")], "1")
 
     def test_no_setting_is_whole(self):
         settings = [{"momentum": "1"}, {"momentum": "2"}]
         rows = [row_of("joint", s, 0.5, val_Acc=0.5, momentum=m) for s, m in [(0, "1"), (1, "2")]]
-        kept, notes = choice.pick_settings(made(["joint"], settings=settings, seeds=[0, 1]), rows)
+        kept, notes = choice.table_rows(made(["joint"], settings=settings, seeds=[0, 1]), rows)
         assert kept == [] and "joint: only 0 of 2 settings" in notes[0]
 
     def test_own_seeds_choose(self, tmp_path, calls, capsys):
-        """Then only the choice is trained with the table's seeds, none of which it has seen."""
+        """Then only the choice is trained with the table's seeds, none of which it has seen.
+
+        A second call trains nothing, and reads each file of a run once.
+        """
         values = ["0.0001", "0.05", "0.003"]
         flags = [*self.FLAGS, "--tune", f"learning_rate={','.join(values)}", "--tune_seeds", "8,9"]
         table = compared(tmp_path, *flags, file="table.csv")
-        assert len(calls) == 2 * (3 * 2 + 2)
+        runs = len(calls)
+        assert runs == 2 * (3 * 2 + 2)
         for row in table:
             folder = f"{tmp_path}/{row['method']}-learning_rate="
-            means = [
-                statistics.mean(
-                    validation(Path(f"{folder}{value}-s{seed}"), "best-val") for seed in (8, 9)
-                )
-                for value in values
-            ]
-            best = values[means.index(max(means))]
+            best = best_of(values, folder, (8, 9), "best-val")
             assert row["learning_rate"] == best and row["seeds"] == "2"
             for value in values:
                 assert Path(f"{folder}{value}-s0").exists() is (value == best)
-            scores = [
-                json.loads(Path(f"{folder}{best}-s{seed}/result.json").read_text())
-                for seed in (0, 1)
+            results = [
+                json.loads(Path(f"{folder}{best}-s{s}/result.json").read_text()) for s in (0, 1)
             ]
-            mean = statistics.mean(score["results"]["best-val"]["Acc"] for score in scores)
+            mean = statistics.mean(result["results"]["best-val"]["Acc"] for result in results)
             assert float(row["Acc_mean"]) == pytest.approx(mean, abs=1e-5)
         assert table[1]["difference_seeds"] == "" and table[0]["difference_seeds"] == "2"
         out = capsys.readouterr().out
         assert "over seeds 8, 9, none of them in the table" in out
         assert "6 runs for each method (3 settings x 2 seeds)" in out
-        rows = compared(tmp_path, *flags)
-        assert len(calls) == 16 and len(rows) == 32  # nothing is computed twice
+        opened, watching = Counter(), [True]
+
+        def note(event, arguments):
+            if event == "open" and watching and str(tmp_path) in str(arguments[0]):
+                opened[Path(arguments[0]).name] += 1
+
+        sys.addaudithook(note)
+        try:
+            assert len(compared(tmp_path, *flags)) == 2 * runs == 2 * len(calls)
+        finally:
+            watching.clear()  # the hook itself stays as long as this process
+        names = ("config.json", "result.json", "epochs.jsonl")
+        assert [opened[name] for name in names] == [runs] * 3
 
     def test_commands_of_own_seeds(self, tmp_path, calls, capsys):
         """Those that choose first; a method's choice is printed when all of its have finished."""
@@ -142,9 +149,7 @@ class TestTune:
         compare.main([*flags, "--methods", "joint", "--collect"])
         assert re.search(r"^joint +0\.\d+ +2 ", capsys.readouterr().out, re.MULTILINE)
 
-    def test_a_setting_that_fails_is_not_the_choice_of_own_seeds(
-        self, tmp_path, calls, monkeypatch
-    ):
+    def test_a_failed_setting_is_not_the_choice_of_own_seeds(self, tmp_path, calls, monkeypatch):
         fail_with(monkeypatch, "joint-learning_rate=0.05-s8")
         flags = ["--methods", "joint", "--seeds", "0", "--tune", "learning_rate=0.05,0.0001"]
         with pytest.raises(UserError, match=r"1 of 3 runs failed: joint learning_rate=0.05, s"):

@@ -13,26 +13,27 @@ def of_rule(rows: list[dict], select: str) -> list[dict]:
     ]
 
 
-def complete(rows: list[dict], settings: list[dict], seeds: list[int]) -> list[dict]:
-    """The settings of which one method's rows hold every seed."""
-    return [setting for setting in settings if len(_having(rows, setting)) == len(seeds)]
+def ranked(comparison: Comparison, rows: list[dict]) -> dict[str, list[dict[str, str]]]:
+    """{method: the settings that have all runs that choose}, the best first, equals in their order.
 
-
-def choose(rows: list[dict], settings: list[dict]) -> dict[str, str]:
-    """The setting with the highest mean validation accuracy, the first of equals."""
-    if any(row["val_Acc"] is None for row in rows):
-        raise UserError(
-            f"--tune: {label(rows[0]['method'], settings[0])} was scored on the test split only, "
-            "and validation has to choose: give a --split with a validation part, or drop --tune"
-        )
-    return max(
-        settings,
-        key=lambda setting: statistics.mean(row["val_Acc"] for row in _having(rows, setting)),
-    )
-
-
-def _having(rows: list[dict], setting: dict) -> list[dict]:
-    return [row for row in rows if setting.items() <= row.items()]
+    The best has the highest mean validation accuracy.
+    """
+    choosing = [row for row in rows if row["seed"] in comparison.tune_seeds]
+    found = {}
+    for name, mine in comparison.by_method(choosing).items():
+        tried = [
+            (setting, [row["val_Acc"] for row in mine if comparison.setting_of(row) == setting])
+            for setting in comparison.settings
+        ]
+        whole = [(s, values) for s, values in tried if len(values) == len(comparison.tune_seeds)]
+        if any(None in values for _, values in whole):
+            raise UserError(
+                f"--tune: {label(name, whole[0][0])} was scored on the test split only, and "
+                "validation has to choose: give a --split with a validation part, or drop --tune"
+            )
+        whole.sort(key=lambda pair: statistics.mean(pair[1]), reverse=True)
+        found[name] = [setting for setting, _ in whole]
+    return found
 
 
 def first_plans(comparison: Comparison) -> list[Plan]:
@@ -44,10 +45,10 @@ def plans_of_choice(comparison: Comparison) -> list[Plan]:
     """Those of the settings that --tune_seeds have chosen, with the table's seeds."""
     if comparison.seeds == comparison.tune_seeds:
         return []
-    rows = [row for plan in first_plans(comparison) for row in plan.rows()]
-    chosen = choices(comparison, of_rule(rows, comparison.select))
+    rows = [row for plan in first_plans(comparison) for row in plan.rows]
+    chosen = ranked(comparison, of_rule(rows, comparison.select))
     others = [plan for plan in comparison.plans if plan.seed in comparison.seeds]
-    return [plan for plan in others if chosen.get(plan.name) == plan.setting]
+    return [plan for plan in others if plan.setting in chosen.get(plan.name, [])[:1]]
 
 
 def asked_plans(comparison: Comparison) -> list[Plan]:
@@ -55,41 +56,29 @@ def asked_plans(comparison: Comparison) -> list[Plan]:
     return [*first_plans(comparison), *plans_of_choice(comparison)]
 
 
-def choices(comparison: Comparison, rows: list[dict]) -> dict[str, dict[str, str]]:
-    """{method: the setting chosen among those that have all their runs}; others are left out."""
-    chosen = {}
-    for name in comparison.names:
-        mine = _choosing(comparison, name, rows)
-        if whole := complete(mine, comparison.settings, comparison.tune_seeds):
-            mine = [row for setting in whole for row in _having(mine, setting)]
-            chosen[name] = choose(mine, whole)
-    return chosen
+def table_rows(comparison: Comparison, rows: list[dict]) -> tuple[list[dict], list[str]]:
+    """Those of the epoch, and of every method's setting, that were chosen.
 
-
-def _choosing(comparison: Comparison, name: str, rows: list[dict]) -> list[dict]:
-    """One method's rows of the seeds that choose."""
-    seeds = comparison.tune_seeds
-    return [row for row in rows if row["method"] == name and row["seed"] in seeds]
-
-
-def pick_settings(comparison: Comparison, rows: list[dict]) -> tuple[list[dict], list[str]]:
-    """The table's rows of every method's choice, and what the reader has to know of the choice."""
-    kept, notes = [], []
+    And what the reader has to know of the choice.
+    """
+    kept, notes, rows = [], [], of_rule(rows, comparison.select)
+    if not comparison.settings[0]:
+        return rows, notes
     seeds, total = comparison.tune_seeds, len(comparison.settings)
-    chosen = choices(comparison, rows)
+    found = ranked(comparison, rows)
     for name in comparison.names:
-        whole = complete(_choosing(comparison, name, rows), comparison.settings, seeds)
+        whole = found.get(name, [])
         if len(whole) < total:
             notes.append(
                 f"{name}: only {len(whole)} of {total} settings have all their runs finished"
                 + (", the choice is among them" if whole else ": not in the table")
             )
         if whole:
-            mine = [row for row in rows if row["method"] == name]
-            mine = [row for row in mine if row["seed"] in comparison.seeds]
-            kept += _having(mine, chosen[name])
-    flags = ", ".join(comparison.settings[0])
-    which = "seeds"
+            mine = [
+                row for row in rows if row["method"] == name and row["seed"] in comparison.seeds
+            ]
+            kept += [row for row in mine if comparison.setting_of(row) == whole[0]]
+    flags, which = ", ".join(comparison.settings[0]), "seeds"
     if seeds != comparison.seeds:
         which = f"seeds {', '.join(map(str, seeds))}, none of them in the table"
     notes.append(

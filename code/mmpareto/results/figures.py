@@ -8,10 +8,10 @@ from itertools import cycle
 from pathlib import Path
 
 from ..system.writing import write_atomically
+from .table import deviation
 
 # Okabe and Ito's colours: readers who are colour-blind tell them apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-INCHES = {"panel": 2.3, "row": 0.36, "letter": 0.075, "rest": 1.3}
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mmpareto",
@@ -38,23 +38,27 @@ def write(paths: Iterable[Path], draw: Callable, *arguments) -> None:
             write_atomically(path, lambda file, content=content: file.write(content.getvalue()))
 
 
+def grid(columns: int, width: float, height: float, rows: tuple[int, ...] = (1,), **more):
+    """A figure, its panels column by column; rows are their relative heights, sizes in inches."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels = figure.subplots(len(rows), columns, squeeze=False, height_ratios=rows, **more)
+    return figure, [list(column) for column in panels.T]
+
+
 def table(points: dict[str, dict[str, list[float]]], rule: str):
     """One panel for each accuracy, one line for each method, in their order.
 
     points: {panel: {method: percent of each seed}}, every panel with the same methods.
     """
-    from matplotlib.figure import Figure
-
     methods = list(next(iter(points.values())))
-    width = len(points) * INCHES["panel"] + max(map(len, methods)) * INCHES["letter"]
-    height = len(methods) * INCHES["row"] + INCHES["rest"]
-    figure = Figure(figsize=(width, height), layout="constrained")
-    panels = figure.subplots(1, len(points), sharey=True, squeeze=False)[0]
-    for panel, (name, seeds), color in zip(panels, points.items(), cycle(COLORS), strict=False):
+    width, height = len(points) * 2.3 + max(map(len, methods)) * 0.075, len(methods) * 0.36 + 1.3
+    figure, panels = grid(len(points), width, height, sharey=True)
+    for (panel,), (name, seeds), color in zip(panels, points.items(), cycle(COLORS), strict=False):
         for place, values in enumerate(seeds.values()):
-            middle = statistics.mean(values)
-            deviation = statistics.stdev(values) if len(values) > 1 else None
-            panel.errorbar(middle, place, xerr=deviation, fmt="|", color=color, markersize=14)
+            spread, look = deviation(values), {"fmt": "|", "color": color, "markersize": 14}
+            panel.errorbar(statistics.mean(values), place, xerr=spread, **look)
             panel.plot(values, [place] * len(values), "o", color=color, alpha=0.6, markersize=4)
         panel.set_title(name, fontsize="medium")
         panel.set_yticks(range(len(methods)), methods)

@@ -25,33 +25,29 @@ class Child:
     """
 
     def __init__(self, command: list[str], environment: dict[str, str], log: Path | None = None):
-        self._log, self._end, self._words = log, b"", None
         environment = {**environment, PARENT: str(os.getpid())}
-        if log:
-            with clear_errors(log), open(log, "wb") as file:
-                self.process = subprocess.Popen(
-                    command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file
-                )
-            return
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115 (closed by poll)
+        with clear_errors(log):
+            self._words = open(log, "w+b") if log else tempfile.TemporaryFile()  # noqa: SIM115
         number = self._words.fileno()
-        environment[LAST_WORDS] = str(number)
-        self.process = subprocess.Popen(command, env=environment, pass_fds=[number])
+        streams: dict[str, Any] = {"pass_fds": [number]}
+        if log:
+            streams = {"stdin": subprocess.DEVNULL, "stdout": number, "stderr": number}
+        else:
+            environment[LAST_WORDS] = str(number)
+        self.process = subprocess.Popen(command, env=environment, **streams)
 
     def poll(self) -> int | None:
         """Its exit code, below 0 the signal that killed it; None while it runs."""
         code = self.process.poll()
-        if code is not None and self._words:
+        if code is not None and not self._words.closed:
             self._words.seek(0)
-            self._end = self._words.read()
+            self._end = self._words.read()[-TAIL:]
             self._words.close()
-            self._words = None
         return code
 
     def last_line(self) -> str:
-        """What it said last; where the console shows that, the error with which it ended."""
-        end = self._log.read_bytes()[-TAIL:] if self._log else self._end
-        lines = [line.strip() for line in end.decode(errors="replace").splitlines()]
+        """What it said last, when it has ended; without a log the error with which it ended."""
+        lines = [line.strip() for line in self._end.decode(errors="replace").splitlines()]
         return next((line.removeprefix("error: ") for line in reversed(lines) if line), "")
 
 

@@ -4,16 +4,17 @@ import json
 import re
 from argparse import Namespace
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..datasets import DATASETS
 from ..methods import METHODS
 from ..run import devices, options, setup
 from ..run.folder import Finished, check_flags, finished
 from ..run.records import Config, Result, read_config, read_epochs
+from ..system import records
 from ..system.errors import UserError
 from ..system.paths import clear_errors
 
@@ -29,7 +30,7 @@ SET_HERE = {
     "tensorboard_path": "drop it, every run has its own",
 }
 # Without these in common, numbers of two runs have no place in one table.
-IN_COMMON = ("dataset", "data_root", "split", "select")
+IN_COMMON = {"dataset", "data_root", "split", "select"}
 PATHS = ("--data_root", "--pretrained")
 
 
@@ -42,8 +43,11 @@ class Plan:
     seed: int
     arguments: list[str]  # of train.py
     flags: Namespace
-    run: Finished | None = None  # as `look` found it; None where it is not finished
-    _rows: list[dict[str, Any]] | None = None
+    # As `look` found it; None and no rows where it is not finished.
+    run: Finished | None = None
+    rows: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # one for each rule that chose an epoch
 
     @property
     def folder(self) -> Path:
@@ -60,53 +64,59 @@ class Plan:
 
     def look(self) -> None:
         """Read the folder; UserError where it holds a run of other flags, finished or not."""
-        self.run = self._rows = None
         config = options.as_config(self.flags)
         with clear_errors(f"--out {self.folder}"):
             if (self.folder / "result.json").exists():
                 self.run = finished(self.folder, config)
             elif (self.folder / "config.json").exists():
                 check_flags(self.folder, read_config(self.folder).flags, config)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The finished run, one row for each rule that chose an epoch; none where it is unfinished.
-
-        val_Acc: validation accuracy of that epoch, None where validation was not looked at.
-        """
-        if self._rows is None:
-            self._rows = self._read_rows(*self.run) if self.run else []
-        return self._rows
+        self.rows = self._read_rows(*self.run) if self.run else []
 
     def _read_rows(self, config: Config, result: Result) -> list[dict[str, Any]]:
         validation = {e.epoch: e.Acc for e in read_epochs(self.folder) if e.split == "val"}
-        kept = {key: getattr(result, key) for key in MEASURED}
-        kept |= {"commit": config.commit, "threads": config.threads, **config.versions}
-        return [
-            {
-                "method": self.name,
-                **self.setting,
-                "seed": self.seed,
-                "rule": rule,
-                "epoch": scores["epoch"],
-                "val_Acc": validation.get(int(scores["epoch"])),
-                **scores,
-                **kept,
-            }
-            for rule, scores in result.results.items()
-        ]
+        measured = {key: getattr(result, key) for key in MEASURED}
+        noted = {"commit": config.commit, "threads": config.threads, **config.versions}
+        rows = []
+        for rule, scores in result.results.items():
+            epoch = int(scores["epoch"])
+            row = {"method": self.name, **self.setting, "seed": self.seed, "rule": rule}
+            row |= {"epoch": epoch, "val_Acc": validation.get(epoch)}  # None: not looked at
+            rows.append({**row, **scores, **measured, **noted})
+        return rows
 
 
-class Comparison(NamedTuple):
-    """What is compared."""
+@dataclass(frozen=True)
+class Asked:
+    """What is compared, as comparison.json keeps it."""
 
-    folder: Path  # of all runs and of the table
     select: str
     names: list[str]
     seeds: list[int]  # of the table
     tune_seeds: list[int]  # that choose among settings: the table's, or --tune_seeds
     settings: list[dict[str, str]]  # that --tune tries; a single empty one without it
     baseline: str | None
+
+    def __post_init__(self) -> None:
+        records.check(
+            names=bool(self.names),
+            seeds=all(map(records.is_count, self.seeds)),
+            tune_seeds=all(map(records.is_count, self.tune_seeds)),
+            settings=len({tuple(sorted(setting)) for setting in self.settings}) == 1,
+        )
+
+
+@dataclass(frozen=True)
+class Comparison(Asked):
+    folder: Path  # of all runs and of the table
     plans: list[Plan]  # of all settings with all seeds
+
+    def by_method(self, rows: list[dict]) -> dict[str, list[dict]]:
+        """{method: its rows}, methods as asked for; those without rows are left out."""
+        found = {name: [row for row in rows if row["method"] == name] for name in self.names}
+        return {name: mine for name, mine in found.items() if mine}
+
+    def setting_of(self, row: dict) -> dict[str, str]:
+        return {flag: row[flag] for flag in self.settings[0]}
 
 
 def label(name: str, setting: dict[str, str]) -> str:
@@ -120,8 +130,7 @@ def folder_name(name: str, setting: dict[str, str], seed: str | int) -> str:
 
 def plan_comparison(flags: Namespace, rest: list[str]) -> Comparison:
     """All that is asked for; every run's flags, and those found in its folder, are checked."""
-    given = _flags_in(rest)
-    _refuse_set_here(given)
+    _refuse_set_here(_flags_in(rest))
     names = [find_name(name) for name in _split(flags.methods)]
     settings = find_settings(flags.tune)
 
@@ -136,7 +145,13 @@ def plan_comparison(flags: Namespace, rest: list[str]) -> Comparison:
     final = plans_with(flags.seeds)
     tuning = plans_with(flags.tune_seeds) if flags.tune_seeds else []
     seeds, tune_seeds = (list(dict.fromkeys(p.seed for p in part)) for part in (final, tuning))
-    check_tune_seeds(flags, seeds, tune_seeds)
+    if tune_seeds and not flags.tune:
+        raise UserError("--tune_seeds acts only with --tune: give both")
+    if both := set(seeds) & set(tune_seeds):
+        raise UserError(
+            f"--tune_seeds {flags.tune_seeds}: {min(both)} is one of --seeds, too, whose scores "
+            "have to be of runs that did not choose: give others"
+        )
     plans = [*tuning, *final]
     check_distinct(plans)
     for plan in plans:
@@ -147,16 +162,10 @@ def plan_comparison(flags: Namespace, rest: list[str]) -> Comparison:
     baseline = find_name(flags.baseline) if flags.baseline else "uniform"
     if flags.baseline and baseline not in names:
         raise UserError(f"--baseline {flags.baseline}: choose one of --methods {flags.methods}")
-    return Comparison(
-        folder=flags.out or plans[0].folder.parent,
-        select=select,
-        names=names,
-        seeds=seeds,
-        tune_seeds=tune_seeds or seeds,
-        settings=settings,
-        baseline=baseline if baseline in names and len(names) > 1 else None,
-        plans=plans,
-    )
+    baseline = baseline if baseline in names and len(names) > 1 else None
+    folder = flags.out or plans[0].folder.parent
+    choosing = tune_seeds or seeds
+    return Comparison(select, names, seeds, choosing, settings, baseline, folder, plans)
 
 
 def find_name(name: str) -> str:
@@ -182,17 +191,25 @@ def find_settings(words: list[str]) -> list[dict[str, str]]:
     return [dict(zip(tuned, values, strict=True)) for values in product(*tuned.values())]
 
 
-def _check_own(words, where: str) -> None:
-    """Whether flags may differ from run to run."""
+def _check_own(words: Iterable[str], where: str) -> None:
+    """UserError for flags that may not differ from run to run."""
     flags = {word.split("=")[0] for word in words}
     _refuse_set_here(flags)
-    if common := flags & set(IN_COMMON):
+    if common := flags & IN_COMMON:
         raise UserError(f"{where}: --{min(common)} has to be the same for all: give it as a flag")
 
 
 def _refuse_set_here(flags: set[str]) -> None:
     if found := flags & SET_HERE.keys():
         raise UserError(f"--{min(found)}: compare.py sets it itself: {SET_HERE[min(found)]}")
+
+
+def _flags_in(words: list[str]) -> set[str]:
+    return {word.split("=")[0][2:] for word in words if word.startswith("--")}
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
 
 
 def plan_run(
@@ -203,20 +220,15 @@ def plan_run(
     if both := _flags_in(words) & setting.keys():
         raise UserError(f"--tune {min(both)}: it is given with a single value, too: drop one")
     words = from_anywhere([*words, *(f"--{flag}={value}" for flag, value in setting.items())])
-    flags = parse(words, name, setting)
+    try:
+        flags = options.parse(words)
+    except UserError as error:
+        options.parse(words[: len(words) - len(setting)])  # wrong without --tune, too
+        raise UserError(f"--tune with {label(name, setting)}: {error}") from None
     out = out or Path("runs") / f"compare-{options.data_name(flags)}"
     flags.out, flags.resume = (out / folder_name(name, setting, seed)).absolute(), True
     words += ["--resume", "--out", str(flags.out)]
     return Plan(name, setting, flags.random_seed, words, flags)
-
-
-def parse(words: list[str], name: str, setting: dict[str, str]) -> Namespace:
-    """The flags of a run, with those of its setting last; the error says which are wrong."""
-    try:
-        return options.parse(words)
-    except UserError as error:
-        options.parse(words[: len(words) - len(setting)])
-        raise UserError(f"--tune with {label(name, setting)}: {error}") from None
 
 
 def from_anywhere(words: list[str]) -> list[str]:
@@ -230,16 +242,6 @@ def from_anywhere(words: list[str]) -> list[str]:
             value = str(Path(value).absolute())
         moved.append(f"{flag}={value}" if joined else value)
     return moved
-
-
-def check_tune_seeds(flags: Namespace, seeds: list[int], tune_seeds: list[int]) -> None:
-    if tune_seeds and not flags.tune:
-        raise UserError("--tune_seeds acts only with --tune: give both")
-    if both := set(seeds) & set(tune_seeds):
-        raise UserError(
-            f"--tune_seeds {flags.tune_seeds}: {min(both)} is one of --seeds, too, whose scores "
-            "have to be of runs that did not choose: give others"
-        )
 
 
 def check_distinct(plans: list[Plan]) -> None:
@@ -282,22 +284,14 @@ def check_before_training(compared: Comparison, slots: list[str | None]) -> None
     known = [(plan, plan.identity) for plan in compared.plans]
     left = [plan for plan in compared.plans if plan.run is None]
     may_differ = left and any(identity for _, identity in known)
-    if not (may_differ or compared.settings[0]):
-        return
-    plan = left[0] if left else compared.plans[0]
-    data = setup.load_data(plan.flags)
-    if may_differ:
-        check_data([*known, (plan, data.identity)])
-    if compared.settings[0] and "val" not in data.splits:
-        raise UserError(
-            f"--tune: {data.name} has no validation split to choose by: drop --tune, or choose "
-            "another --split"
-        )
-
-
-def _flags_in(words: list[str]) -> set[str]:
-    return {word.split("=")[0][2:] for word in words if word.startswith("--")}
-
-
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",")]
+    tuned = compared.settings[0]
+    if may_differ or tuned:
+        plan = (left or compared.plans)[0]
+        data = setup.load_data(plan.flags)
+        if may_differ:
+            check_data([*known, (plan, data.identity)])
+        if tuned and "val" not in data.splits:
+            raise UserError(
+                f"--tune: {data.name} has no validation split to choose by: drop --tune, or choose "
+                "another --split"
+            )

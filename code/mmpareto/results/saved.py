@@ -1,7 +1,6 @@
 """The files of a comparison: every run in runs.csv, what is compared in comparison.json."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from ..system.lock import Lock
 from ..system.paths import clear_errors
 from ..system.tables import quote_formula, read_csv, unquote_formula, write_table
 from ..system.writing import write_json
-from .plans import MEASURED, Comparison
+from .plans import MEASURED, Asked, Comparison
 
 FILE = "comparison.json"  # of a comparison's folder
 
@@ -27,56 +26,34 @@ def write_runs(comparison: Comparison, rows: list[dict]) -> Path:
     """Every run, seed and rule; and what is compared, for `reopen`."""
     path = comparison.folder / "runs.csv"
     write_numbers(path, rows)
-    kept = {k: v for k, v in comparison._asdict().items() if k not in ("folder", "plans")}
-    write_json(comparison.folder / FILE, kept)
+    asked = {k: v for k, v in vars(comparison).items() if k not in ("folder", "plans")}
+    write_json(comparison.folder / FILE, asked)
     return path
 
 
-@dataclass(frozen=True)
-class Made:
-    """comparison.json: a `Comparison` without its folder and plans."""
-
-    select: str
-    names: list[str]
-    seeds: list[int]
-    tune_seeds: list[int]
-    settings: list[dict[str, str]]
-    baseline: str | None
-
-    def __post_init__(self) -> None:
-        records.check(
-            names=bool(self.names),
-            seeds=all(map(records.is_count, self.seeds)),
-            tune_seeds=all(map(records.is_count, self.tune_seeds)),
-            settings=len({tuple(sorted(setting)) for setting in self.settings}) == 1,
-        )
-
-
 def reopen(folder: Path) -> tuple[Comparison, list[dict]]:
-    """The comparison that has written folder, without its plans, and its rows as `read` has them.
+    """The comparison that has written folder, without its plans, and its rows.
 
     Numbers have the digits that runs.csv has.
     """
     try:
-        made = records.as_record(records.load(folder / FILE), Made)
-        comparison = Comparison(folder, **vars(made), plans=[])
+        asked = records.as_record(records.load(folder / FILE), Asked)
         (_, columns), *lines = read_csv(folder / "runs.csv")
-        texts = {"method", "rule", *comparison.settings[0]}
+        texts = {"method", "rule", *asked.settings[0]}
         scores = [name for name in columns if name.split("_")[0] == "Acc"]
         scores += [f"F1{name[3:]}" for name in scores]
         needed = {*texts, *scores, "seed", "epoch", "Acc", "val_Acc", *MEASURED}
         if lacking := needed - set(columns):
             raise ValueError(f"no column {', '.join(sorted(lacking))}")
-        rows = [dict(zip(columns, map(unquote_formula, row), strict=True)) for _, row in lines]
         rows = [
-            {name: text if name in texts else _number(name, text) for name, text in row.items()}
-            for row in rows
+            {name: _value(name, cell, texts) for name, cell in zip(columns, line, strict=True)}
+            for _, line in lines
         ]
         if any(row[name] is None for row in rows for name in (*scores, "seconds_per_epoch")):
             raise ValueError("a cell is empty")
-        if others := {row["method"] for row in rows} - set(comparison.names):
+        if others := {row["method"] for row in rows} - set(asked.names):
             raise ValueError(f"methods {', '.join(sorted(others))}, which were not compared")
-        return comparison, rows
+        return Comparison(**vars(asked), folder=folder, plans=[]), rows
     except (TypeError, ValueError, LookupError) as error:
         raise UserError(
             f"{folder}: its {FILE} or runs.csv is damaged ({error}): make them again, by the same "
@@ -84,7 +61,10 @@ def reopen(folder: Path) -> tuple[Comparison, list[dict]]:
         ) from None
 
 
-def _number(column: str, text: str) -> Any:
+def _value(column: str, cell: str, texts: set[str]) -> Any:
+    text = unquote_formula(cell)
+    if column in texts:
+        return text
     if column in ("seed", "epoch"):
         return int(text)
     if column.startswith(("Acc", "F1", "val_")) or column in MEASURED:

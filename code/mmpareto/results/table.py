@@ -3,7 +3,7 @@
 import re
 import statistics
 from math import sqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..run.report import mean
 from ..system.writing import write_text
@@ -20,29 +20,27 @@ class Difference(NamedTuple):
     high: float | None
 
 
-def interval(values: list[float]) -> tuple[float, float] | None:
-    """95 % confidence interval of the mean, by Student's t; None for a single value."""
-    if len(values) < 2:
-        return None
-    from scipy.stats import t
-
-    half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / sqrt(len(values))
-    middle = statistics.mean(values)
-    return float(middle - half), float(middle + half)
-
-
 def paired_difference(scores: dict[int, float], baseline: dict[int, float]) -> Difference | None:
     """Mean of scores - baseline, both {seed: score}; None without a common seed."""
     differences = [scores[seed] - baseline[seed] for seed in scores if seed in baseline]
     if not differences:
         return None
-    low, high = interval(differences) or (None, None)
-    return Difference(len(differences), statistics.mean(differences), low, high)
+    count, middle = len(differences), statistics.mean(differences)
+    if count == 1:
+        return Difference(1, middle, None, None)
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, count - 1) * statistics.stdev(differences) / sqrt(count))
+    return Difference(count, middle, middle - half, middle + half)
 
 
-def accuracies(rows: list[dict]) -> list[str]:
-    """Acc and every Acc_MODALITY."""
-    return [column for column in rows[0] if column.split("_")[0] == "Acc"]
+def deviation(values: list[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def accuracies(scores: dict[str, Any]) -> list[str]:
+    """Acc and every Acc_MODALITY among their names."""
+    return [name for name in scores if name.split("_")[0] == "Acc"]
 
 
 def summarise(comparison: Comparison, rows: list[dict]) -> list[dict]:
@@ -50,64 +48,55 @@ def summarise(comparison: Comparison, rows: list[dict]) -> list[dict]:
 
     Accuracies, F1, conflict and differences are shares (0 to 1); None is what cannot be known.
     """
-    columns = accuracies(rows)
+    columns = accuracies(rows[0])
     columns += [f"F1{column[3:]}" for column in columns]
-    columns += MEASURED
-    by_method = {name: [r for r in rows if r["method"] == name] for name in comparison.names}
-    baseline = by_method.get(comparison.baseline, [])
+    by_method = comparison.by_method(rows)
+    scores = {name: {run["seed"]: run["Acc"] for run in mine} for name, mine in by_method.items()}
     summary = []
     for name, mine in by_method.items():
-        if not mine:
-            continue
-        row = {"method": name, **{flag: mine[0][flag] for flag in comparison.settings[0]}}
-        row["seeds"] = len(mine)
-        for column in columns:
+        row = {"method": name, **comparison.setting_of(mine[0]), "seeds": len(mine)}
+        for column in (*columns, *MEASURED):
             known = [run[column] for run in mine if run[column] is not None]
             row[f"{column}_mean"] = mean(known)
-            row[f"{column}_std"] = statistics.stdev(known) if len(known) > 1 else None
-        if comparison.baseline:
-            difference = None
-            if name != comparison.baseline:
-                difference = paired_difference(_by_seed(mine), _by_seed(baseline))
+            row[f"{column}_std"] = deviation(known)
+        if baseline := comparison.baseline:
+            others = {} if name == baseline else scores.get(baseline, {})
+            difference = paired_difference(scores[name], others)
             for field in Difference._fields:
                 row[f"difference_{field}"] = getattr(difference, field, None)
         summary.append(row)
     return summary
 
 
-def _by_seed(rows: list[dict]) -> dict[int, float]:
-    return {row["seed"]: row["Acc"] for row in rows}
-
-
 def cells(comparison: Comparison, summary: list[dict]) -> list[dict[str, str]]:
     """The summary as it is read: percent, one decimal."""
-    columns = [column[: -len("_mean")] for column in summary[0] if re.match("Acc.*_mean$", column)]
+    scores = [column[:-5] for column in summary[0] if re.match("Acc.*_mean$", column)] + ["F1"]
     table = []
     for row in summary:
-        shown = {"method": row["method"], **{flag: row[flag] for flag in comparison.settings[0]}}
-        shown["seeds"] = str(row["seeds"])
-        for column in [*columns, "F1"]:
-            shown[column] = _spread(row[f"{column}_mean"], row[f"{column}_std"])
+        shown = {"method": row["method"], **comparison.setting_of(row), "seeds": str(row["seeds"])}
+        for name in scores:
+            shown[name] = spread(row[f"{name}_mean"], row[f"{name}_std"])
         conflict = row["conflict_mean"]
         shown["conflict"] = "-" if conflict is None else f"{conflict:.1%}"
         shown["s/epoch"] = f"{row['seconds_per_epoch_mean']:.1f}"
         if comparison.baseline:
-            shown[f"Acc vs {comparison.baseline} [95% CI]"] = _difference(row)
+            difference = (row[f"difference_{end}"] for end in ("mean", "low", "high"))
+            shown[f"Acc vs {comparison.baseline} [95% CI]"] = points(*difference)
         table.append(shown)
     return table
 
 
-def _spread(middle: float, deviation: float | None) -> str:
-    after = "" if deviation is None else f" +- {100 * deviation:.1f}"
-    return f"{100 * middle:.1f}{after}"
+def spread(middle: float, deviation: float | None) -> str:
+    """In percent."""
+    return f"{100 * middle:.1f}" + ("" if deviation is None else f" +- {100 * deviation:.1f}")
 
 
-def _difference(row: dict) -> str:
-    if row["difference_mean"] is None:
+def points(difference: float | None, low: float | None, high: float | None) -> str:
+    """In percentage points, with the interval from low to high; a dash for no difference."""
+    if difference is None:
         return "-"
-    low, high = row["difference_low"], row["difference_high"]
-    after = "" if low is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
-    return f"{100 * row['difference_mean']:+.1f}{after}"
+    interval = "" if low is None or high is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return f"{100 * difference:+.1f}{interval}"
 
 
 def title(rows: list[dict]) -> str:
@@ -125,36 +114,27 @@ def as_text(table: list[dict[str, str]], form: str) -> str:
     return tabulate(table, "keys", form, disable_numparse=True, colalign=sides)
 
 
-def as_markdown(heading: str, table: list[dict[str, str]], notes: list[str]) -> str:
-    text = as_text(table, "pipe").replace(" +- ", " \u00b1 ")
-    return "\n\n".join([heading, text, *notes]) + "\n"
-
-
-def as_latex(heading: str, table: list[dict[str, str]], notes: list[str]) -> str:
-    """A tabular for booktabs; heading and notes are comments."""
-    text = as_text(table, "latex_booktabs").replace(" +- ", r" $\pm$ ")
-    text = re.sub(r"(?<=[ \[])([+-])(?=\d)", r"$\1$", text)
-    return "\n".join([*(f"% {line}" for line in [heading, *notes]), text]) + "\n"
-
-
 def write_table_files(
     comparison: Comparison, rows: list[dict], summary: list[dict], notes: list[str]
 ) -> None:
-    """table.csv in plain numbers, and the table to read as .md and .tex."""
+    """table.csv in plain numbers, and the table to read as .md and, for booktabs, as .tex."""
     table, heading, folder = cells(comparison, summary), title(rows), comparison.folder
     write_numbers(folder / "table.csv", summary)
-    write_text(folder / "table.md", as_markdown(heading, table, notes))
-    write_text(folder / "table.tex", as_latex(heading, table, notes))
+    markdown = as_text(table, "pipe").replace(" +- ", " \u00b1 ")
+    write_text(folder / "table.md", "\n\n".join([heading, markdown, *notes]) + "\n")
+    latex = as_text(table, "latex_booktabs").replace(" +- ", r" $\pm$ ")
+    latex = re.sub(r"(?<=[ \[])([+-])(?=\d)", r"$\1$", latex)
+    comments = [f"% {line}" for line in (heading, *notes)]
+    write_text(folder / "table.tex", "\n".join([*comments, latex]) + "\n")
 
 
-def points(comparison: Comparison, rows: list[dict]) -> dict[str, dict[str, list[float]]]:
-    """{accuracy: {method: percent of each seed}}, methods in their order."""
-    methods: dict[str, list[dict]] = {}
-    for name in comparison.names:
-        for row in (row for row in rows if row["method"] == name):
-            setting = {flag: row[flag] for flag in comparison.settings[0]}
-            methods.setdefault(label(name, setting), []).append(row)
+def percents(comparison: Comparison, rows: list[dict]) -> dict[str, dict[str, list[float]]]:
+    """{accuracy: {method with its setting: percent of each seed}}, methods in their order."""
+    methods = {
+        label(name, comparison.setting_of(mine[0])): mine
+        for name, mine in comparison.by_method(rows).items()
+    }
     return {
         column: {name: [100 * row[column] for row in mine] for name, mine in methods.items()}
-        for column in accuracies(rows)
+        for column in accuracies(rows[0])
     }

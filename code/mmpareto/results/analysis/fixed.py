@@ -8,7 +8,7 @@ these norms; the trace of the gradients' covariance, which the argument is about
 import statistics
 from math import isfinite
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ class Unfit(UserError):
 
 
 class Moments:
-    """Of one loss's gradients over batches; their mean vector is kept in float64."""
+    """Of one loss's gradients over batches; their sum is kept in float64."""
 
     def __init__(self):
         self.norms: list[float] = []
@@ -39,21 +39,17 @@ class Moments:
             total.add_(x)
         self.norms.append(norm)
 
-    @property
-    def mean(self) -> float:
-        """Of the norms."""
-        return statistics.fmean(self.norms)
+    def numbers(self) -> dict[str, float]:
+        """Mean and variance (n - 1) of the norms, trace of the gradients' covariance.
 
-    @property
-    def variance(self) -> float:
-        """Of the norms, with n - 1."""
-        return statistics.variance(self.norms)
-
-    @property
-    def trace(self) -> float:
-        """Of the gradients' covariance: E ||g||^2 - ||E g||^2 over these batches."""
+        The trace is E ||g||^2 - ||E g||^2 over these batches.
+        """
         square = statistics.fmean(norm**2 for norm in self.norms)
-        return square - sum((x / len(self.norms)).square().sum().item() for x in self._sum)
+        return {
+            "mean": statistics.fmean(self.norms),
+            "variance": statistics.variance(self.norms),
+            "trace": square - sum((x / len(self.norms)).square().sum().item() for x in self._sum),
+        }
 
 
 class Fixed(NamedTuple):
@@ -67,6 +63,33 @@ class Fixed(NamedTuple):
     def conflict(self) -> float:
         """The share of batches with cos <= 0."""
         return statistics.fmean(c is not None and c <= 0 for c in self.cosines)
+
+
+class Looked(NamedTuple):
+    """A checkpoint whose encoders were held fixed."""
+
+    label: str
+    batch_size: int
+    objectives: tuple[str, ...]  # both losses' names
+    encoders: dict[str, Fixed]
+
+    def numbers(self) -> list[dict[str, Any]]:
+        """A row for each encoder and loss."""
+        return [
+            {"encoder": name, "loss": objective, "batches": len(moments.norms),
+             "batch_size": self.batch_size, **moments.numbers(), "conflict": found.conflict}
+            for name, found in self.encoders.items()
+            for objective, moments in zip(self.objectives, found[:2], strict=True)
+        ]  # fmt: skip
+
+    def batches(self) -> list[dict[str, Any]]:
+        """A row for each encoder and batch."""
+        return [
+            {"encoder": name, "batch": i + 1, "joint_norm": joint.norms[i],
+             "unimodal_norm": unimodal.norms[i], "cos": cos}
+            for name, (joint, unimodal, cosines) in self.encoders.items()
+            for i, cos in enumerate(cosines)
+        ]  # fmt: skip
 
 
 def look(trained: Trained, checkpoint: Path, workers: int, limit: int | None) -> dict[str, Fixed]:
@@ -102,13 +125,13 @@ def look(trained: Trained, checkpoint: Path, workers: int, limit: int | None) ->
         pairs = integrator.observe(objectives.joint, objectives.own)
         del output, objectives
         for name, (j, g) in pairs.items():
-            fixed = found.setdefault(name, Fixed(Moments(), Moments(), []))
             jj, jg, gg = integrate.gramian(j, g).sum(1).tolist()  # sync
             if not isfinite(jj + gg):
                 raise Unfit(
                     f"{checkpoint}: the gradients of {name} are not finite: give one "
                     "from before the training went astray"
                 )
+            fixed = found.setdefault(name, Fixed(Moments(), Moments(), []))
             fixed.joint.add(j, jj**0.5)
             fixed.unimodal.add(g, gg**0.5)
             fixed.cosines.append(jg / (jj * gg) ** 0.5 if jj and gg else None)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...system.writing import write_text
-from .confusion import Confusion
 
 
 class Picture(NamedTuple):
@@ -27,6 +26,18 @@ class Table(NamedTuple):
     rows: list[dict[str, str]]
 
 
+class Confusion(NamedTuple):
+    """Which classes one prediction takes for which others: counts[truth][prediction]."""
+
+    name: str
+    classes: list[str]
+    counts: list[list[int]]
+
+    def shade(self, truth: int, prediction: int) -> int:
+        """0 to 10: the share of a class's samples that went to this prediction."""
+        return round(10 * self.counts[truth][prediction] / max(1, sum(self.counts[truth])))
+
+
 class Section(NamedTuple):
     """A part of the page; what is empty is left out."""
 
@@ -46,5 +57,4 @@ def write(path: Path, title: str, sections: list[Section]) -> None:
         loader=PackageLoader(__package__, "."), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    text = environment.get_template("page.html").render(title=title, sections=sections)
-    write_text(path, text)
+    write_text(path, environment.get_template("page.html").render(title=title, sections=sections))

@@ -1,6 +1,5 @@
 """What is analysed: one run, or all runs of a table."""
 
-from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,11 +7,10 @@ from ...methods import METHODS
 from ...methods.base import ProbedMethod
 from ...system.errors import UserError
 from .. import saved, table
-from ..choice import of_rule, pick_settings
+from ..choice import table_rows
 from ..plans import folder_name, label
 from . import logs
 from .logs import Logs
-from .panels import Series
 
 
 class Subject(NamedTuple):
@@ -21,7 +19,7 @@ class Subject(NamedTuple):
     title: str
     rule: str | None  # that chose the scored epoch; None as long as nothing is scored
     runs: dict[str, list[Logs]]  # {method: its seeds}
-    series: dict[str, Series]
+    percents: dict[str, dict[str, list[float]]]  # of a table: {accuracy: {method: of each seed}}
     scores: list[dict[str, str]]  # the rows of a table
     notes: list[str]
 
@@ -30,16 +28,22 @@ class Subject(NamedTuple):
         """Of every method the first seed."""
         return [seeds[0] for seeds in self.runs.values()]
 
+    @property
+    def single_losses(self) -> dict[str, str | None]:
+        """{method: the loss, "joint" or "unimodal", that it is trained by alone}."""
+        methods = {name: METHODS[runs[0].flags["method"]] for name, runs in self.runs.items()}
+        return {name: method.single_loss for name, method in methods.items()}
+
     def settings(self) -> dict[str, str]:
         """The flags that all runs have in common; of a run of its own all."""
         every = [run.flags for seeds in self.runs.values() for run in seeds]
-        common = {
-            name: value
+        return {
+            name: str(value)
             for name, value in every[0].items()
             if all(flags.get(name) == value for flags in every)
+            and value not in (None, [])
+            and value is not False
         }
-        given = {k: v for k, v in common.items() if v not in (None, []) and v is not False}
-        return {name: str(value) for name, value in given.items()}
 
 
 def find(folder: Path) -> Subject:
@@ -59,79 +63,42 @@ def _run(folder: Path) -> Subject:
     results = run.result.results if run.result else {}
     scores = [
         {"epoch chosen by": rule, "epoch": str(row["epoch"])}
-        | {name: f"{100 * row[name]:.1f}" for name in table.accuracies([row])}
+        | {name: f"{100 * row[name]:.1f}" for name in table.accuracies(row)}
         for rule, row in results.items()
     ]
-    return Subject(
-        title=f"{run.flags['dataset']}: {run.label}",
-        rule=run.result.selected if run.result else None,
-        runs={run.label: [run]},
-        series={run.label: Series({}, _curves([run]))},
-        scores=scores,
-        notes=_probes([run.flags["method"]])
-        + ([] if run.result else ["The run is not finished: nothing is scored yet."]),
-    )
+    unfinished = [] if run.result else ["The run is not finished: nothing is scored yet."]
+    title, rule = f"{run.flags['dataset']}: {run.label}", run.result and run.result.selected
+    notes = _probes([run.flags["method"]]) + unfinished
+    return Subject(title, rule, {run.label: [run]}, {}, scores, notes)
 
 
 def _compared(folder: Path) -> Subject:
     made, rows = saved.reopen(folder)
-    rows, notes = of_rule(rows, made.select), []
-    if made.settings[0]:
-        rows, notes = pick_settings(made, rows)
+    rows, notes = table_rows(made, rows)
     if not rows:
         raise UserError(f"{folder}: no run is in its table yet: finish some first")
-    percents = table.points(made, rows)
-    runs, series = {}, {}
-    for row in rows:
-        setting = {flag: row[flag] for flag in made.settings[0]}
-        name = label(row["method"], setting)
-        path = folder / folder_name(row["method"], setting, row["seed"])
-        runs.setdefault(name, []).append(logs.read(path, f"{name}, seed {row['seed']}"))
-    runs = {name: runs[name] for name in next(iter(percents.values()))}
-    for name, seeds in runs.items():
-        points = {accuracy: values[name] for accuracy, values in percents.items()}
-        method = METHODS[seeds[0].flags["method"]]
-        series[name] = Series(points, _curves(seeds), method.single_loss)
+    runs = {}
+    for method, mine in made.by_method(rows).items():
+        setting = made.setting_of(mine[0])
+        name = label(method, setting)
+        runs[name] = [
+            logs.read(folder / folder_name(method, setting, seed), f"{name}, seed {seed}")
+            for seed in (row["seed"] for row in mine)
+        ]
     scores = [
         {column: cell.replace(" +- ", " \N{PLUS-MINUS SIGN} ") for column, cell in row.items()}
         for row in table.cells(made, table.summarise(made, rows))
     ]
-    return Subject(
-        title=f"{next(iter(runs.values()))[0].flags['dataset']}: {', '.join(made.names)}",
-        rule=rows[0]["rule"],
-        runs=runs,
-        series=series,
-        scores=scores,
-        notes=[table.title(rows), *notes, *_probes(made.names)],
-    )
+    title = f"{next(iter(runs.values()))[0].flags['dataset']}: {', '.join(made.names)}"
+    notes = [table.title(rows), *notes, *_probes(made.names)]
+    return Subject(title, rows[0]["rule"], runs, table.percents(made, rows), scores, notes)
 
 
 def _probes(names: list[str]) -> list[str]:
     """Whose unimodal (or joint) heads the method itself does not train."""
     probed = [name for name in names if issubclass(METHODS[name.split(":")[0]], ProbedMethod)]
-    if not probed:
-        return []
     note = (
         f"Heads that are not trained by {' or '.join(probed)} itself are probes: trained on "
         "detached features (with no_probes they stay as they were initialised)."
     )
-    return [note]
-
-
-def _curves(seeds: list[Logs]) -> dict[str, list[list[float | None]]]:
-    first = seeds[0].epochs[0]
-    names = table.accuracies([first])
-    for run in seeds:
-        for name in names:
-            values = [epoch.get(name) for epoch in run.epochs]
-            if not all(isinstance(value, float) and isfinite(value) for value in values):
-                raise UserError(
-                    f"{run.folder / 'epochs.jsonl'}: an epoch has no {name}: restore it, or delete "
-                    "the run's folder and run it again"
-                )
-    found = {"training loss": [[epoch["loss"] for epoch in run.epochs] for run in seeds]}
-    for name in names:
-        found[f"{first['split']} {name} (%)"] = [
-            [100 * epoch[name] for epoch in run.epochs] for run in seeds
-        ]
-    return found
+    return [note] if probed else []
