@@ -12,8 +12,8 @@ import resource
 from mmpareto.system.processes import keep_memory
 keep_memory()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for step in range(16):
-    if step == 12:
+for step in range(6):
+    if step == 4:
         before = faults()
     a, b = (MAKE for _ in range(2))
     del a, b

@@ -42,8 +42,11 @@ def spoken(program: str, *, closed=(), stdout=None, **environment):
 
 
 class TestStreams:
-    @pytest.mark.parametrize("program", ["print('x' * 10)", "print('x' * 100_000)", "sys.exit(0)"])
-    @pytest.mark.parametrize("closed", [[0], [1], [2], [0, 1, 2]], ids=str)
+    @pytest.mark.parametrize(
+        ("program", "closed"),
+        [("print('x' * 10)", closed) for closed in ([0], [1], [2], [0, 1, 2])]
+        + [(program, [0, 1, 2]) for program in ("print('x' * 100_000)", "sys.exit(0)")],
+    )
     def test_closed_from_the_start(self, program, closed):
         assert spoken(program, closed=closed) == (0, "")
 
@@ -109,7 +112,6 @@ class TestLimits:
     @pytest.mark.parametrize("number", [errno.EAGAIN, errno.EMFILE, errno.ENOMEM])
     def test_processes(self, monkeypatch, number):
         """As `ulimit -u` leaves none, which does not bind root."""
-
         monkeypatch.setattr(os, "fork", lambda: throw(OSError(number, os.strerror(number))))
         with pytest.raises(UserError, match=r"--workers 2: .*ulimit -a shows it") as error:
             list(loader(SPLIT, 4, workers=2))
@@ -122,12 +124,15 @@ class TestLimits:
         with pytest.raises(UserError, match=told):
             loader(SPLIT, 4, workers=2)
 
+    def train(self, tmp_path, batches, *shell):
+        """What train.py ends with after a shell's command."""
+        words = [sys.executable, str(CODE / "train.py"), *FLAGS[2:], "--workers", "2",
+                 "--limit_batches", str(batches), "--out", str(tmp_path / "run")]  # fmt: skip
+        return subprocess.run([*shell, *words], capture_output=True, text=True, timeout=120)
+
     @pytest.mark.slow
     def test_enough_open_files(self, tmp_path):
-        words = [sys.executable, str(CODE / "train.py"), *FLAGS[2:], "--limit_batches", "1",
-                 "--batch_size", "8", "--workers", "2", "--out", str(tmp_path / "run")]  # fmt: skip
-        command = ["sh", "-c", 'ulimit -n 56; exec "$0" "$@"', *words]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = self.train(tmp_path, 1, "sh", "-c", 'ulimit -n 56; exec "$0" "$@"')
         assert done.returncode == 0, done.stderr
 
     @pytest.mark.slow
@@ -136,13 +141,8 @@ class TestLimits:
         """Containers have 64 MB of it; less, in a mount namespace of its own, loses no batch."""
         if not shutil.which("unshare") or subprocess.run(["unshare", "-m", "true"]).returncode:
             pytest.skip("no mount namespaces here")
-        command = f'mount -t tmpfs -o size={size} none /dev/shm && exec "$0" "$@"'
-        words = [sys.executable, str(CODE / "train.py"), *FLAGS[2:], "--limit_batches", "4",
-                 "--workers", "2", "--out", str(tmp_path / "run")]  # fmt: skip
-        done = subprocess.run(
-            ["unshare", "-m", "sh", "-c", command, *words],
-            capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
+        mount = f'mount -t tmpfs -o size={size} none /dev/shm && exec "$0" "$@"'
+        done = self.train(tmp_path, 4, "unshare", "-m", "sh", "-c", mount)
         assert done.returncode == 2, done.stderr
         errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         assert len(errors) == 1 and "--workers" in errors[0] and "--shm-size" in errors[0]
