@@ -27,6 +27,7 @@ SILENT = 1e-4  # peak, on the scale of [-1, 1]
 NO_PROTOCOL = {"protocol_whitelist": "none"}  # FFmpeg may open nothing by itself
 LONGEST = 600  # seconds of a video; a frame beyond has a wrong time, or the video is no clip
 FLAT = 1.0  # standard deviation of a picture, on the scale of [0, 255]
+Still = tuple[bytes, bool]  # as JPEG: whole pictures would fill the memory; whether it is flat
 
 
 class Item(NamedTuple):
@@ -42,65 +43,58 @@ class Item(NamedTuple):
         return next(iter(self.files)).startswith("/")
 
 
-class Still(NamedTuple):
-    """A frame as it is kept: whole pictures of a long video would fill the memory."""
-
-    jpeg: bytes
-    is_flat: bool
-
-
 def convert(source: Source, recipe: dict) -> Item:
     """Read a source by the whole recipe of its set; Bad where it cannot be used."""
-    if not source.path.is_dir():
-        _expect_regular(source.path)
-        if source.path.stat().st_size == 0:
-            raise Bad("empty", f"{source.path.name} has 0 bytes")
-    return _CONVERT[source.kind](source, recipe)
+    try:
+        if not source.path.is_dir():
+            expect_regular(source.path)
+            if source.path.stat().st_size == 0:
+                raise Bad("empty", f"{source.path.name} has 0 bytes")
+        return _CONVERT[source.kind](source, recipe)
+    except OSError as error:
+        name = Path(error.filename or source.path).name  # one of many stills has its own
+        raise Bad("unreadable", f"{name}: {error.strerror or error}") from None
 
 
 def _frames(source: Source, recipe: dict) -> Item:
     recipe = recipe["frames"]
     if source.path.is_dir():
-        paths = sorted(
-            (p for p in files_below(source.path, *PICTURES) if p.parent == source.path),
-            key=_natural,
-        )
-        stills, seconds = [_still(_picture(path), recipe) for path in paths], None
+        paths = [p for p in files_below(source.path, *PICTURES) if p.parent == source.path]
+        stills = [_still(_picture(path), recipe) for path in sorted(paths, key=_natural)]
+        seconds = None
     else:
         stills, seconds = _stills(source.path, recipe)
     if not stills:
         raise Bad("too_short", f"{source.path.name} has no still ({seconds or 0:.2f} s)")
-    flat = all(still.is_flat for still in stills)
-    doubts = {"constant_picture": f"{len(stills)} stills of one colour"} if flat else {}
-    files = {f"/{i:06d}.jpg": still.jpeg for i, still in enumerate(stills)}
+    is_flat = all(flat for _, flat in stills)
+    doubts = {"constant_picture": f"{len(stills)} stills of one colour"} if is_flat else {}
+    files = {f"/{i:06d}.jpg": jpeg for i, (jpeg, _) in enumerate(stills)}
     return Item(files, seconds=seconds, doubts=doubts)
 
 
 def _stills(path: Path, recipe: dict) -> tuple[list[Still], float]:
     """The recipe's frames, encoded, and the seconds that all frames take."""
+    kept: list[Still] = []
+    start, shown, now = None, None, Fraction(0)
     with _opened(path, "video") as (container, stream):
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         # Times are exact fractions: at common rates the wanted moments fall between two frames.
-        kept, start, number, shown, now = [], None, 0, None, Fraction(0)
-        for frame in _decoded(container, stream):
-            if frame.pts is not None:
+        for number, frame in enumerate(_decoded(container, stream)):
+            if frame.pts is None:
+                now = number / rate
+            else:
                 time = frame.pts * frame.time_base
                 start = time if start is None else start
                 now = time - start
-            else:
-                now = number / rate
             if now > LONGEST:
-                raise Bad(
-                    "too_long", f"{path.name}: a frame at {float(now):.0f} s, {LONGEST} allowed"
-                )
-            if "fps" not in recipe:
-                if number % max(1, int(rate)) == 0:
-                    kept.append(_still(_upright(frame), recipe))
-            else:
+                detail = f"a frame at {float(now):.0f} s, {LONGEST} allowed"
+                raise Bad("too_long", f"{path.name}: {detail}")
+            if "fps" in recipe:
                 kept += _shown_until(shown, now, len(kept), recipe)
-                shown = frame
-            number += 1
-        if number == 0:
+            elif number % max(1, int(rate)) == 0:
+                kept.append(_still(_upright(frame), recipe))
+            shown = frame
+        if shown is None:
             raise Bad("no_frames", f"{path.name}: not one frame could be decoded")
         seconds = now + 1 / rate
         if seconds > LONGEST:
@@ -110,7 +104,9 @@ def _stills(path: Path, recipe: dict) -> tuple[list[Still], float]:
     return kept, float(seconds)
 
 
-def _shown_until(frame: av.VideoFrame | None, end: Fraction, kept: int, recipe: dict) -> list:
+def _shown_until(
+    frame: av.VideoFrame | None, end: Fraction, kept: int, recipe: dict
+) -> list[Still]:
     """frame, as often as stills number kept, kept + 1... fall before end."""
     count = 0
     while Fraction(2 * (kept + count) + 1, 2 * recipe["fps"]) < end:
@@ -118,44 +114,13 @@ def _shown_until(frame: av.VideoFrame | None, end: Fraction, kept: int, recipe: 
     return [_still(_upright(frame), recipe)] * count if count else []
 
 
-def _still(picture: np.ndarray, recipe: dict) -> Still:
-    return Still(_jpeg(picture, recipe), bool(picture.std() < FLAT))
-
-
 def _upright(frame: av.VideoFrame) -> np.ndarray:
     picture = frame.to_ndarray(format="bgr24")
     return np.rot90(picture, round(frame.rotation / 90)) if frame.rotation else picture
 
 
-def _image(source: Source, recipe: dict) -> Item:
-    recipe = recipe["images"]
-    picture = _picture(source.path)
-    doubts = {}
-    if picture.std() < FLAT:
-        doubts["constant_picture"] = f"mean level {picture.mean():.0f} of 255"
-    if "quality" in recipe:
-        return Item({".jpg": _jpeg(picture, recipe)}, doubts=doubts)
-    return Item({source.path.suffix.lower(): source.path.read_bytes()}, doubts=doubts)
-
-
-def _expect_regular(path: Path) -> None:
-    try:
-        expect_regular(path)
-    except OSError as error:
-        raise Bad("unreadable", f"{path.name}: {error.strerror}") from None
-
-
-def _picture(path: Path) -> np.ndarray:
-    _expect_regular(path)
-    try:
-        data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise Bad("unreadable", f"{path.name}: {error.strerror}") from None
-    picture = pictures.decode(data)
-    if picture is None:
-        detail = f"is no picture of at most {LARGEST // 10**6} megapixels that OpenCV can decode"
-        raise Bad("unreadable", f"{path.name} {detail}")
-    return picture
+def _still(picture: np.ndarray, recipe: dict) -> Still:
+    return _jpeg(picture, recipe), bool(picture.std() < FLAT)
 
 
 def _jpeg(picture: np.ndarray, recipe: dict) -> bytes:
@@ -168,6 +133,24 @@ def _jpeg(picture: np.ndarray, recipe: dict) -> bytes:
     settings = [cv2.IMWRITE_JPEG_QUALITY, recipe["quality"], cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
                 cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]  # fmt: skip
     return cv2.imencode(".jpg", picture, settings)[1].tobytes()
+
+
+def _image(source: Source, recipe: dict) -> Item:
+    picture, doubts = _picture(source.path), {}
+    if picture.std() < FLAT:
+        doubts["constant_picture"] = f"mean level {picture.mean():.0f} of 255"
+    if "quality" in recipe["images"]:
+        return Item({".jpg": _jpeg(picture, recipe["images"])}, doubts=doubts)
+    return Item({source.path.suffix.lower(): source.path.read_bytes()}, doubts=doubts)
+
+
+def _picture(path: Path) -> np.ndarray:
+    expect_regular(path)
+    picture = pictures.decode(np.fromfile(path, np.uint8))
+    if picture is None:
+        detail = f"is no picture of at most {LARGEST // 10**6} megapixels that OpenCV can decode"
+        raise Bad("unreadable", f"{path.name} {detail}")
+    return picture
 
 
 def _audio(source: Source, recipe: dict) -> Item:
@@ -198,27 +181,25 @@ def _samples(path: Path) -> tuple[np.ndarray, int, dict[str, str]]:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
         raise Bad("unreadable", f"{path.name}: {str(error).splitlines()[-1]}") from None
-    if told := _cut_off(path):
-        raise Bad("truncated", f"{path.name}: {path.stat().st_size} bytes, {told}")
-    doubts = {}
-    if info.channels > 1 or info.subtype not in ("PCM_16", "FLOAT", "VORBIS"):
-        doubts["converted"] = f"{rate} Hz, {info.channels} channels, {info.subtype}"
-    return samples, rate, doubts
+    _check_end(path)
+    if info.channels == 1 and info.subtype in ("PCM_16", "FLOAT", "VORBIS"):
+        return samples, rate, {}
+    return samples, rate, {"converted": f"{rate} Hz, {info.channels} channels, {info.subtype}"}
 
 
-def _cut_off(path: Path) -> str:
-    """What a sound file that decodes without an error says of its missing end; "" if it is whole.
+def _check_end(path: Path) -> None:
+    """Bad for a sound file without its end, which decodes without an error.
 
     A WAV file's header has its size, an Ogg file's last page says that it is the last.
     """
-    content = path.read_bytes()
-    told = int.from_bytes(content[4:8], "little") + 8
-    if content[:4] == b"RIFF" and len(content) < told < 2**32 - 1:  # a stream's has no true size
-        return f"its header says {told}"
-    page = content.rfind(b"OggS")
-    if content[:4] == b"OggS" and not content[page + 5] & 4:
-        return "its last page is missing"
-    return ""
+    content, told = path.read_bytes(), ""
+    size = int.from_bytes(content[4:8], "little") + 8
+    if content[:4] == b"RIFF" and len(content) < size < 2**32 - 1:  # a stream's has no true size
+        told = f"its header says {size}"
+    elif content[:4] == b"OggS" and not content[content.rfind(b"OggS") + 5] & 4:
+        told = "its last page is missing"
+    if told:
+        raise Bad("truncated", f"{path.name}: {len(content)} bytes, {told}")
 
 
 def _sound_track(path: Path) -> tuple[np.ndarray, int]:
@@ -253,18 +234,14 @@ def _opened(path: Path, kind: str) -> Iterator[tuple]:
             if kind == "video":
                 streams[0].codec_context.options = {"max_pixels": str(LARGEST)}
             yield container, streams[0]
-    except (av.error.FFmpegError, OSError) as error:
+    except av.error.FFmpegError as error:
         raise Bad("unreadable", f"{path.name}: {error.strerror or error}") from None
 
 
 def _decoded(container, stream) -> Iterator:
-    """The stream's frames; Bad where the file ends before its header says.
-
-    A file that was cut off decodes without an error, so the ends are compared.
-    """
+    """The stream's frames; Bad where they end before the header says, as of a file cut off."""
     end = 0.0
-    watched = [*container.streams.video, *container.streams.audio]
-    for packet in container.demux(watched):
+    for packet in container.demux([*container.streams.video, *container.streams.audio]):
         if packet.pts is not None:
             end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         if packet.stream_index == stream.index:
@@ -294,12 +271,11 @@ def _flow(source: Source, recipe: dict) -> Item:
 def _tokens(source: Source, recipe: dict) -> Item:
     values = load_array(source)
     if values.ndim != 1 or values.dtype.kind not in "iu":
-        found = f"{values.dtype} of shape {values.shape}"
-        raise Bad("no_tokens", f"{source.path.name}: {found} found, integers (length,) expected")
-    low, high = (int(f(values)) for f in (np.min, np.max)) if values.size else (0, 0)
-    if low < 0 or high >= source.vocabulary:
-        wanted = f"0 to {source.vocabulary - 1} expected"
-        raise Bad("no_tokens", f"{source.path.name}: integers from {low} to {high}, {wanted}")
+        found = f"{values.dtype} of shape {values.shape} found, integers (length,) expected"
+        raise Bad("no_tokens", f"{source.path.name}: {found}")
+    if values.size and not 0 <= values.min() <= values.max() < source.vocabulary:
+        found = f"integers from {values.min()} to {values.max()}, 0 to {source.vocabulary - 1}"
+        raise Bad("no_tokens", f"{source.path.name}: {found} expected")
     return _of_length(values.astype(np.int32), source)
 
 
