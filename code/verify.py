@@ -26,14 +26,14 @@ def main(arguments: list[str]) -> None:
 
 def check(folder: Path, *, full: bool = False, workers: int = 1) -> None:
     """Print the report; UserError if anything is wrong with the set."""
-    from mmpareto.preparation.verification import verify
+    from mmpareto.preparation.verification import Verification
 
-    report = verify(folder, full=full, workers=workers)
-    print(*report.lines(), sep="\n", flush=True)
-    if report.findings:
-        count = sum(len(things) for things in report.findings.values())
+    found = Verification(folder, full=full, workers=workers)
+    print(*found.lines(), sep="\n", flush=True)
+    if found.findings:
+        count = sum(map(len, found.findings.values()))
         raise UserError(
-            f"{folder}: {count} findings of {len(report.findings)} kinds, see above: delete "
+            f"{folder}: {count} findings of {len(found.findings)} kinds, see above: delete "
             "damaged files and repeat the set's prepare.py command, which makes what is missing; "
             "an empty part of a split needs more raw clips, or other lists"
         )

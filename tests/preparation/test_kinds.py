@@ -1,6 +1,7 @@
 """Optical flow, text and vectors beside pictures: from a CSV file to a model of four modalities."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import train
 import verify
 from mmpareto.run import options, setup
 from mmpareto.system.errors import UserError
+from mmpareto.system.paths import sha256
 
 CLASSES = ("cat", "dog", "owl")
 WORDS = 20  # of the vocabulary
@@ -182,22 +184,17 @@ def test_flow_of_another_layout_everywhere(raw, tmp_path):
     assert "(3, 16, 16, 2) found, (time, 2, height, width) expected" in message
 
 
-def test_verify_reads_tokens(prepared, tmp_path):
-    import shutil
-
-    from mmpareto.data import layout
-    from mmpareto.preparation import verification
-
-    metadata = layout.read_metadata(prepared)
-    row = rows(prepared / "manifest.csv")[0]
-    good = prepared / row[5]
-    assert verification._check_content(good, row[5], metadata) is None
-    values = np.load(prepared / row[5])
-    values[0] = WORDS
-    shutil.copytree(prepared, tmp_path / "set")
-    np.save(tmp_path / "set" / row[5], values)
-    bad = tmp_path / "set" / row[5]
-    found = verification._check_content(bad, row[5], metadata)
-    assert found[0] == "tokens that are no integers of the vocabulary"
-    with pytest.raises(UserError):
-        verify.main([str(tmp_path / "set"), "--full"])
+def test_verify_reads_tokens(prepared, tmp_path, capsys):
+    """With a true size and sum: the numbers themselves are looked at."""
+    path = rows(prepared / "manifest.csv")[0][5]
+    copy = shutil.copytree(prepared, tmp_path / "set")
+    values = np.load(copy / path)
+    np.save(copy / path, np.where(np.arange(6) == 0, WORDS, values).astype(np.int32))
+    table = (copy / "files.csv").read_text()
+    old = sha256(prepared / path)
+    assert old in table
+    (copy / "files.csv").write_text(table.replace(old, sha256(copy / path)))
+    with pytest.raises(UserError, match="findings"):
+        verify.main([str(copy), "--full"])
+    told = f"FAILED   tokens that are no integers of the vocabulary: {path}"
+    assert told in capsys.readouterr().out.splitlines()
