@@ -9,7 +9,8 @@ import soundfile
 
 import prepare
 from mmpareto.benchmarks import synthetic
-from mmpareto.data.layout import FILES, PARTS, SPLIT, Spec, split_path
+from mmpareto.data.layout import PARTS, SPLIT, Spec, split_path
+from mmpareto.preparation.journal import File, Stored, Tried
 from mmpareto.preparation.tables import write_set
 from mmpareto.system.errors import UserError
 from mmpareto.system.paths import sha256
@@ -93,27 +94,18 @@ def write_arrays(root: Path, labels=(0, 1) * 18, values=None, classes=("one", "t
 
     values: what each array is full of, or all of ones.
     """
-    ids = [f"clip-{i}" for i in range(len(labels))]
     (root / "x").mkdir(parents=True, exist_ok=True)
     (root / "splits").mkdir(exist_ok=True)
-    for id, value in zip(ids, values or [1] * len(ids), strict=True):
-        np.save(root / f"x/{id}.npy", np.full((8, 8), value, np.float32))
-    parts = [{"id": id, "split": PARTS[i % 3]} for i, id in enumerate(ids)]
+    clips, parts = [], []
+    for i, (label, value) in enumerate(zip(labels, values or [1] * len(labels), strict=True)):
+        path = f"x/clip-{i}.npy"
+        np.save(root / path, np.full((8, 8), value, np.float32))
+        file = File(path, (root / path).stat().st_size, sha256(root / path))
+        stored = {"x": Stored(path, None, [8, 8], [file])}
+        clips.append(Tried(f"clip-{i}", classes[label], "", {}, stored))
+        parts.append({"id": f"clip-{i}", "split": PARTS[i % 3]})
     write_table(split_path(root, "given"), SPLIT, parts)
-    metadata = {
-        "dataset": "folder",
-        "classes": list(classes),
-        "modalities": {"x": Spec("array", shape=[8, 8])},
-        "recipe": dict(recipe),
-        "splits": ["given"],
-        "counts": {"clips": len(ids)},
-    }
-    paths = [f"x/{id}.npy" for id in ids]
-    manifest = [
-        {"id": id, "label": classes[label], "group": "", "x": path}
-        for id, label, path in zip(ids, labels, paths, strict=True)
-    ]
-    files = [(path, (root / path).stat().st_size, sha256(root / path)) for path in paths]
-    files = [dict(zip(FILES, file, strict=True)) for file in files]
-    write_set(root, metadata, manifest, files, [])
+    metadata = {"dataset": "folder", "classes": list(classes), "recipe": dict(recipe),
+                "modalities": {"x": Spec("array", shape=[8, 8])}, "splits": ["given"]}  # fmt: skip
+    write_set(root, metadata, clips, [])
     return root

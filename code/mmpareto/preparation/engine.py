@@ -6,8 +6,8 @@ import signal
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, TimeoutError, wait
-from contextlib import suppress
+from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
@@ -27,13 +27,13 @@ from .archives import members
 from .journal import Journal, ReadArchive, Tried
 from .media import load_array
 from .splits import write_splits
-from .tables import counts, manifest_row, problem_rows, sweep, write_set
+from .tables import problem_rows, sweep, write_set
 from .worker import begin, convert_clip
 
 PATIENCE = 600  # seconds that one clip may take
 # What workers import, imported once in the process that they are forked from. This package cannot
 # be among it: that process does not look for modules where the program lies.
-HEAVY = ["av", "cv2", "sklearn.utils", "soundfile", "torch", "torchaudio"]
+HEAVY = ["av", "cv2", "filelock", "pebble", "sklearn.utils", "soundfile", "torch", "torchaudio"]
 HOPELESS = 50  # so many bad clips without a good one end the work early
 BY_CHANCE = ("worker_died", "timeout")  # problems that another try may not have
 REFUSED = "problems-of-last-call.csv"
@@ -47,6 +47,21 @@ def server() -> multiprocessing.context.BaseContext:
     with held_back():
         forkserver.ensure_running()
     return context
+
+
+@contextmanager
+def _workers(count: int) -> Iterator[ProcessPool]:
+    others = set(multiprocessing.active_children())
+    pool = ProcessPool(count, context=server(), initializer=begin)
+    try:
+        yield pool
+    finally:
+        with held_back():
+            pool.stop()
+            # One that is still coming up would find the pool's locks gone, and say so.
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()
+            pool.join()
 
 
 class Preparation:
@@ -86,7 +101,7 @@ class Preparation:
                     f"--raw {flags.raw}: split {name} has no clip for {parts}: add some"
                 )
         if not raw.archives:
-            self._check_lists({clip.id for clip in raw.clips} | raw.left_out.keys())
+            self._check_lists({clip.id for clip in raw.clips})
         with clear_errors(f"--out {self.out}"):
             self._check_space(self._journal())  # writes nothing yet
             self.out.mkdir(parents=True, exist_ok=True)
@@ -95,15 +110,6 @@ class Preparation:
 
     def _journal(self) -> Journal:
         return Journal(self.out, self.raw.dataset, self.recipe)
-
-    def _check_links(self) -> None:
-        """UserError for a link where files are written, and removed: it could lead anywhere."""
-        folders = [self.out / name for name in self.raw.modalities]
-        shards = [shard for folder in folders if folder.is_dir() for shard in folder.iterdir()]
-        others = [self.scratch, self.out / "splits", self.out / "journal.jsonl"]
-        for path in (*others, *folders, *shards):
-            if path.is_symlink():
-                raise UserError(f"{path}: is a link, which could lead out of the set: take it out")
 
     def _run(self, journal: Journal) -> None:
         self._check_links()
@@ -114,32 +120,23 @@ class Preparation:
             self._convert_all(journal)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"interrupted with {len(journal.good())} clips done; run the same command to go on"
+                f"interrupted with {len(journal.good)} clips done; run the same command to go on"
             ) from None
         finally:
             shutil.rmtree(self.scratch, ignore_errors=True)
-            journal.close()
         self._finish(journal)
 
+    def _check_links(self) -> None:
+        """UserError for a link where files are written, and removed: it could lead anywhere."""
+        folders = [self.out / name for name in self.raw.modalities]
+        shards = [shard for folder in folders if folder.is_dir() for shard in folder.iterdir()]
+        others = [self.scratch, self.out / "splits", self.out / "journal.jsonl"]
+        for path in (*others, *folders, *shards):
+            if path.is_symlink():
+                raise UserError(f"{path}: is a link, which could lead out of the set: take it out")
+
     def _convert_all(self, journal: Journal) -> None:
-        todo = []
-        for clip in self.raw.clips:
-            if journal.has(clip):
-                journal.relabel(clip)
-            else:
-                journal.forget(clip.id)
-                todo.append(clip)
-        if self.raw.is_whole:
-            for id in journal.records.keys() - {clip.id for clip in self.raw.clips}:
-                journal.forget(id)
-        total = len(self.asked)
-        batches: list[tuple[Path | None, Iterable[Clip]]] = [(None, todo)]
-        for path in self._unread(journal):
-            extracted = members(path, self.raw.identify, journal.has_id, self.scratch)
-            batches.append((path, extracted))
-        others = set(multiprocessing.active_children())
-        pool = ProcessPool(self.flags.workers, context=server(), initializer=begin)
-        pending = {}
+        pending: dict[Future, Clip] = {}
 
         def collect(enough: int) -> None:
             while len(pending) > enough:
@@ -150,57 +147,71 @@ class Preparation:
                         if source.path.is_relative_to(self.scratch):  # out of an archive
                             source.path.unlink(missing_ok=True)
                     bar.update()
-                    bar.set_postfix_str(f"{len(journal.bad_ids)} bad")
+                    bar.set_postfix_str(f"{len(journal.bad)} bad")
                     self._check_bad(journal, finished=False)
 
-        done = min(len(journal.records) - len(journal.bad_ids), total)
-        with tqdm(total=total, initial=done, unit="clip", disable=None) as bar:
+        todo, unread = self._to_do(journal), self._unread(journal)
+
+        def clips() -> Iterator[Clip]:
+            yield from todo
+            for archive in unread:
+                collect(0)
+                yield from members(archive, self.raw.identify, journal.has_id, self.scratch)
+                collect(0)
+                journal.add(ReadArchive(archive.name, self._state(archive)))
+
+        total = len(self.asked)
+        done = min(len(journal.good), total)
+        with (
+            _workers(self.flags.workers) as pool,
+            tqdm(total=total, initial=done, unit="clip", disable=None) as bar,
+        ):
             try:
-                for archive, clips in batches:
-                    for clip in clips:
-                        with held_back():  # the first call starts the workers
-                            future = pool.schedule(
-                                convert_clip, args=[clip, self.recipe, self.out], timeout=PATIENCE
-                            )
-                        pending[future] = clip
-                        collect(3 * self.flags.workers)
-                    collect(0)
-                    if archive:
-                        journal.add(ReadArchive(archive.name, self._state(archive)))
+                for clip in clips():
+                    with held_back():  # the first call starts the workers
+                        future = pool.schedule(
+                            convert_clip, args=[clip, self.recipe, self.out], timeout=PATIENCE
+                        )
+                    pending[future] = clip
+                    collect(3 * self.flags.workers)
+                collect(0)
             except UserError:
                 collect(0)  # an archive ended early; what came out of it is kept
                 raise
-            finally:
-                with held_back():
-                    pool.stop()
-                    # One that is still coming up would find the pool's locks gone, and say so.
-                    for process in set(multiprocessing.active_children()) - others:
-                        process.kill()
-                    pool.join()
         self._check_bad(journal, finished=True)
 
-    def _lacks_some(self, journal: Journal) -> bool:
-        """Whether clips have lost files since, or might do better at a second try."""
-        chance = any(problem.reason in BY_CHANCE for _, problem in journal.bad())
-        return chance or not all(journal.has_id(record.id) for record in journal.good())
+    def _to_do(self, journal: Journal) -> list[Clip]:
+        """The clips to make; the journal forgets them, and those that are to leave the set."""
+        todo = []
+        for clip in self.raw.clips:
+            if journal.has(clip):
+                journal.relabel(clip)
+            else:
+                journal.forget(clip.id)
+                todo.append(clip)
+        if self.raw.is_whole:
+            for id in journal.ids - self.asked:
+                journal.forget(id)
+        return todo
 
-    def _unread(self, journal: Journal) -> Iterator[Path]:
-        """The archives that may hold clips still to be made."""
-        again = bool(self.raw.archives) and self._lacks_some(journal)
-        for path in self.raw.archives:
-            if again or journal.archives.get(path.name) != self._state(path):
-                yield path
+    def _unread(self, journal: Journal) -> list[Path]:
+        """The archives that may hold clips still to be made, or to be tried again."""
+        archives = self.raw.archives
+        reasons = {record.problem.reason for record in journal.bad.values() if record.problem}
+        if archives and reasons.isdisjoint(BY_CHANCE) and all(map(journal.has_id, journal.good)):
+            return [p for p in archives if journal.archives.get(p.name) != self._state(p)]
+        return archives
 
     def _state(self, archive: Path) -> list:
         return [archive.stat().st_size, recipe_hash({"wanted": sorted(self.wanted)})]
 
     def _check_bad(self, journal: Journal, *, finished: bool) -> None:
         """UserError for too many bad clips at the end, and where nothing works from the start."""
-        hopeless = len(journal.records) == len(journal.bad_ids) >= HOPELESS
+        hopeless = not journal.good and len(journal.bad) >= HOPELESS
         if not finished and not hopeless:
             return
         asked = self.asked
-        bad = [(record.id, problem) for record, problem in journal.bad() if record.id in asked]
+        bad = [(id, r.problem) for id, r in sorted(journal.bad.items()) if id in asked]
         if hopeless or len(bad) > self.flags.max_bad * len(asked):
             reasons = Counter(problem.reason for _, problem in bad)
             told = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
@@ -212,7 +223,7 @@ class Preparation:
             )
 
     def _check_lists(self, found: set[str]) -> None:
-        missing = sorted(self.listed - found)
+        missing = sorted(self.listed - found - self.raw.left_out.keys())
         if missing and not self.flags.allow_missing:
             raise UserError(
                 f"--lists: {len(missing)} of {len(self.listed)} listed clips "
@@ -222,7 +233,7 @@ class Preparation:
 
     def _check_space(self, journal: Journal) -> None:
         """UserError if the disk is too small for an estimate of what is to come."""
-        clips = len(self.asked - (journal.records.keys() - journal.bad_ids))
+        clips = len(self.asked - journal.good.keys())
         needed = clips * sum(map(self._bytes_each, self.raw.modalities.values()))
         folder = next(p for p in (self.out.absolute(), *self.out.absolute().parents) if p.exists())
         free = shutil.disk_usage(folder).free
@@ -244,34 +255,27 @@ class Preparation:
 
     def _finish(self, journal: Journal) -> None:
         """The tables of the set; metadata.json last."""
-        good = journal.good()
-        if self.raw.archives:
-            self._check_lists(journal.records.keys() | self.raw.left_out.keys())
+        raw = self.raw
+        good = [record for _, record in sorted(journal.good.items())]
+        if raw.archives:
+            self._check_lists(journal.ids)
         if not good:
             path = self._write_problems(journal)
             raise UserError(f"--raw {self.flags.raw}: no clip left; see {path}")
         specs = {}
-        for name, kind in self.raw.modalities.items():
+        for name, kind in raw.modalities.items():
             shape = _common_shape(name, ((r.id, r.modalities[name].shape) for r in good))
-            size = self.raw.vocabularies.get(name)
+            size = raw.vocabularies.get(name)
             specs[name] = Spec(STORED_KINDS.get(kind, kind), size, list(shape) or None)
         for name in ("metadata.json", REFUSED):  # from here on the tables of the set change
             (self.out / name).unlink(missing_ok=True)
         clips = [(record.id, record.label, record.group) for record in good]
-        split_names = write_splits(self.out, clips, self.raw.lists)
+        splits = write_splits(self.out, clips, raw.lists)
         journal.compact()
         sweep(self.out, specs, good)
-        problems = self._problems(journal)
-        metadata = {
-            "dataset": self.raw.dataset,
-            "classes": self.raw.classes,
-            "modalities": specs,
-            "recipe": self.recipe,
-            "splits": split_names,
-            "counts": counts(good, problems),
-        }
-        files = [file._asdict() for record in good for file in record.files]
-        write_set(self.out, metadata, map(manifest_row, good), files, problems)
+        metadata = {"dataset": raw.dataset, "classes": raw.classes, "modalities": specs,
+                    "recipe": self.recipe, "splits": splits}  # fmt: skip
+        write_set(self.out, metadata, good, self._problems(journal))
 
     def _write_problems(self, journal: Journal) -> Path:
         """For a call that ends without a set; a set that is there keeps its own table."""
@@ -281,12 +285,8 @@ class Preparation:
         return path
 
     def _problems(self, journal: Journal) -> list[dict[str, str]]:
-        """The rows of problems.csv."""
-        left_out = {
-            id: Problem("", "missing", "in a list") for id in self.listed - journal.records.keys()
-        }
-        left_out |= {i: p for i, p in self.raw.left_out.items() if i not in journal.records}
-        return problem_rows(journal, left_out)
+        missing = dict.fromkeys(self.listed, Problem("", "missing", "in a list"))
+        return problem_rows(journal, missing | self.raw.left_out)
 
 
 def _raw_shapes(clips: list[Clip], modality: str) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -1,9 +1,10 @@
 """What became of every clip, kept while it happens, so that a later call can go on."""
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 from ..data.clips import Clip, Problem, State, state_of
 from ..data.layout import ID, is_inside
@@ -81,18 +82,16 @@ class Tried:
 
 
 class Journal:
-    """One line for each clip that was tried. The last line of a clip counts.
+    """One line of JSON for each clip that was tried; a clip's last line counts.
 
-    The lines are JSON: a damaged one costs one clip, which is made again, and equal sets have equal
-    journals.
+    A damaged line costs one clip, which is made again. Equal sets have equal journals.
     """
 
     def __init__(self, out: Path, dataset: str, recipe: dict):
         self.out, self.path, self.head = out, out / "journal.jsonl", Head(dataset, recipe)
-        self.records: dict[str, Tried] = {}
-        self.bad_ids: set[str] = set()
+        self.good: dict[str, Tried] = {}
+        self.bad: dict[str, Tried] = {}
         self.archives: dict[str, list] = {}
-        self.file: TextIO | None = None
         blocker_of(out)
         foreign = [] if not out.exists() else [p for p in out.iterdir() if p.name not in OURS]
         if foreign and not self.path.exists():
@@ -106,10 +105,8 @@ class Journal:
             self._check_head(entries[0])
         for entry in entries[1:]:
             is_archive = isinstance(entry, dict) and "archive" in entry
-            try:
+            with suppress(ValueError):  # cut off by a kill, or damaged: its clip is made again
                 self._keep(as_record(entry, ReadArchive if is_archive else Tried))
-            except ValueError:
-                continue  # cut off by a kill, or damaged: its clip is made again
 
     def _check_head(self, entry: Any) -> None:
         try:
@@ -129,59 +126,48 @@ class Journal:
         raise UserError(f"--out {self.out}: it holds a set of {what}: give another folder")
 
     def start(self) -> None:
-        """Open for new lines; a last line that was cut off is ended first."""
-        mode = "w" if self.is_new else "a"
-        self.file = open(self.path, mode, encoding="utf-8")  # noqa: SIM115 (closed by close)
+        """Write the first line, or end a last line that was cut off."""
         if self.is_new:
-            self.file.write(_line(self.head))
-            self.file.flush()
+            self.path.write_text(_line(self.head))
         elif not self.path.read_bytes().endswith(b"\n"):
-            self.file.write("\n")
-
-    def close(self) -> None:
-        if self.file:
-            self.file.close()
+            self._append("\n")
 
     def add(self, record: Tried | ReadArchive) -> None:
         """Write a line, which is in the file when this returns."""
-        assert self.file, "start comes first"
         self._keep(record)
-        self.file.write(_line(record))
-        self.file.flush()
+        self._append(_line(record))
 
     def forget(self, id: str) -> None:
         """Of a clip that is about to be made again, or no longer wanted."""
-        self.records.pop(id, None)
-        self.bad_ids.discard(id)
+        self.good.pop(id, None)
+        self.bad.pop(id, None)
 
     def relabel(self, clip: Clip) -> None:
         """The user's table may say something else of a clip now."""
-        self.records[clip.id] = replace(self.records[clip.id], label=clip.label, group=clip.group)
+        self.good[clip.id] = replace(self.good[clip.id], label=clip.label, group=clip.group)
 
-    def good(self) -> list[Tried]:
-        return [r for id, r in sorted(self.records.items()) if id not in self.bad_ids]
-
-    def bad(self) -> list[tuple[Tried, Problem]]:
-        """The clips that cannot be used, each with its problem."""
-        return [(r, r.problem) for _, r in sorted(self.records.items()) if r.problem]
+    @property
+    def ids(self) -> set[str]:
+        """Of all clips that were tried."""
+        return self.good.keys() | self.bad.keys()
 
     def has(self, clip: Clip) -> bool:
         """Whether clip was prepared from these raw files, and its own are still there."""
         if not self.has_id(clip.id):
             return False
-        seen = {name: s._replace(sha256="") for name, s in self.records[clip.id].sources.items()}
+        seen = {name: s._replace(sha256="") for name, s in self.good[clip.id].sources.items()}
         return all(state_of(source) == seen.get(name) for name, source in clip.sources.items())
 
     def has_id(self, id: str) -> bool:
-        return id in self.records.keys() - self.bad_ids and all(
+        return id in self.good and all(
             (self.out / file.path).is_file() and (self.out / file.path).stat().st_size == file.bytes
-            for file in self.records[id].files
+            for file in self.good[id].files
         )
 
     def compact(self) -> None:
-        """Rewrite with one line for each clip, in order: equal sets have equal journals."""
+        """Rewrite with one line for each clip, in order."""
         archives = [ReadArchive(*item) for item in sorted(self.archives.items())]
-        records = [record for _, record in sorted(self.records.items())]
+        records = [record for _, record in sorted((self.good | self.bad).items())]
         write_text(self.path, "".join(map(_line, [self.head, *archives, *records])))
 
     def _keep(self, record: Tried | ReadArchive) -> None:
@@ -189,9 +175,11 @@ class Journal:
             self.archives[record.archive] = record.state
             return
         self.forget(record.id)
-        self.records[record.id] = record
-        if record.problem:
-            self.bad_ids.add(record.id)
+        (self.bad if record.problem else self.good)[record.id] = record
+
+    def _append(self, text: str) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(text)
 
 
 def _parsed(line: str) -> Any:

@@ -22,29 +22,44 @@ TOOLS = ("numpy", "torch", "torchaudio", "av", "opencv-python", "soundfile")
 
 
 def write_set(
-    out: Path,
-    metadata: dict[str, Any],
-    manifest: Iterable[dict],
-    files: Iterable[dict],
-    problems: list[dict],
+    out: Path, metadata: dict[str, Any], good: list[Tried], problems: list[dict[str, str]]
 ) -> None:
-    """Write all tables, metadata.json last.
+    """Write all tables of the clips in good, metadata.json last.
 
     metadata: the fields of `Metadata`, without those that follow from the rest.
     """
-    write_table(out / "manifest.csv", manifest_columns(metadata["modalities"]), manifest)
-    write_table(out / "files.csv", FILES, files)
+    files = [file for record in good for file in record.files]
+    columns = manifest_columns(metadata["modalities"])
+    write_table(out / "manifest.csv", columns, map(manifest_row, good))
+    write_table(out / "files.csv", FILES, [file._asdict() for file in files])
     write_table(out / "problems.csv", PROBLEMS, problems)
     tables = ["manifest.csv", "files.csv", "problems.csv"]
     tables += [f"splits/{name}.csv" for name in metadata["splits"]]
+    actions = Counter((row["action"], row["reason"]) for row in problems)
+    counts = {
+        "clips": len(good),
+        "per_class": dict(sorted(Counter(record.label for record in good).items())),
+        "files": len(files),
+        "bytes": sum(file.bytes for file in files),
+        "excluded": {k: n for (action, k), n in sorted(actions.items()) if action != "kept"},
+        "doubtful": {k: n for (action, k), n in sorted(actions.items()) if action == "kept"},
+    }
     content = Metadata(
         SCHEMA,
         **metadata,
+        counts=counts,
         recipe_hash=recipe_hash(metadata["recipe"]),
-        versions={"python": platform.python_version()} | _versions(),
+        versions={"python": platform.python_version(), **{tool: _version(tool) for tool in TOOLS}},
         sha256={name: sha256(out / name) for name in tables},
     )
     write_json(out / "metadata.json", content.as_json())
+
+
+def _version(tool: str) -> str:
+    try:
+        return version(tool)
+    except PackageNotFoundError:  # as opencv-python-headless is another package
+        return "unknown"
 
 
 def manifest_row(record: Tried) -> dict[str, Any]:
@@ -57,10 +72,11 @@ def manifest_row(record: Tried) -> dict[str, Any]:
 
 
 def problem_rows(journal: Journal, left_out: dict[str, Problem]) -> list[dict[str, str]]:
-    """left_out: {id: why it was not tried}."""
-    good = journal.good()
-    rows = [(record.id, "excluded", problem) for record, problem in journal.bad()]
-    rows += [(id, "excluded", problem) for id, problem in left_out.items()]
+    """The rows of problems.csv; left_out: why clips were not tried, unless the journal has them."""
+    good = [record for _, record in sorted(journal.good.items())]
+    bad = {record.id: record.problem for record in journal.bad.values() if record.problem}
+    untried = {id: left_out[id] for id in left_out.keys() - journal.ids}
+    rows = [(id, "excluded", problem) for id, problem in (bad | untried).items()]
     rows += [(record.id, "kept", doubt) for record in good for doubt in record.doubts]
     rows += [(id, "kept", twin) for id, twin in twins(good)]
     # a detail may quote what a file says of itself
@@ -83,19 +99,6 @@ def twins(good: list[Tried]) -> Iterator[tuple[str, Problem]]:
                 yield record.id, Problem(name, "duplicate", detail)
 
 
-def counts(good: list[Tried], problems: list[dict[str, str]]) -> dict[str, Any]:
-    actions = Counter((row["action"], row["reason"]) for row in problems)
-    files = [file for record in good for file in record.files]
-    return {
-        "clips": len(good),
-        "per_class": dict(sorted(Counter(record.label for record in good).items())),
-        "files": len(files),
-        "bytes": sum(file.bytes for file in files),
-        "excluded": {k: n for (action, k), n in sorted(actions.items()) if action != "kept"},
-        "doubtful": {k: n for (action, k), n in sorted(actions.items()) if action == "kept"},
-    }
-
-
 def sweep(out: Path, modalities: Iterable[str], good: list[Tried]) -> None:
     """Remove what clips left behind that were bad this time, or killed before they were noted."""
     listed = {out / file.path for record in good for file in record.files}
@@ -106,13 +109,3 @@ def sweep(out: Path, modalities: Iterable[str], good: list[Tried]) -> None:
                     Path(folder, file).unlink()
             with suppress(OSError):
                 os.rmdir(folder)  # if it is empty
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for tool in TOOLS:
-        try:
-            versions[tool] = version(tool)
-        except PackageNotFoundError:  # as opencv-python-headless is another package
-            versions[tool] = "unknown"
-    return versions

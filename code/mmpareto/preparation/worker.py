@@ -29,32 +29,27 @@ def convert_clip(clip: Clip, recipe: dict, out: Path) -> Tried:
     """In a worker: prepare one clip, and say what became of it."""
     sources: dict[str, State] = {}
     known = clip.id, clip.label, clip.group, sources
-    items, doubts = {}, []
+    items, doubts, ends = {}, [], {}
     for name, source in clip.sources.items():
         try:
             is_file = source.row is None and source.path.is_file()
             digest = sha256(source.path) if is_file else ""
             sources[name] = state_of(source)._replace(sha256=digest)
-            items[name] = convert(source, recipe)
+            items[name] = item = convert(source, recipe)
         except Bad as bad:
             return Tried(*known, problem=Problem(name, bad.reason, bad.detail))
         except Exception as error:  # decoders fail in many ways; the other clips go on
             reason = " ".join(str(error).split())
             detail = f"{source.path.name}: {type(error).__name__}: {reason}"
             return Tried(*known, problem=Problem(name, "unreadable", detail))
-        doubts += [Problem(name, *doubt) for doubt in items[name].doubts.items()]
-    doubts += _gaps(clip, items)
+        doubts += [Problem(name, *doubt) for doubt in item.doubts.items()]
+        if item.seconds:
+            ends[source.kind] = item.seconds
+    if len(ends) > 1 and abs(ends["audio"] - ends["frames"]) > LONGEST_GAP:
+        detail = f"sound {ends['audio']:.2f} s, picture {ends['frames']:.2f} s"
+        doubts.append(Problem("", "length_mismatch", detail))
     stored = {name: _store(out, name, clip.id, item) for name, item in items.items()}
     return Tried(*known, stored, doubts)
-
-
-def _gaps(clip: Clip, items: dict[str, Item]) -> list[Problem]:
-    ends = {clip.sources[n].kind: item.seconds for n, item in items.items() if item.seconds}
-    gap = abs(ends.get("audio", 0) - ends.get("frames", 0)) if len(ends) > 1 else 0
-    if gap <= LONGEST_GAP:
-        return []
-    detail = f"sound {ends['audio']:.2f} s, picture {ends['frames']:.2f} s"
-    return [Problem("", "length_mismatch", detail)]
 
 
 def _store(out: Path, modality: str, id: str, item: Item) -> Stored:
@@ -63,10 +58,9 @@ def _store(out: Path, modality: str, id: str, item: Item) -> Stored:
     Files are not synced one by one, as `write_atomically` does: a clip may have hundreds.
     """
     shard = hashlib.sha256(id.encode()).hexdigest()[:2]
-    files = {f"{modality}/{shard}/{id}{end}": content for end, content in item.files.items()}
-    path, stills = next(iter(files)), None
-    if item.is_folder:
-        path, stills = f"{modality}/{shard}/{id}", len(files)
+    start = f"{modality}/{shard}/{id}"
+    files = {start + end: content for end, content in item.files.items()}
+    path = start if item.is_folder else next(iter(files))
     aside, place = out / ".tmp" / f"{modality}.{id}", out / path
     try:
         if item.is_folder:
@@ -82,5 +76,6 @@ def _store(out: Path, modality: str, id: str, item: Item) -> Stored:
             f"{place}: cannot be written ({error.strerror}): make room and run this again; "
             "finished clips are kept"
         ) from None
+    stills = len(files) if item.is_folder else None
     listed = [File(n, len(c), hashlib.sha256(c).hexdigest()) for n, c in files.items()]
     return Stored(path, stills, list(item.shape) if item.shape else None, listed)
