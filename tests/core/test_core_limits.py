@@ -192,8 +192,7 @@ class TestRefusals:
     def test_detached_features(self):
         model = tiny_models.build()
         inputs, targets = tiny_models.batch(model)
-        output = model(inputs).map(torch.Tensor.detach)
-        output = model.read(output.features, output.taps)
+        output = model.read({name: z.detach() for name, z in model(inputs).features.items()})
         integrator = MMPareto(model, model.encoders, gramian="features")
         with pytest.raises(ValueError, match=r"features\['a'\] has no gradient"):
             integrator.backward(*losses(output, targets), output.features)
