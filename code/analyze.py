@@ -16,7 +16,7 @@ from mmpareto.results.analysis import page, sections
 from mmpareto.results.analysis.sections import Work
 from mmpareto.results.analysis.subject import Subject, find
 from mmpareto.run import checkpoint, report
-from mmpareto.run.options import add_device_flags
+from mmpareto.run.parsers import add_device_flags
 from mmpareto.system.errors import UserError, printable
 from mmpareto.system.flags import Parser, non_negative, positive
 from mmpareto.system.lock import Lock

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from mmpareto.benchmarks import clips, step
-from mmpareto.run.options import add_device_flags
+from mmpareto.run.parsers import add_device_flags
 from mmpareto.system.flags import Parser, non_negative, positive
 from mmpareto.system.processes import keep_memory
 

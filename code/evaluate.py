@@ -17,7 +17,7 @@ from mmpareto.data.batches import loader
 from mmpareto.data.samples import Data
 from mmpareto.run import checkpoint, corruption, report
 from mmpareto.run import scores as evaluation
-from mmpareto.run.options import add_device_flags
+from mmpareto.run.parsers import add_device_flags
 from mmpareto.run.scores import column
 from mmpareto.system.errors import UserError
 from mmpareto.system.flags import Parser, comma_separated, non_negative, positive, seed

@@ -9,6 +9,7 @@ import evaluate
 import prepare
 import train
 import verify
+from mmpareto.run import parsers
 from mmpareto.system.errors import UserError
 
 WRONG = [
@@ -75,7 +76,7 @@ def test_one_line(command, words, told, tmp_path, monkeypatch):
 
 def test_help_says_each_default_once_and_as_it_is_typed():
     """A default in words is not followed by None, nor a range by a list."""
-    text = " ".join(train.options._parser().format_help().split())
+    text = " ".join(parsers.help_text().split())
     assert "one estimate) " in text and "(default: 1-51, the release's)" in text
     assert "default: None" not in text and "default: [" not in text
     assert "with --method mmpareto:" in text and "(default: 1.5)" in text

@@ -213,10 +213,18 @@ def test_bad_input_is_one_line(flags, message, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_help_shows_every_part(capsys):
+@pytest.mark.parametrize(
+    ("words", "shown", "hidden"),
+    [
+        ("--help", ["--gamma", "--dataset cgdigits"], ["--mu ", "--ratio", "--split"]),
+        ("--method pmr --fusion sum -h", ["--mu ", "--noise"], ["--gamma", "--ratio"]),
+        ("--help all", ["--gamma", "--mu ", "--ratio", "--split", "--no_probes"], []),
+    ],
+)
+def test_help_shows_the_chosen_parts(capsys, words, shown, hidden):
     with pytest.raises(SystemExit) as exit:
-        train.main(["--help"])
-    assert exit.value.code == 0
+        train.main(words.split())
+    assert not exit.value.code
     out = capsys.readouterr().out
-    for word in ("--gamma", "--granularity", "--scale", "--no_probes", "with --dataset cgdigits"):
-        assert word in out
+    assert "--learning_rate" in out
+    assert all(flag in out for flag in shown) and not any(flag in out for flag in hidden)

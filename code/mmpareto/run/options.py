@@ -1,39 +1,25 @@
-"""The command line of training: general flags here, a part's own flags with the part."""
+"""The command line of training: from words to checked flags, and to a config and back."""
 
-import argparse
 import os
-from argparse import SUPPRESS, Action, ArgumentParser, Namespace
+from argparse import Namespace
 from datetime import datetime
-from difflib import get_close_matches
 from pathlib import Path
 
 from ..data.layout import read_metadata
 from ..datasets import DATASETS
 from ..methods import METHODS
-from ..models.encoders import ENCODERS
 from ..models.fusions import FUSIONS
 from ..system.errors import UserError
-from ..system.flags import Parser, fraction, non_negative, positive, seed
+from ..system.flags import Parser
 from ..system.paths import REPOSITORY
-
-WITH_FLAGS = (METHODS, FUSIONS, DATASETS)  # whose parts may have flags of their own
-REGISTRIES = (*WITH_FLAGS, ENCODERS)
-
-# A flag given on the command line comes first, then the optimizer's default, the dataset's
-# `defaults`, and last these, which are the released scripts'.
-DEFAULTS = {
-    "epochs": 50,
-    "batch_size": 64,
-    "learning_rate": 0.002,
-    "weight_decay": 1e-4,
-    "lr_decay_ratio": 0.1,
-    "workers": 0,
-}
-OPTIMIZER_DEFAULTS = {
-    "sgd": {"momentum": 0.9},
-    "adam": {"learning_rate": 1e-3, "weight_decay": 0.0},
-    "adamw": {"learning_rate": 1e-3, "weight_decay": 0.01},
-}
+from .parsers import (
+    DEFAULTS,
+    OPTIMIZER_DEFAULTS,
+    WITH_FLAGS,
+    explain_unknown,
+    general_parser,
+    help_text,
+)
 
 # Flags of the original scripts that have no meaning here.
 REPLACED = {
@@ -49,37 +35,26 @@ FREE_ON_RESUME = {
 }  # fmt: skip
 
 
-class TrainParser(Parser):
-    """Whose help also shows the flags of every part."""
-
-    def format_help(self) -> str:
-        return "\n".join([super().format_help(), *filter(None, _parts_help().values())])
-
-
-class PartHelp(argparse.ArgumentDefaultsHelpFormatter):
-    """With every flag's default, unless its help says that in words."""
-
-    def _get_help_string(self, action: Action) -> str | None:
-        is_said = "(default: " in (action.help or "")
-        return action.help if is_said else super()._get_help_string(action)
-
-
 def parse(arguments: list[str]) -> Namespace:
     """All flags with their values; UserError for anything that cannot be trained."""
     for flag in arguments:
         if (name := flag.split("=")[0]) in REPLACED:
             raise UserError(f"{name} is a flag of the original scripts: {REPLACED[name]}")
-    flags, rest = _parser().parse_known_args(arguments)
+    flags, rest = general_parser().parse_known_args(arguments)
+    asked = vars(flags).pop("help", None)
     _find_dataset(flags)
     flags.method = METHODS.find(flags.method)
     flags.fusion = _find_fusion(flags)
+    if asked:
+        print(help_text(None if asked == "all" else flags), end="")
+        raise SystemExit
 
     own = Parser(add_help=False, allow_abbrev=False)
     for registry in WITH_FLAGS:
         registry[getattr(flags, registry.kind)].add_flags(own)
     flags, unknown = own.parse_known_args(rest, flags)
     if unknown:
-        raise UserError(_explain_unknown(unknown[0].split("=")[0]))
+        raise UserError(explain_unknown(unknown[0].split("=")[0]))
 
     _check_pairs(flags)
     _fill_defaults(flags)
@@ -138,7 +113,7 @@ def from_config(config: dict, source: Path) -> Namespace:
                 words += [f"--{name}", *map(str, value)] if value else []
             elif value is not None and value is not False:
                 words.append(f"--{name}" if value is True else f"--{name}={value}")
-        parser = _parser(add_help=False)  # --help would end the process
+        parser = general_parser()
         for registry in (FUSIONS, DATASETS):
             registry[str(config.get(registry.kind))].add_flags(parser)
         flags, _ = parser.parse_known_args(words)
@@ -168,97 +143,6 @@ def changes(old: dict, new: dict) -> list[str]:
         if was != now and not (name == "select" and was in either and now in either):
             rows.append(f"{name} was {was}, is {now}")
     return rows
-
-
-def _parser(*, add_help: bool = True) -> Parser:
-    parser = TrainParser(
-        prog="train.py",
-        description="Train a multimodal classifier and print its accuracies.",
-        allow_abbrev=False,
-        add_help=add_help,
-    )
-    # fmt: off
-    add = parser.add_argument_group("what to train").add_argument
-    add("--dataset", default="cgdigits", metavar="NAME or DIR",
-        help=f"{', '.join(DATASETS)}, or the folder of a prepared set (default: %(default)s)")
-    add("--data_root", type=Path, metavar="DIR",
-        help="the prepared data; for cgmnist torchvision's root (default: data/DATASET)")
-    add("--train_size", type=positive(int), metavar="N",
-        help="train on a stratified subset of N samples, at least one per class, drawn by the seed "
-             "(default: all)")
-    add("--method", default="mmpareto", metavar="NAME",
-        help=f"{', '.join(METHODS)} (default: %(default)s)")
-    add("--fusion", metavar="NAME",
-        help=f"{', '.join(FUSIONS)} (default: the method's, mostly concat)")
-    add("--encoder", nargs="+", action="extend", default=[], metavar="[MODALITY=]NAME",
-        help=f"{', '.join(ENCODERS)}, for one modality or for all (default: resnet18; "
-             "of arrays mlp, of tokens transformer, or the dataset's or the fusion's)")
-    add("--pretrained", nargs="?", const="imagenet", metavar="FILE",
-        help="start resnet18 from a state dict; without FILE from ImageNet's, downloaded")
-
-    add = parser.add_argument_group("how to train").add_argument
-    add("--epochs", type=positive(int),
-        help=f"passes over the data, >= 1 (default: {DEFAULTS['epochs']}, or the dataset's)")
-    add("--batch_size", type=positive(int),
-        help="samples per batch, of all processes together, >= 1; the last incomplete one is "
-             "dropped (default: 64)")
-    add("--accumulate", type=positive(int), default=1, metavar="N",
-        help="batches per optimizer step, >= 1 (default: %(default)s)")
-    add("--optimizer", choices=OPTIMIZER_DEFAULTS, default="sgd", help="(default: %(default)s)")
-    add("--learning_rate", type=positive(float),
-        help=f"> 0 (default: {DEFAULTS['learning_rate']}, or the dataset's; adam and adamw 0.001)")
-    add("--momentum", type=fraction, help="of sgd, in [0, 1) (default: 0.9)")
-    add("--weight_decay", type=non_negative(float),
-        help=">= 0 (default: sgd 1e-4, adam 0, adamw 0.01)")
-    add("--lr_decay_step", type=positive(int), metavar="EPOCHS",
-        help="multiply the learning rate by --lr_decay_ratio every so many epochs, >= 1 "
-             "(default: never)")
-    add("--lr_decay_ratio", type=positive(float), metavar="RATIO",
-        help="> 0 (default: 0.1, with --lr_decay_step)")
-    add("--clip_grad", nargs="?", type=positive(float), const=1.0, metavar="NORM",
-        help="clip the gradient's L2 norm to NORM, > 0; without NORM to 1.0 (default: no clipping)")
-    add("--random_seed", type=seed, default=0, metavar="SEED",
-        help="of initialisation, order and subset, 0 to 4294967295 (default: %(default)s)")
-
-    group = parser.add_argument_group("where to run")
-    add_device_flags(group)
-    add = group.add_argument
-    add("--precision", choices=("fp32", "bf16"), default="fp32",
-        help="bf16: forward passes under autocast (default: %(default)s)")
-    add("--compile", action="store_true", help="compile the model with torch.compile")
-    add("--workers", type=non_negative(int), metavar="N",
-        help="processes that load data, >= 0, for each that trains; any number gives the same "
-             "samples (default: 0, or the dataset's)")
-    add("--sync_bn", action="store_true",
-        help="in several processes: BatchNorm's statistics over the whole batch; CUDA only")
-    add("--deterministic", action="store_true",
-        help="only deterministic algorithms; slower on a GPU")
-
-    add = parser.add_argument_group("what a run writes").add_argument
-    add("--out", "--ckpt_path", type=Path, metavar="DIR",
-        help="the run's folder (default: runs/DATASET-METHOD-sSEED-TIME)")
-    add("--resume", action="store_true", help="go on after the last whole epoch in --out")
-    add("--select", choices=("best-val", "last", "best-test"), default="best-val",
-        help="epoch whose test accuracy is the run's result; best-test picks it on the test split, "
-             "as the original did (default: %(default)s)")
-    add("--limit_batches", type=positive(int), metavar="N",
-        help="use only the first N batches, >= 1, in training and in evaluation (default: all)")
-    add("--max_skipped", type=non_negative(int), default=10, metavar="N",
-        help="stop after more than N non-finite steps in a row, >= 0 (default: %(default)s)")
-    add("--use_tensorboard", action="store_true", help="write TensorBoard's event files")
-    add("--tensorboard_path", type=Path, metavar="DIR",
-        help="(default: tensorboard in the run's folder)")
-    # fmt: on
-    return parser
-
-
-def add_device_flags(parser) -> None:
-    # fmt: off
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto",
-        help="(default: %(default)s, a GPU if there is a usable one)")
-    parser.add_argument("--gpu_ids", metavar="ID",
-        help="which GPU, from 0 (default: the current one)")
-    # fmt: on
 
 
 def _check_pairs(flags: Namespace) -> None:
@@ -307,31 +191,3 @@ def _find_fusion(flags: Namespace) -> str:
             f"{flags.dataset}: choose {', '.join(choices)}"
         )
     return fusion
-
-
-def _parts_help() -> dict[str, str]:
-    """{"--method NAME" and the like: the help of its own flags, empty without any}."""
-    found = {}
-    for registry in WITH_FLAGS:
-        for name, part in registry.items():
-            parser = ArgumentParser(usage=SUPPRESS, add_help=False, formatter_class=PartHelp)
-            chosen = getattr(part, "defaults", {})  # a dataset's
-            defaults = " ".join(f"--{flag} {value}" for flag, value in chosen.items())
-            title = f"--{registry.kind} {name}"
-            part.add_flags(parser.add_argument_group(f"with {title}", defaults or None))
-            found[title] = parser.format_help()
-    return found
-
-
-def _explain_unknown(flag: str) -> str:
-    if owners := [part for part, text in _parts_help().items() if flag in text.split()]:
-        return f"{flag} acts only with {' or '.join(owners)}"
-    if not flag.startswith("-"):
-        return (
-            f"{flag!r} belongs to no flag: give --FLAG before it, or, in a list of names, a comma "
-            "instead of the space (--help lists all flags)"
-        )
-    known = sorted(word for word in _parser().format_help().split() if word.startswith("--"))
-    close = get_close_matches(flag, known, n=1)
-    hint = f": did you mean {close[0]}?" if close else ""
-    return f"unknown flag {flag}{hint} (--help lists all flags)"
