@@ -75,11 +75,8 @@ def main(arguments: list[str]) -> None:
 
 
 def parser() -> Parser:
-    parser = Parser(
-        prog="compare.py",
-        description=__doc__.splitlines()[0] + " Any flag of train.py may follow.",
-        allow_abbrev=False,
-    )
+    about = f"{__doc__.splitlines()[0]} Any flag of train.py may follow."
+    parser = Parser(prog="compare.py", description=about, allow_abbrev=False)
     # fmt: off
     add = parser.add_argument_group("what to compare").add_argument
     add("--methods", default="joint,unimodal,uniform,pareto,mmpareto", metavar="NAMES",

@@ -11,7 +11,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 from mmpareto.system import entry
 
 from argparse import Namespace
-from math import acos, degrees
 
 import numpy as np
 import torch
@@ -27,12 +26,8 @@ from mmpareto.system.flags import Parser
 
 def main(arguments: list[str]) -> None:
     parser = Parser(prog="agreement.py", description=measure.__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "train_flags",
-        nargs="*",
-        metavar="TRAIN_FLAG",
-        help="flags of train.py, after --: -- --dataset cgmnist --data_root DIR",
-    )
+    about = "flags of train.py, after --: -- --dataset cgmnist --data_root DIR"
+    parser.add_argument("train_flags", nargs="*", metavar="TRAIN_FLAG", help=about)
     measure(parser.parse_args(arguments))
 
 
@@ -41,25 +36,24 @@ class Observed(MMParetoMethod):
 
     def __init__(self, model: Fusion, flags: Namespace):
         super().__init__(model, flags)
-        features = Namespace(**{**vars(flags), "gramian": "features"})
-        self.other = MMParetoMethod(model, features)
-        self.rows: list[tuple] = []  # encoder, both decisions, cosine and ratio of both gradients
+        self.other = MMParetoMethod(model, Namespace(**{**vars(flags), "gramian": "features"}))
+        # {encoder: both decisions, cosine and ratio of both gradients, at every step}
+        self.rows: dict[str, list[tuple]] = {name: [] for name in model.encoders}
 
     def decide(self, output: Output, batch: Batch) -> Decision:
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         aside = torch.func.functional_call(self.model, buffers, (batch.inputs,))
         features = self.other.backward(self.other.decide(aside, batch)).encoders
-        self.asked = features, {name: self.gradient(name) for name in features}
+        self.asked = {name: (stats, self.gradient(name)) for name, stats in features.items()}
         self.model.zero_grad()
         return super().decide(output, batch)
 
     def differentiate(self, decision: Decision, share: float, last: bool) -> dict[str, Stats]:
         found = super().differentiate(decision, share, last)
-        features, vectors = self.asked
         for name, stats in found.items():
-            x, y = self.gradient(name), vectors[name]
-            cos = torch.dot(x, y) / (x.norm() * y.norm())
-            self.rows.append((name, stats, features[name], float(cos), float(y.norm() / x.norm())))
+            x, (features, y) = self.gradient(name), self.asked[name]
+            cos, ratio = torch.dot(x, y) / (x.norm() * y.norm()), y.norm() / x.norm()
+            self.rows[name].append((stats, features, float(cos), float(ratio)))
         return found
 
     def gradient(self, encoder: str) -> torch.Tensor:
@@ -71,22 +65,20 @@ def measure(flags: Namespace) -> None:
     """Train MMPareto by parameters; at every step compare what features would have decided."""
     from train import Trainer  # not before a process has read its flags: it is a command itself
 
-    trainer = Trainer(
-        options.parse(["--method", "mmpareto", *flags.train_flags]), Namespace(state=None)
-    )
+    words = ["--method", "mmpareto", *flags.train_flags]
+    trainer = Trainer(options.parse(words), Namespace(state=None))
     trainer.method = observed = Observed(trainer.model, trainer.flags)
     while trainer.epoch < trainer.flags.epochs:
         trainer.train_epoch()
         trainer.scheduler.step()
         trainer.epoch += 1
-    for name in trainer.model.encoders:
-        rows = [row for row in observed.rows if row[0] == name]
-        cosines = np.array([[float(row[i].cos) for row in rows] for i in (1, 2)])
-        conflicts = np.array([[bool(row[i].conflict) for row in rows] for i in (1, 2)])
-        angles = [degrees(acos(min(1.0, max(-1.0, row[3])))) for row in rows]
-        ratios = [row[4] for row in rows]
+    for name, rows in observed.rows.items():
+        *both, cosines, ratios = zip(*rows, strict=True)
+        own = np.array([[float(stats.cos) for stats in decisions] for decisions in both])
+        conflicts = np.array([[bool(stats.conflict) for stats in decisions] for decisions in both])
+        angles = np.degrees(np.arccos(np.clip(cosines, -1, 1)))
         print(
-            f"{name}: {len(rows)} steps; correlation of cosines {np.corrcoef(cosines)[0, 1]:.2f}; "
+            f"{name}: {len(rows)} steps; correlation of cosines {np.corrcoef(own)[0, 1]:.2f}; "
             f"same branch {(conflicts[0] == conflicts[1]).mean():.1%}; "
             f"conflict {conflicts[0].mean():.1%} (parameters), {conflicts[1].mean():.1%} "
             f"(features); angle between gradients median {np.median(angles):.2f}, "

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,9 @@ class Child:
     def __init__(self, command: list[str], environment: dict[str, str], log: Path | None = None):
         environment = {**environment, PARENT: str(os.getpid())}
         with clear_errors(log):
-            self._words = open(log, "w+b") if log else tempfile.TemporaryFile()  # noqa: SIM115
+            # a: what reads here must not move where others write
+            self._words = open(log, "a+b") if log else tempfile.TemporaryFile()  # noqa: SIM115
+            self._words.truncate(0)
         number = self._words.fileno()
         streams: dict[str, Any] = {"pass_fds": [number]}
         if log:
@@ -51,13 +53,8 @@ class Child:
         return next((line.removeprefix("error: ") for line in reversed(lines) if line), "")
 
 
-def run(
-    tasks: Iterable,
-    slots: Sequence,
-    start: Callable[[Any, Any], Child],
-    ended: Callable[[Any, Child], None],
-) -> None:
-    """Call start(task, slot) for every task, each slot holding one at a time, then ended.
+def run(tasks: Iterable, slots: Iterable, start: Callable[..., Child], ended: Callable) -> None:
+    """Call start(task, slot) for every task, each slot holding one, then ended(task, child).
 
     Whatever ends this, Ctrl-C and SIGTERM among it, no child is left running.
     """

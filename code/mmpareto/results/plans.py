@@ -43,11 +43,8 @@ class Plan:
     seed: int
     arguments: list[str]  # of train.py
     flags: Namespace
-    # As `look` found it; None and no rows where it is not finished.
-    run: Finished | None = None
-    rows: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # one for each rule that chose an epoch
+    run: Finished | None = None  # as `look` found it; None where it is not finished
+    rows: list[dict[str, Any]] = field(default_factory=list)  # of it, one for each rule
 
     @property
     def folder(self) -> Path:
@@ -74,14 +71,14 @@ class Plan:
 
     def _read_rows(self, config: Config, result: Result) -> list[dict[str, Any]]:
         validation = {e.epoch: e.Acc for e in read_epochs(self.folder) if e.split == "val"}
-        measured = {key: getattr(result, key) for key in MEASURED}
-        noted = {"commit": config.commit, "threads": config.threads, **config.versions}
+        mine = {"method": self.name, **self.setting, "seed": self.seed}
+        rest = {name: getattr(result, name) for name in MEASURED}
+        rest |= {"commit": config.commit, "threads": config.threads, **config.versions}
         rows = []
         for rule, scores in result.results.items():
             epoch = int(scores["epoch"])
-            row = {"method": self.name, **self.setting, "seed": self.seed, "rule": rule}
-            row |= {"epoch": epoch, "val_Acc": validation.get(epoch)}  # None: not looked at
-            rows.append({**row, **scores, **measured, **noted})
+            chosen = {"rule": rule, "epoch": epoch, "val_Acc": validation.get(epoch)}
+            rows.append({**mine, **chosen, **scores, **rest})
         return rows
 
 

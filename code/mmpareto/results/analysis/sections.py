@@ -106,9 +106,8 @@ def results(work: Work) -> Section:
 
 def training(work: Work) -> Section:
     caption = "By epoch; of several seeds the mean, and the range of all."
-    return Section(
-        "Training", pictures=[work.draw("curves", caption, panels.curves, work.subject.runs)]
-    )
+    picture = work.draw("curves", caption, panels.curves, work.subject.runs)
+    return Section("Training", pictures=[picture])
 
 
 def conflicts(work: Work) -> Section:
