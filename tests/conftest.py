@@ -58,6 +58,18 @@ def once(monkeypatch, trained):
 
 
 @pytest.fixture
+def quick(monkeypatch):
+    """For tests that look at no picture: drawing takes most of their time."""
+    from mmpareto.results import figures
+
+    def write(paths, draw, *arguments):
+        for path in paths:
+            path.write_text("<svg/>")
+
+    monkeypatch.setattr(figures, "write", write)
+
+
+@pytest.fixture
 def calls(monkeypatch):
     """Runs train.py in this process (where the toy data is known); the list of its calls."""
     import train

@@ -19,7 +19,6 @@ from test_compare import compared
 import analyze
 import train
 from mmpareto.datasets import DATASETS
-from mmpareto.results import figures
 from mmpareto.results.analysis import logs, page, panels, sections
 from mmpareto.results.analysis.logs import Step
 from mmpareto.system.errors import UserError
@@ -34,17 +33,6 @@ def analyzed(*words):
 def rows(path):
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Drawing takes most of the time: for tests that look at no picture."""
-
-    def write(paths, draw, *arguments):
-        for path in paths:
-            path.write_text("<svg/>")
-
-    monkeypatch.setattr(figures, "write", write)
 
 
 @pytest.fixture
@@ -212,6 +200,7 @@ def test_comparison(tmp_path, once, calls, capsys, monkeypatch):
     methods = "joint,unimodal,uniform:observe,pareto:scale=2"
     flags = ["--methods", methods, "--seeds", "0,1", "--baseline", "uniform:observe"]
     found = compared(tmp_path / "all", *flags)
+    assert (tmp_path / "all/table.png").read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
     late = tmp_path / "all/uniform-observe-s1/last.pt"
     analyzed(tmp_path / "all", "--checkpoints", late)

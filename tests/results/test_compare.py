@@ -21,7 +21,7 @@ from mmpareto.system.errors import UserError
 FLAGS = ["--dataset", "toy", "--encoder", "cnn", "--epochs", "1"]
 
 
-pytestmark = pytest.mark.usefixtures("once")
+pytestmark = pytest.mark.usefixtures("once", "quick")
 
 
 def compared(folder, *flags, file="runs.csv"):
@@ -31,17 +31,21 @@ def compared(folder, *flags, file="runs.csv"):
 
 
 def test_table(tmp_path, calls, capsys):
-    rows = compared(tmp_path, "--methods", "joint,pareto:scale=2", "--seeds", "0,1,2")
-    assert len(calls) == 6 and len(rows) == 12
+    methods = "joint,pareto:scale=2,mmpareto:gamma=2:granularity=tensor,OGM_GE:without_ge"
+    rows = compared(tmp_path, "--methods", methods, "--seeds", "0,1")
+    assert len(calls) == 8 and len(rows) == 16
+    assert {row["method"] for row in rows} == {*methods.lower().split(",")}
     assert {row["rule"] for row in rows} == {"best-val", "last"}
     assert {row["commit"] for row in rows} == {"abc"}
     assert {row["torch"] for row in rows} == {torch.__version__}
-    assert (tmp_path / "pareto-scale=2-s1" / "result.json").exists()
+    config = tensors.read(tmp_path / "mmpareto-gamma=2-granularity=tensor-s1/last.pt")["config"]
+    assert (config["gamma"], config["granularity"]) == (2.0, "tensor")
+    assert tensors.read(tmp_path / "ogm_ge-without_ge-s0/last.pt")["config"]["without_ge"]
     table = capsys.readouterr().out.split("mean and standard deviation over seeds")[1]
     mine = [100 * float(r["Acc"]) for r in rows if r["method"] == "joint" and r["rule"] == "last"]
     expected = f"{statistics.mean(mine):.1f} +- {statistics.stdev(mine):.1f}"
-    assert re.search(rf"joint +3 +{re.escape(expected)}", table)
-    assert re.search(r"pareto:scale=2 +3 .* \d+\.\d%", table)
+    assert re.search(rf"joint +2 +{re.escape(expected)}", table)
+    assert re.search(r"pareto:scale=2 +2 .* \d+\.\d%", table)
     assert "vs" not in table  # uniform is not among them
 
 
@@ -69,29 +73,18 @@ def test_what_is_compared_can_be_read_back(tmp_path, calls):
 
 def test_default_baseline(tmp_path, calls, capsys):
     """uniform, where it is one of several; the numbers are those of runs.csv, seed by seed."""
-    rows = compared(tmp_path, "--methods", "joint,uniform", "--seeds", "0,1")
-    scores = {
-        (row["method"], row["seed"]): float(row["Acc"]) for row in rows if row["rule"] == "last"
-    }
+    flags = ["--methods", "joint,uniform", "--seeds", "0,1"]
+    rows = [row for row in compared(tmp_path, *flags) if row["rule"] == "last"]
+    scores = {(row["method"], row["seed"]): float(row["Acc"]) for row in rows}
     one, other = (scores["joint", seed] - scores["uniform", seed] for seed in "01")
     assert one != other
     half = 12.706 * abs(one - other) / 2
-    table = compared(tmp_path, "--methods", "joint,uniform", "--seeds", "0,1", file="table.csv")
-    joint, uniform = table
+    joint, uniform = compared(tmp_path, *flags, file="table.csv")
     assert joint["difference_seeds"] == "2" and uniform["difference_mean"] == ""
     assert float(joint["difference_mean"]) == pytest.approx((one + other) / 2, abs=1e-5)
     assert float(joint["difference_low"]) == pytest.approx((one + other) / 2 - half, abs=1e-4)
     shown = re.escape(f"{50 * (one + other):+.1f} [")
     assert re.search(rf"joint .* {shown}", capsys.readouterr().out)
-
-
-def test_settings_reach_the_method(tmp_path, calls):
-    methods = "mmpareto:gamma=2:granularity=tensor,OGM_GE:without_ge"
-    rows = compared(tmp_path, "--methods", methods, "--seeds", "0")
-    config = tensors.read(tmp_path / "mmpareto-gamma=2-granularity=tensor-s0/last.pt")["config"]
-    assert (config["gamma"], config["granularity"]) == (2.0, "tensor")
-    assert tensors.read(tmp_path / "ogm_ge-without_ge-s0/last.pt")["config"]["without_ge"]
-    assert {row["method"] for row in rows} == {*methods.lower().split(",")}
 
 
 def test_nothing_is_computed_twice(tmp_path, calls, capsys):
@@ -272,6 +265,9 @@ def test_paths_in_commands_are_absolute(tmp_path, monkeypatch):
 
 
 def test_collect(tmp_path, calls, capsys):
+    compare.main([*FLAGS, "--out", str(tmp_path / "out"), "--seeds", "0", "--collect"])
+    assert capsys.readouterr().out.startswith("Not finished, 5 of 5 runs: ")
+    assert not (tmp_path / "out").exists()
     compared(tmp_path, "--methods", "joint", "--seeds", "0")
     rows = compared(tmp_path, "--methods", "joint,uniform", "--seeds", "0,1", "--collect")
     assert len(calls) == 1 and len(rows) == 2
@@ -279,9 +275,3 @@ def test_collect(tmp_path, calls, capsys):
     assert re.search(r"joint +1 ", out)
     missing = "Not finished, 3 of 4 runs: uniform, seed 0; joint, seed 1; uniform, seed 1\n"
     assert out.endswith(missing)
-
-
-def test_collect_nothing(tmp_path, calls, capsys):
-    compare.main([*FLAGS, "--out", str(tmp_path / "out"), "--seeds", "0", "--collect"])
-    assert capsys.readouterr().out.startswith("Not finished, 5 of 5 runs: ")
-    assert not (tmp_path / "out").exists()

@@ -33,45 +33,42 @@ class TestJobs:
 
     def test_output_to_the_console(self, capfd):
         """The console is the child's own; how it ended is told apart."""
-        entry = (
-            "import sys; from mmpareto.system import entry; from mmpareto.system.errors import *"
-        )
-        less = "give a smaller --batch_size"
+        start = "from mmpareto.system import entry\nfrom mmpareto.system.errors import *\n"
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        memory = "not enough memory (16 TB): give a smaller --batch_size"
         for ends, told, shown in (
             ("UserError('all wrong')", "all wrong", "error: all wrong\n"),
-            (
-                "MemoryError('16 TB')",
-                f"not enough memory (16 TB): {less}",
-                None,
-            ),
+            ("MemoryError('16 TB')", memory, None),
             ("LookupError('x')", "LookupError: x", None),
             ("KeyboardInterrupt", "", ""),
         ):
-            code = f"{entry}\ndef main(words):\n  print('rows')\n  raise {ends}\nentry.run(main)"
-            paths = os.pathsep.join(sys.path)
-            child = self.ended(self.child(code, environment={**os.environ, "PYTHONPATH": paths}))
+            code = f"{start}def main(words):\n  print('rows')\n  raise {ends}\nentry.run(main)"
+            child = self.ended(self.child(code, environment=environment))
             out, error = capfd.readouterr()
             assert (child.last_line(), out) == (told, "rows\n")
             assert told in error and shown in (None, error)
 
-    def test_share_of_cores(self, monkeypatch):
+    def test_share_of_cores_and_words_for_codes(self, monkeypatch):
         monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8), raising=False)
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         threads = [jobs.share_of_cores(n).get("OMP_NUM_THREADS") for n in (1, 2, 3, 9)]
         assert threads == [None, "4", "2", "1"]
         monkeypatch.setenv("OMP_NUM_THREADS", "7")
         assert jobs.share_of_cores(2)["OMP_NUM_THREADS"] == "7"
+        assert (jobs.how(2), jobs.how(-9)) == ("exit 2", "killed by SIGKILL")
 
     def test_as_many_as_slots(self):
         """Never more at once, and no slot twice at a time."""
         now, most, used = set(), [], []
 
         class Counted:
+            polls = 0
+
             def __init__(self, slot):
                 assert slot not in now
                 now.add(slot)
                 most.append(len(now))
-                self.slot, self.polls = slot, 0
+                self.slot = slot
 
             def poll(self):
                 self.polls += 1
@@ -87,7 +84,7 @@ class TestJobs:
     @pytest.mark.parametrize("deaf", [False, True])
     def test_nothing_is_left_running(self, tmp_path, monkeypatch, deaf):
         """Neither of those that end when they are interrupted, nor of those that do not."""
-        monkeypatch.setattr(jobs, "GRACE", 0.5)
+        monkeypatch.setattr(jobs, "GRACE", 0.2)
         ignore = "signal.signal(signal.SIGINT, signal.SIG_IGN);" if deaf else ""
         code = f"import signal, time; {ignore} print('ready', flush=True); time.sleep(60)"
         children = []
@@ -118,6 +115,3 @@ class TestJobs:
         with pytest.raises(KeyboardInterrupt):
             jobs.run([0], [None], start, lambda task, child: None)
         assert started[0].poll() == -signal.SIGINT
-
-    def test_words_for_codes(self):
-        assert (jobs.how(2), jobs.how(-9)) == ("exit 2", "killed by SIGKILL")

@@ -18,7 +18,7 @@ import train
 from mmpareto.results import choice, plans
 from mmpareto.system.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("once")
+pytestmark = pytest.mark.usefixtures("once", "quick")
 
 
 def validation(folder, rule):
@@ -41,9 +41,8 @@ class TestTune:
     def test_validation_chooses(self, tmp_path, calls, capsys):
         values = ["0.0001", "0.05", "0.003"]
         tune = ["--tune", f"learning_rate={','.join(values)}"]
-        for rule in ("last", "best-val"):
-            flags = [*self.FLAGS, *tune, "--select", rule]
-            for row in compared(tmp_path, *flags, file="table.csv"):
+        for rule, select in (("best-val", []), ("last", ["--select", "last"])):
+            for row in compared(tmp_path, *self.FLAGS, *tune, *select, file="table.csv"):
                 folder = f"{tmp_path}/{row['method']}-learning_rate="
                 assert row["learning_rate"] == best_of(values, folder, (0, 1), rule)
             assert "6 runs for each method (3 settings x 2 seeds)" in capsys.readouterr().out
