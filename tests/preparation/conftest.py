@@ -2,10 +2,18 @@
 
 import shutil
 
+import forked
 import pytest
 from sets import SMALL, prepare_set
 
 from mmpareto.benchmarks import synthetic
+
+
+@pytest.fixture(scope="session", autouse=True)
+def server():
+    """Workers are forked from a process that has imported all they need."""
+    with pytest.MonkeyPatch.context() as patch:
+        forked.start_server(patch)
 
 
 @pytest.fixture(scope="session")
@@ -19,10 +27,15 @@ def raw_clips(tmp_path_factory):
 @pytest.fixture(scope="session")
 def one_set(raw_clips, tmp_path_factory):
     out = tmp_path_factory.mktemp("cremad") / "set"
-    prepare_set("cremad", raw_clips, out, "--workers", 1)
+    prepare_set("cremad", raw_clips, out)
     return out
 
 
 @pytest.fixture
 def raw(raw_clips, tmp_path):
     return shutil.copytree(raw_clips, tmp_path / "raw")
+
+
+@pytest.fixture
+def copy(one_set, tmp_path):
+    return shutil.copytree(one_set, tmp_path / "set")

@@ -21,14 +21,16 @@ SMALL = (160, 120)  # pixels of a video that need not be looked at
 
 def prepare_set(dataset, raw, out, *flags):
     """Prepare in this process; returns the set's metadata."""
-    prepare.main([dataset, "--raw", str(raw), "--out", str(out), *map(str, flags)])
+    prepare.main(
+        [dataset, "--raw", str(raw), "--out", str(out), "--workers", "1", *map(str, flags)]
+    )
     return json.loads((out / "metadata.json").read_text())
 
 
 def error_of(dataset, raw, out, *flags):
     """The one line that a call ends with."""
     try:
-        prepare.main([dataset, "--raw", str(raw), "--out", str(out), *map(str, flags)])
+        prepare_set(dataset, raw, out, *flags)
     except UserError as error:
         assert "\n" not in str(error)
         return str(error)
