@@ -11,6 +11,7 @@ from sets import contents, error_of, first, journal_lines, prepare_set, rows
 
 from mmpareto.benchmarks import synthetic
 from mmpareto.data import layout
+from mmpareto.data.clips import Clip
 from mmpareto.preparation.splits import write_splits
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -236,7 +237,7 @@ class TestLists:
 
 
 def test_groups_stay_whole(tmp_path):
-    clips = [(id, id.split("_")[2], id[:4]) for id in synthetic.cremad_ids(72)]
+    clips = [Clip(id, id.split("_")[2], id[:4], {}) for id in synthetic.cremad_ids(72)]
     assert write_splits(tmp_path, clips, {}) == ["group", "random"]
     parts = dict(rows(tmp_path / "splits/group.csv"))
     actors = {part: {id[:4] for id in parts if parts[id] == part} for part in parts.values()}

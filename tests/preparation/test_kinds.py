@@ -59,13 +59,11 @@ def prepared(raw, tmp_path_factory):
 
 
 def changed(raw, tmp_path, **arrays):
-    """A copy with other arrays in place of clip 4's."""
-    copy = tmp_path / "raw"
-    copy.mkdir()
-    for path in raw.iterdir():
-        (copy / path.name).write_bytes(path.read_bytes())
-    for name, values in arrays.items():
-        np.save(copy / f"4-{name}.npy", values)
+    """A copy with other arrays, {modality_number: values}."""
+    copy = shutil.copytree(raw, tmp_path / "raw")
+    for place, values in arrays.items():
+        name, number = place.split("_")
+        np.save(copy / f"{number}-{name}.npy", values)
     return copy
 
 
@@ -90,20 +88,17 @@ def test_files_hold_what_the_raw_ones_held(raw, prepared):
     np.testing.assert_array_equal(np.load(prepared / row[4]), motion.astype(np.float32))
 
 
-def test_batches(prepared):
+def test_batches_and_default_encoders(prepared):
     flags = options.parse(["--dataset", str(prepared), "--image_size", "32", "--batch_size", "8"])
-    inputs, _ = setup.load_data(flags).splits["train"].read([0, 1])
+    data = setup.load_data(flags)
+    inputs, _ = data.splits["train"].read([0, 1])
     assert {name: (x.dtype, tuple(x.shape)) for name, x in inputs.items()} == {
         "photo": (torch.uint8, (2, 3, 32, 32)),
         "motion": (torch.float32, (2, 3, 2, 16, 16)),
         "words": (torch.int64, (2, 6)),
         "pose": (torch.float32, (2, 6)),
     }
-
-
-def test_default_encoders(prepared):
-    flags = options.parse(["--dataset", str(prepared), "--image_size", "32", "--batch_size", "8"])
-    model = setup.build_model(flags, setup.load_data(flags))
+    model = setup.build_model(flags, data)
     assert {name: type(e).__name__ for name, e in model.encoders.items()} == {
         "photo": "ResNet18", "motion": "ResNet18", "words": "Transformer", "pose": "MLP",
     }  # fmt: skip
@@ -134,31 +129,24 @@ def test_four_modalities_train(prepared, tmp_path, fusion, epochs):
             assert scores[name] > 0.5, name  # chance is 1 / 3
 
 
-@pytest.mark.parametrize(
-    ("arrays", "reason"),
-    [
-        (
-            {"words": np.array([1, 2, WORDS])},
-            f"integers from 1 to {WORDS}, 0 to {WORDS - 1} expected",
-        ),
-        ({"words": np.array([1, -2])}, "integers from -2 to 1"),
-        (
-            {"words": np.array([1.0, 2.0])},
-            "float64 of shape (2,) found, integers (length,) expected",
-        ),
-        ({"motion": np.zeros((3, 16, 16, 2))}, "(time, 2, height, width) expected"),
-    ],
-)
-def test_wrong_files_are_left_out_with_the_reason(raw, tmp_path, arrays, reason):
-    copy = changed(raw, tmp_path, **arrays)
-    if "motion" in arrays:  # seen before anything is prepared
-        assert "motion" in error_of("folder", copy, tmp_path / "set", *FLAGS)
-        return
-    prepare_set("folder", copy, tmp_path / "set", *FLAGS, "--max_bad", 0.1)
-    ((id, name, action, *_, detail),) = [
-        [*r[:4], ",".join(r[4:])] for r in rows(tmp_path / "set/problems.csv") if r[2] == "excluded"
+def test_wrong_files_are_left_out_with_the_reason(raw, prepared, tmp_path):
+    wrong = {
+        "words_4": np.array([1, 2, WORDS]), "words_5": np.array([1, -2]),
+        "words_6": np.array([1.0, 2.0]),
+    }  # fmt: skip
+    copy = changed(raw, tmp_path, **wrong)
+    out = shutil.copytree(prepared, tmp_path / "set")
+    prepare_set("folder", copy, out, *FLAGS, "--max_bad", 0.1)
+    found = [[*row[:4], ",".join(row[4:])] for row in rows(out / "problems.csv")]
+    left_out = [row for row in found if row[2] == "excluded"]
+    assert [row[:4] for row in left_out] == [
+        [f"clip-{number}", "words", "excluded", "no_tokens"] for number in (4, 5, 6)
     ]
-    assert (id, name, action) == ("clip-4", "words", "excluded") and reason in detail
+    details = [
+        f"integers from 1 to {WORDS}, 0 to {WORDS - 1} expected", "integers from -2 to 1",
+        "float64 of shape (2,) found, integers (length,) expected",
+    ]  # fmt: skip
+    assert all(detail in row[4] for detail, row in zip(details, left_out, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -176,10 +164,13 @@ def test_wrong_flags(raw, tmp_path, flags, message):
     assert not (tmp_path / "set").exists()
 
 
-def test_flow_of_another_layout_everywhere(raw, tmp_path):
-    copy = changed(raw, tmp_path)
+def test_flow_of_another_layout(raw, tmp_path):
+    """Of one clip it is seen before anything is prepared; of all, it is a reason."""
+    copy = changed(raw, tmp_path, motion_4=np.zeros((3, 16, 16, 2)))
+    assert "motion" in error_of("folder", copy, tmp_path / "set", *FLAGS)
+    assert not (tmp_path / "set").exists()
     for path in copy.glob("*-motion.npy"):
-        np.save(path, np.load(path).transpose(0, 2, 3, 1))
+        np.save(path, np.zeros((3, 16, 16, 2)))
     message = error_of("folder", copy, tmp_path / "set", *FLAGS)
     assert "(3, 16, 16, 2) found, (time, 2, height, width) expected" in message
 

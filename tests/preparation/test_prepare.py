@@ -105,16 +105,15 @@ class TestKilled:
         prepare_set("cremad", raw_clips, tmp_path / "set")
         assert contents(tmp_path / "set") == contents(one_set)
 
-    def test_half_a_line_and_leftovers(self, raw_clips, one_set, tmp_path):
+    def test_half_a_line_and_leftovers(self, raw_clips, one_set, copy):
         """A journal cut in a line, a clip without its line, and a half-written one."""
-        out = shutil.copytree(one_set, tmp_path / "set")
-        (out / "metadata.json").unlink()
-        lines = (out / "journal.jsonl").read_text().splitlines(keepends=True)
-        (out / "journal.jsonl").write_text("".join(lines[:9]) + lines[9][:50])
-        (out / ".tmp").mkdir()
-        (out / ".tmp/visual.x").write_text("half")
-        prepare_set("cremad", raw_clips, out)
-        assert contents(out) == contents(one_set)
+        (copy / "metadata.json").unlink()
+        lines = (copy / "journal.jsonl").read_text().splitlines(keepends=True)
+        (copy / "journal.jsonl").write_text("".join(lines[:20]) + lines[20][:50])
+        (copy / ".tmp").mkdir()
+        (copy / ".tmp/visual.x").write_text("half")
+        prepare_set("cremad", raw_clips, copy)
+        assert contents(copy) == contents(one_set)
 
     @pytest.mark.slow
     def test_interrupt(self, raw_clips, one_set, tmp_path):

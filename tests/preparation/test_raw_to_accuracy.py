@@ -57,6 +57,7 @@ def check(dataset, classes, cwd, *flags, prepare=(), modalities=("audio", "visua
 def test_cremad(tmp_path):
     synthetic.write_cremad(tmp_path / "raw", 180, size=SMALL)
     check("cremad", 6, tmp_path, "--epochs", "10", "--split", "random")
+    assert json.loads((tmp_path / "set/metadata.json").read_text())["splits"] == ["group", "random"]
 
 
 def test_kinetics_sounds(tmp_path):

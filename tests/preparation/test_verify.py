@@ -7,30 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sets import SMALL, contents, prepare_set, rows, write_folder
+from sets import contents, rows, write_arrays
 
 import evaluate
 import train
 import verify
-from mmpareto.benchmarks import synthetic
 from mmpareto.data.batches import ShuffledBatches, loader
 from mmpareto.run import options
 from mmpareto.run.setup import load_data
 from mmpareto.system.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A set of 24 clips with frames and spectrograms."""
-    folder = tmp_path_factory.mktemp("verify")
-    synthetic.write_cremad(folder / "raw", 24, size=SMALL)
-    prepare_set("cremad", folder / "raw", folder / "set")
-    return folder / "set"
-
-
-@pytest.fixture
-def copy(whole, tmp_path):
-    return shutil.copytree(whole, tmp_path / "elsewhere")
+from mmpareto.system.paths import sha256
 
 
 def findings(folder, capsys, **how):
@@ -98,7 +84,7 @@ class TestVerify:
         found = findings(copy, capsys, full=True)
         assert any(line.startswith(finding) for line in found), found
 
-    def test_without_full_a_sample_is_read(self, whole, copy, capsys):
+    def test_without_full_a_sample_is_read(self, copy, capsys):
         """Sizes of all files are compared, contents of at least a hundred."""
         verify.check(copy)
         line = next(s for s in capsys.readouterr().out.splitlines() if s.startswith("Files"))
@@ -107,18 +93,14 @@ class TestVerify:
 
     def test_content_that_the_hashes_know(self, tmp_path, capsys):
         """Wrong from the start: an array of another shape, and one with NaN, with true hashes."""
-        root = write_folder(tmp_path / "raw", 6)
-        prepare_set("folder", root, tmp_path / "set")
-        paths = sorted((tmp_path / "set").glob("pose/*/*.npy"))
-        np.save(paths[0], np.ones(11, np.float32))
-        np.save(paths[1], np.full(10, np.nan, np.float32))
-        text = (tmp_path / "set/files.csv").read_text().splitlines()
-        for path in paths[:2]:
-            name = path.relative_to(tmp_path / "set").as_posix()
-            row = f"{name},{path.stat().st_size},{verify_hash(path)}"
-            text = [row if line.startswith(name) else line for line in text]
-        (tmp_path / "set/files.csv").write_text("\n".join(text) + "\n")
-        found = " ".join(findings(tmp_path / "set", capsys, full=True))
+        root = write_arrays(tmp_path / "set", labels=(0, 1) * 3)
+        wrong = {"x/clip-0.npy": np.ones(11), "x/clip-1.npy": np.full((8, 8), np.nan)}
+        for name, values in wrong.items():
+            row = next(s for s in (root / "files.csv").read_text().splitlines() if name in s)
+            np.save(root / name, values)
+            size = (root / name).stat().st_size
+            edit(root / "files.csv", row, f"{name},{size},{sha256(root / name)}")
+        found = " ".join(findings(root, capsys, full=True))
         assert "array of another shape than declared" in found
         assert "array with NaN or infinite numbers" in found
 
@@ -138,23 +120,17 @@ class TestVerify:
          ("modalities", {"audio": {"kind": "spectrogram"}}), ("modalities", {"audio": None}),
          ("splits", None), ("sha256", None), ("counts", None), ("recipe", 1)],
     )  # fmt: skip
-    def test_metadata_of_another_form(self, copy, key, value):
-        metadata = json.loads((copy / "metadata.json").read_text()) | {key: value}
-        (copy / "metadata.json").write_text(json.dumps(metadata))
+    def test_metadata_of_another_form(self, one_set, tmp_path, key, value):
+        metadata = json.loads((one_set / "metadata.json").read_text()) | {key: value}
+        (tmp_path / "metadata.json").write_text(json.dumps(metadata))
         with pytest.raises(UserError, match="is no metadata of a prepared set"):
-            verify.check(copy)
+            verify.check(tmp_path)
 
     @pytest.mark.parametrize("size", ["", "abc", "1e3"])
     def test_sizes_that_are_no_numbers(self, copy, capsys, size):
         row = (copy / "files.csv").read_text().splitlines()[1]
         edit(copy / "files.csv", row, ",".join([row.split(",")[0], size, row.split(",")[2]]))
         assert any(line.startswith("another size") for line in findings(copy, capsys))
-
-
-def verify_hash(path):
-    from mmpareto.system.paths import sha256
-
-    return sha256(path)
 
 
 def cut(path):
@@ -183,64 +159,68 @@ def edit(path: Path, old: str, new: str):
     path.write_text(text.replace(old, new))
 
 
-QUICK = ["--encoder", "cnn", "--epochs", "1", "--batch_size", "4", "--limit_batches", "2"]
+QUICK = ["--encoder", "cnn", "--epochs", "1", "--batch_size", "4", "--limit_batches", "2",
+         "--image_size", "32"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(one_set, tmp_path_factory):
+    """The folder of a run on the set."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    train.main(["--dataset", "cremad", *QUICK, "--data_root", str(one_set), "--out", str(out)])
+    return out
 
 
 class TestTraining:
     def data(self, folder, *flags):
         return load_data(options.parse(["--dataset", str(folder), "--batch_size", "4", *flags]))
 
-    def test_shapes_and_header(self, whole, tmp_path, capsys):
-        data = self.data(whole, "--num_frames", "3", "--image_size", "32")
+    def test_shapes_and_header(self, one_set, trained):
+        data = self.data(one_set, "--num_frames", "3", "--image_size", "32")
         inputs, targets = data.splits["train"].read([0, 5], draw=1)
         assert inputs["visual"].shape == (2, 3, 3, 32, 32) and inputs["visual"].dtype == torch.uint8
         assert inputs["audio"].shape == (2, 1, 257, 188)
         assert targets.tolist() == data.splits["train"].targets[[0, 5]].tolist()
-        train.main(
-            ["--dataset", str(whole), *QUICK, "--image_size", "32", "--out", f"{tmp_path}/r"]
-        )
-        out = capsys.readouterr().out
-        recipe = json.loads((whole / "metadata.json").read_text())["recipe_hash"]
+        out = (trained / "train.log").read_text()
+        recipe = json.loads((one_set / "metadata.json").read_text())["recipe_hash"]
         assert f"Data     cremad, recipe {recipe}: train 12, val 6, test 6" in out
-        shared, tested = overlap(whole)
+        shared, tested = overlap(one_set)
         assert "Split    random" in out
         assert f"Groups   {shared} of {len(tested)} in test also in train" in out
 
-    def test_workers_and_place_change_nothing(self, whole, copy):
+    def test_workers_and_place_change_nothing(self, one_set, copy):
         """Samples follow from seed, epoch and clip: not from the process, nor from the folder."""
         batches = []
-        for folder, workers in ((whole, 0), (copy, 2)):
+        for folder, workers in ((one_set, 0), (copy, 2)):
             split = self.data(folder, "--image_size", "32").splits["train"]
             order = ShuffledBatches(len(split), 4, seed=3)
             batches.append([inputs for inputs, _ in loader(split, order, workers=workers)])
         for one, other in zip(*batches, strict=True):
             assert all(torch.equal(one[name], other[name]) for name in one)
 
-    def test_evaluation_is_a_function_of_the_clip(self, whole):
-        split = self.data(whole, "--image_size", "32").splits["test"]
+    def test_evaluation_is_a_function_of_the_clip(self, one_set):
+        split = self.data(one_set, "--image_size", "32").splits["test"]
         (one, _), (other, _) = split.read([0, 1, 2]), split.read([2, 1, 0])
         assert torch.equal(one["visual"], other["visual"].flip(0))
         (drawn, _) = split.read([0, 1, 2], draw=1)
         assert not torch.equal(one["visual"], drawn["visual"])
 
-    def test_another_recipe_is_no_continuation(self, whole, copy, tmp_path):
+    def test_another_recipe_is_no_continuation(self, copy, trained, tmp_path):
         """Neither --resume nor evaluate.py takes data of another recipe than the run's."""
-        flags = ["--dataset", "cremad", *QUICK, "--image_size", "32", "--out", f"{tmp_path}/r"]
-        train.main([*flags, "--data_root", str(whole)])
+        run = shutil.copytree(trained, tmp_path / "run")
         edit(copy / "metadata.json", '"fps": 3', '"fps": 4')
-        (tmp_path / "r/result.json").unlink()
+        (run / "result.json").unlink()
+        flags = ["--dataset", "cremad", *QUICK, "--out", str(run), "--data_root", str(copy)]
         message = r"cremad of recipe \w{12} found, .* was trained on recipe \w{12}"
         with pytest.raises(UserError, match=message):
-            train.main([*flags, "--epochs", "2", "--data_root", str(copy), "--resume"])
+            train.main([*flags, "--epochs", "2", "--resume"])
         with pytest.raises(UserError, match=message):
-            evaluate.main([f"{tmp_path}/r/best.pt", "--data_root", str(copy)])
+            evaluate.main([str(run / "best.pt"), "--data_root", str(copy)])
 
     def test_two_folders_are_two_datasets(self, tmp_path):
         """Their runs have their names, and one is not taken for the other."""
-        for name in ("one", "two"):
-            write_folder(tmp_path / f"raw-{name}", 6)
-            prepare_set("folder", tmp_path / f"raw-{name}", tmp_path / name)
-        one, two = (options.parse(["--dataset", str(tmp_path / name)]) for name in ("one", "two"))
+        folders = [write_arrays(tmp_path / name, labels=(0, 1) * 3) for name in ("one", "two")]
+        one, two = (options.parse(["--dataset", str(folder)]) for folder in folders)
         assert one.out.name.startswith("one-mmpareto-s0-")
         assert options.changes(options.as_config(one), options.as_config(two))[0].startswith(
             f"data_root was {tmp_path / 'one'}"
@@ -287,21 +267,21 @@ class TestTraining:
             (["--num_frames", "0"], "not a positive whole number"),
         ],
     )
-    def test_refused_flags(self, whole, flags, message):
+    def test_refused_flags(self, one_set, flags, message):
         with pytest.raises(UserError, match=message):
-            self.data(whole, *flags)
+            self.data(one_set, *flags)
 
-    def test_other_names_of_datasets(self, whole, tmp_path):
+    def test_other_names_of_datasets(self, one_set, tmp_path):
         assert options.parse(["--dataset", "CREMAD"]).dataset == "cremad"
         assert options.parse(["--dataset", "KineticSound"]).dataset == "kinetics_sounds"
         with pytest.raises(UserError, match="is no prepared set"):
             options.parse(["--dataset", str(tmp_path)])
         with pytest.raises(UserError, match="it holds cremad, not modelnet40: give --dataset"):
-            load_data(options.parse(["--dataset", "modelnet40", "--data_root", str(whole)]))
+            load_data(options.parse(["--dataset", "modelnet40", "--data_root", str(one_set)]))
 
-    def test_subset_keeps_the_draws(self, whole):
+    def test_subset_keeps_the_draws(self, one_set):
         """--train_size does not change what is drawn for the clips that stay."""
-        everything = self.data(whole, "--image_size", "32").splits["train"]
+        everything = self.data(one_set, "--image_size", "32").splits["train"]
         some = everything.subset([7, 2])
         one, other = everything.read([7, 2], draw=5), some.read([0, 1], draw=5)
         assert torch.equal(one[0]["visual"], other[0]["visual"])

@@ -96,10 +96,8 @@ class Preparation:
             raise UserError(f"--raw {flags.raw}: {len(twice)} clips found twice, first {twice[0]}")
         for name, listed in raw.lists.items():
             if lacking := {"train", "test"} - {part for part, _ in listed.values()}:
-                parts = " and ".join(sorted(lacking))
-                raise UserError(
-                    f"--raw {flags.raw}: split {name} has no clip for {parts}: add some"
-                )
+                what = f"split {name} has no clip for {' and '.join(sorted(lacking))}"
+                raise UserError(f"--raw {flags.raw}: {what}: add some")
         if not raw.archives:
             self._check_lists({clip.id for clip in raw.clips})
         with clear_errors(f"--out {self.out}"):
@@ -160,20 +158,17 @@ class Preparation:
                 collect(0)
                 journal.add(ReadArchive(archive.name, self._state(archive)))
 
-        total = len(self.asked)
+        total, workers = len(self.asked), self.flags.workers
         done = min(len(journal.good), total)
-        with (
-            _workers(self.flags.workers) as pool,
-            tqdm(total=total, initial=done, unit="clip", disable=None) as bar,
-        ):
+        bar = tqdm(total=total, initial=done, unit="clip", disable=None)
+        with _workers(workers) as pool, bar:
             try:
                 for clip in clips():
+                    task = clip, self.recipe, self.out
                     with held_back():  # the first call starts the workers
-                        future = pool.schedule(
-                            convert_clip, args=[clip, self.recipe, self.out], timeout=PATIENCE
-                        )
+                        future = pool.schedule(convert_clip, args=task, timeout=PATIENCE)
                     pending[future] = clip
-                    collect(3 * self.flags.workers)
+                    collect(3 * workers)
                 collect(0)
             except UserError:
                 collect(0)  # an archive ended early; what came out of it is kept
@@ -210,16 +205,16 @@ class Preparation:
         hopeless = not journal.good and len(journal.bad) >= HOPELESS
         if not finished and not hopeless:
             return
-        asked = self.asked
+        asked, allowed = self.asked, self.flags.max_bad
         bad = [(id, r.problem) for id, r in sorted(journal.bad.items()) if id in asked]
-        if hopeless or len(bad) > self.flags.max_bad * len(asked):
+        if hopeless or len(bad) > allowed * len(asked):
             reasons = Counter(problem.reason for _, problem in bad)
             told = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
-            path = self._write_problems(journal)
             raise UserError(
                 f"{len(bad)} of {len(asked)} clips cannot be used ({told}), more than --max_bad "
-                f"{self.flags.max_bad:g} allows; first {bad[0][0]}: {bad[0][1].detail}; all in "
-                f"{path}: mend or replace their files and run this again, or raise --max_bad"
+                f"{allowed:g} allows; first {bad[0][0]}: {bad[0][1].detail}; all in "
+                f"{self._write_problems(journal)}: mend or replace their files and run this again, "
+                "or raise --max_bad"
             )
 
     def _check_lists(self, found: set[str]) -> None:
@@ -238,10 +233,10 @@ class Preparation:
         folder = next(p for p in (self.out.absolute(), *self.out.absolute().parents) if p.exists())
         free = shutil.disk_usage(folder).free
         if needed > free:
+            smaller = ", or --frames 1fps" if "frames" in self.recipe else ""
             raise UserError(
                 f"--out {self.out}: about {needed / 1e9:.2g} GB needed for {clips} clips, "
-                f"{free / 1e9:.2g} GB free: choose another disk"
-                + (", or --frames 1fps" if "frames" in self.recipe else "")
+                f"{free / 1e9:.2g} GB free: choose another disk{smaller}"
             )
 
     def _bytes_each(self, kind: str) -> float:
@@ -260,8 +255,8 @@ class Preparation:
         if raw.archives:
             self._check_lists(journal.ids)
         if not good:
-            path = self._write_problems(journal)
-            raise UserError(f"--raw {self.flags.raw}: no clip left; see {path}")
+            told = self._write_problems(journal)
+            raise UserError(f"--raw {self.flags.raw}: no clip left; see {told}")
         specs = {}
         for name, kind in raw.modalities.items():
             shape = _common_shape(name, ((r.id, r.modalities[name].shape) for r in good))
@@ -269,8 +264,7 @@ class Preparation:
             specs[name] = Spec(STORED_KINDS.get(kind, kind), size, list(shape) or None)
         for name in ("metadata.json", REFUSED):  # from here on the tables of the set change
             (self.out / name).unlink(missing_ok=True)
-        clips = [(record.id, record.label, record.group) for record in good]
-        splits = write_splits(self.out, clips, raw.lists)
+        splits = write_splits(self.out, good, raw.lists)
         journal.compact()
         sweep(self.out, specs, good)
         metadata = {"dataset": raw.dataset, "classes": raw.classes, "modalities": specs,
@@ -289,7 +283,7 @@ class Preparation:
         return problem_rows(journal, missing | self.raw.left_out)
 
 
-def _raw_shapes(clips: list[Clip], modality: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _raw_shapes(clips: list[Clip], modality: str) -> Iterator[tuple[str, Sequence[int]]]:
     """(id, shape) of a modality's arrays as they will be kept; reads no more than headers."""
     for clip in clips:
         source = clip.sources[modality]

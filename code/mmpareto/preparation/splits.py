@@ -1,22 +1,23 @@
 """Splits of a prepared set: published lists, and splits made by a seeded rule."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
+from ..data.clips import Clip
 from ..data.layout import SPLIT, split_path
 from ..data.lists import List
 from ..system.tables import write_table
+from .journal import Tried
 
 SEED = 0
 VALIDATION = 0.1  # of a list's training part, where it has no validation part
 
 
-def write_splits(
-    root: Path, clips: list[tuple[str, str, str]], lists: dict[str, List]
-) -> list[str]:
-    """Write every split of clips (id, label, group); returns their names, the default one first.
+def write_splits(root: Path, clips: Sequence[Clip | Tried], lists: dict[str, List]) -> list[str]:
+    """Write every split of the clips; returns their names, the default one first.
 
     A list without a validation part gives two: with one drawn from its training clips, and
     NAME-noval as it was published. "group" keeps every group whole, "random" does not.
@@ -24,25 +25,22 @@ def write_splits(
     (root / "splits").mkdir(exist_ok=True)
     made = {}
     for name, listed in lists.items():
-        parts = {id: part for id, (part, _) in listed.items()}
-        made[name] = parts
-        if "val" not in parts.values():
-            train = {id: label for id, (part, label) in listed.items() if part == "train"}
-            if drawn := _draw(train, VALIDATION):
-                made[name] = parts | dict.fromkeys(drawn, "val")
-                made[f"{name}-noval"] = parts
+        made[name] = parts = {id: part for id, (part, _) in listed.items()}
+        train = {id: label for id, (part, label) in listed.items() if part == "train"}
+        if "val" not in parts.values() and (drawn := _draw(train, VALIDATION)):
+            made[name] = parts | dict.fromkeys(drawn, "val")
+            made[f"{name}-noval"] = parts
     kept = {path.stem for path in (root / "splits").glob("*.csv")} - {"group", "random"}
     names = [*made, *sorted(kept - made.keys())]
-    labels = {id: label for id, label, _ in clips}
-    groups = {id: group for id, _, group in clips}
+    labels = {clip.id: clip.label for clip in clips}
+    groups = {clip.id: clip.group for clip in clips}
     if all(groups.values()) and (parts := _by_group(labels, groups)):
         made["group"] = parts
-    if (test := _draw(labels, 0.2)) and (
-        val := _draw({id: label for id, label in labels.items() if id not in test}, 0.125)
-    ):
-        made["random"] = (
-            dict.fromkeys(labels, "train") | dict.fromkeys(val, "val") | dict.fromkeys(test, "test")
-        )
+    test = _draw(labels, 0.2)
+    rest = {id: label for id, label in labels.items() if id not in test}
+    if test and (val := _draw(rest, 0.125)):
+        parts = dict.fromkeys(rest, "train") | dict.fromkeys(val, "val")
+        made["random"] = parts | dict.fromkeys(test, "test")
     for name, parts in made.items():
         rows = [{"id": id, "split": part} for id, part in sorted(parts.items())]
         write_table(split_path(root, name), SPLIT, rows)
