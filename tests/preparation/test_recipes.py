@@ -198,8 +198,8 @@ def bad(kind, path, name=None, *, half=False):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(Bad) as caught:
         prepared(kind, path, name)
-    assert path.name in caught.value.detail
-    return caught.value.reason, caught.value.detail
+    assert path.name in caught.value.args[1]
+    return caught.value.args
 
 
 class TestBadMedia:

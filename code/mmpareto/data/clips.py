@@ -60,11 +60,7 @@ class State(NamedTuple):
 
 
 class Bad(Exception):
-    """A raw file that cannot be used: the reason as one word, and the detail."""
-
-    def __init__(self, reason: str, detail: str):
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
+    """A raw file that cannot be used; its args are the reason as one word, and the detail."""
 
 
 class Raw(NamedTuple):

@@ -28,7 +28,7 @@ ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.-]{1,128}")
 PROBLEMS = ("id", "modality", "action", "reason", "detail")
 FILES = ("path", "bytes", "sha256")
 SPLIT = ("id", "split")
-STILLS = ".stills"  # no modality ends so: a dot is not part of its name
+STILLS = ".stills"  # after a modality, whose own name has no dot: a column of the manifest
 PARTS = ("train", "val", "test")
 LARGEST = 2**27  # numbers, or pixels, in one file; more is a mistake, or meant to fill the memory
 WORDS = 2**24  # in a vocabulary
@@ -147,12 +147,8 @@ def is_index(text: str) -> bool:
 def manifest_columns(modalities: dict[str, Spec]) -> list[str]:
     columns = ["id", "label", "group"]
     for name, spec in modalities.items():
-        columns += [name, stills_column(name)] if spec.kind == "frames" else [name]
+        columns += [name, name + STILLS] if spec.kind == "frames" else [name]
     return columns
-
-
-def stills_column(modality: str) -> str:
-    return modality + STILLS
 
 
 def split_path(root: Path, name: str) -> Path:

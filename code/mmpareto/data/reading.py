@@ -14,7 +14,7 @@ import numpy as np
 from ..system.errors import UserError, reason
 from ..system.paths import expect_regular
 from . import pictures
-from .layout import stills_column
+from .layout import STILLS
 from .pictures import cv2
 
 HEADER = 2**16  # bytes that a .npy file may have besides its numbers
@@ -26,7 +26,7 @@ class Frames:
     dtype = np.uint8
 
     def __init__(self, modality: str, count: int, size: int):
-        self.column, self.count, self.shape = stills_column(modality), count, (count, 3, size, size)
+        self.column, self.count, self.shape = modality + STILLS, count, (count, 3, size, size)
 
     def read(self, path: str, row: dict[str, str], random: Random | None, out: np.ndarray) -> None:
         chosen = choose_stills(int(row[self.column]), self.count, random)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.clips import Problem
-from ..data.layout import FILES, PROBLEMS, SCHEMA, Metadata, manifest_columns, stills_column
+from ..data.layout import FILES, PROBLEMS, SCHEMA, STILLS, Metadata, manifest_columns
 from ..data.samples import recipe_hash
 from ..system.errors import printable
 from ..system.paths import sha256
@@ -67,7 +67,7 @@ def manifest_row(record: Tried) -> dict[str, Any]:
     for name, item in record.modalities.items():
         row[name] = item.path
         if item.stills is not None:
-            row[stills_column(name)] = item.stills
+            row[name + STILLS] = item.stills
     return row
 
 

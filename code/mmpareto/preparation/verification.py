@@ -97,7 +97,7 @@ class Verification:
         expected, listed = set(), {row["path"] for row in self.files}
         for row in self.clips:
             for name, spec in self.metadata.modalities.items():
-                path, stills = row[name], row.get(layout.stills_column(name))
+                path, stills = row[name], row.get(name + layout.STILLS)
                 if not is_inside(path):
                     self._add("path outside the set", f"{row['id']}: {path}")
                 elif spec.kind != "frames":

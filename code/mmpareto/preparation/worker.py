@@ -37,7 +37,7 @@ def convert_clip(clip: Clip, recipe: dict, out: Path) -> Tried:
             sources[name] = state_of(source)._replace(sha256=digest)
             items[name] = item = convert(source, recipe)
         except Bad as bad:
-            return Tried(*known, problem=Problem(name, bad.reason, bad.detail))
+            return Tried(*known, problem=Problem(name, *bad.args))
         except Exception as error:  # decoders fail in many ways; the other clips go on
             reason = " ".join(str(error).split())
             detail = f"{source.path.name}: {type(error).__name__}: {reason}"

@@ -50,9 +50,9 @@ def run(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt as interrupt:
         # a parent that hears LAST_WORDS says itself that it was interrupted
         sys.exit(130 if LAST_WORDS in os.environ else _fail(130, str(interrupt) or "interrupted"))
+    except UserError as error:
+        sys.exit(_fail(2, f"error: {error}"))
     except Exception as error:
-        if isinstance(error, UserError):
-            sys.exit(_fail(2, f"error: {error}"))
         if _is_of_memory(error):
             told = f"not enough memory ({reason(error)}): give a smaller --batch_size"
             sys.exit(_fail(2, f"error: {told}"))
