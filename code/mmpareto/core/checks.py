@@ -43,19 +43,17 @@ def check_losses(
             f"unimodal losses {sorted(unimodal_losses)} given for encoders {sorted(encoders)}: "
             "give one loss for each encoder, under its name"
         )
-    needed = {"joint"} | {name for name, module in encoders.items() if trainable(module)}
     for name, loss in [("joint", joint_loss), *unimodal_losses.items()]:
-        if not has_gradient(loss):
-            if name not in needed:
-                continue
+        if has_gradient(loss):
+            if loss.numel() != 1:
+                raise ValueError(
+                    f"the loss of {name!r} has shape {tuple(loss.shape)}: give a scalar, as the "
+                    "mean over the batch"
+                )
+        elif name == "joint" or trainable(encoders[name]):
             raise ValueError(
                 f"the loss of {name!r} has no gradient: give it as the model's forward pass has "
                 "made it, neither detached nor made under torch.no_grad()"
-            )
-        if loss.numel() != 1:
-            raise ValueError(
-                f"the loss of {name!r} has shape {tuple(loss.shape)}: give a scalar, as the mean "
-                "over the batch"
             )
 
 
@@ -97,8 +95,7 @@ def verify_features(
     encoders: Mapping[str, nn.Module], losses: list[Tensor], features: Mapping[str, Tensor]
 ) -> None:
     """Raises if a loss reaches an encoder past its features, or features another encoder."""
-    around, _ = reached(encoders, losses, stop=features.values())
-    for name in sorted(around):
+    for name in sorted(reached(encoders, losses, stop=features.values())[0]):
         raise ValueError(
             f"gramian='features', but a loss reaches the encoder {name!r} other than through "
             f"features[{name!r}]: give the very tensor that the losses were made of, or use "
@@ -119,9 +116,7 @@ def reached(
 
     A compiled part is one node, that seems to mix all it holds: it is not looked into.
     """
-    owner: dict[object, str] = {
-        p: name for name, module in encoders.items() for p in module.parameters()
-    }
+    owner = {p: name for name, module in encoders.items() for p in module.parameters()}
     found, readable = set(), True
     seen = {z.grad_fn for z in stop}
     stack = [tensor.grad_fn for tensor in tensors if has_gradient(tensor)]
@@ -130,10 +125,11 @@ def reached(
         if node is None or node in seen:
             continue
         seen.add(node)
-        if "Compiled" in type(node).__name__:
+        kind = type(node).__name__
+        if "Compiled" in kind:
             readable = False
             continue
-        if type(node).__name__ == "CheckpointFunctionBackward":
+        if kind == "CheckpointFunctionBackward":
             raise ValueError(
                 "torch.utils.checkpoint with use_reentrant=True hides parameters from "
                 "autograd.grad, and they would not be trained: give it use_reentrant=False"

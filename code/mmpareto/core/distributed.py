@@ -46,9 +46,8 @@ def joined() -> Iterator[None]:
     if not is_launched() or dist.is_initialized():
         yield
         return
-    with _clear_errors():
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, timeout=PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    _call(dist.init_process_group, backend, timeout=PATIENCE)
     yield
     dist.destroy_process_group()  # after an error the others may not come to it
 
@@ -64,11 +63,9 @@ def barrier() -> None:
 
 def gather(value: T) -> list[T]:
     """What every rank has, in the order of ranks."""
-    if size() == 1:
-        return [value]
-    values: list = [None] * size()
-    with _clear_errors():
-        dist.all_gather_object(values, value)
+    values = [value] * size()
+    if size() > 1:
+        _call(dist.all_gather_object, values, value)
     return values
 
 
@@ -79,8 +76,9 @@ def same(value: T) -> T:
 
 def total(x: Tensor) -> Tensor:
     """The sum over ranks of a tensor that is small."""
-    x = x.clone()
-    _all_reduce(x)
+    if size() > 1:
+        x = x.clone()
+        _call(dist.all_reduce, x)
     return x
 
 
@@ -88,31 +86,19 @@ def mean(x: Tensor) -> Tensor:
     return total(x) / size() if size() > 1 else x
 
 
-@torch.no_grad()
 def average(tensors: list[Tensor]) -> None:
     """Put the mean over ranks in the place of every tensor, by one reduction of all together."""
-    _flat(tensors, lambda flat: _all_reduce(flat.div_(size())))
+    _change(tensors, lambda flat: _call(dist.all_reduce, flat.div_(size())))
+
+
+def copy_from_first(tensors: list[Tensor]) -> None:
+    """Put what the first rank has in the place of every tensor."""
+    _change(tensors, lambda flat: _call(dist.broadcast, flat, 0))
 
 
 @torch.no_grad()
-def copy_from_first(tensors: list[Tensor]) -> None:
-    """Put what the first rank has in the place of every tensor."""
-
-    def broadcast(flat: Tensor) -> None:
-        with _clear_errors():
-            dist.broadcast(flat, 0)
-
-    _flat(tensors, broadcast)
-
-
-def _all_reduce(x: Tensor) -> None:
-    if size() > 1:
-        with _clear_errors():
-            dist.all_reduce(x)
-
-
-def _flat(tensors: list[Tensor], change: Callable[[Tensor], None]) -> None:
-    """Change tensors as one vector for each dtype."""
+def _change(tensors: list[Tensor], change: Callable[[Tensor], None]) -> None:
+    """Change tensors in place, as one vector for each dtype."""
     if size() == 1:
         return
     for dtype in dict.fromkeys(t.dtype for t in tensors):
@@ -123,10 +109,10 @@ def _flat(tensors: list[Tensor], change: Callable[[Tensor], None]) -> None:
             t.copy_(part.view(t.shape))
 
 
-@contextmanager
-def _clear_errors() -> Iterator[None]:
+def _call(collective: Callable, *arguments, **settings) -> None:
+    """Call a function of torch.distributed; Lost where it fails."""
     try:
-        yield
+        collective(*arguments, **settings)
     except (RuntimeError, ConnectionError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise Lost(

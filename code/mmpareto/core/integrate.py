@@ -42,7 +42,11 @@ class Stats(NamedTuple):
     stationary: Tensor  # d vanishes: no direction is common to both objectives, h = 0
 
 
-def gramian(j: list[Tensor], g: list[Tensor]) -> Tensor:
+Tensors = list[Tensor]  # of one encoder
+Integrated = tuple[Tensors, Stats]  # h, and how it was decided
+
+
+def gramian(j: Tensors, g: Tensors) -> Tensor:
     """<j,j>, <j,g> and <g,g> of each tensor: float64, shape (3, number of tensors).
 
     Products are summed in float64: summed in float32, two million numbers against -3 times
@@ -67,7 +71,7 @@ def gramian(j: list[Tensor], g: list[Tensor]) -> Tensor:
     return torch.stack(rows, dim=1)
 
 
-def _as_real(tensors: list[Tensor]) -> list[Tensor]:
+def _as_real(tensors: Tensors) -> Tensors:
     """A complex number as its two parts, by which it is trained: <a, b> is Re(conj(a) b)."""
     return [torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for x in tensors]
 
@@ -85,7 +89,7 @@ def _of_gramian(rule: Callable) -> Callable:
 
     @wraps(rule)
     @torch.no_grad()
-    def of_gradients(j, g, *, gram=None, **settings) -> tuple[list[Tensor], Stats]:
+    def of_gradients(j, g, *, gram=None, **settings) -> Integrated:
         return rule(j, g, gramian(j, g) if gram is None else gram, **settings)
 
     return of_gradients
@@ -93,13 +97,8 @@ def _of_gramian(rule: Callable) -> Callable:
 
 @_of_gramian
 def mmpareto_rule(
-    j: list[Tensor],
-    g: list[Tensor],
-    gram: Tensor,
-    *,
-    gamma: float = 1.5,
-    granularity: str = "encoder",
-) -> tuple[list[Tensor], Stats]:
+    j: Tensors, g: Tensors, gram: Tensor, *, gamma: float = 1.5, granularity: str = "encoder"
+) -> Integrated:
     """h of MMPareto: the direction common to j and g, with gamma times the length of their sum.
 
     Without conflict (cos > 0) d = j + g, otherwise d = 2 alpha j + 2 (1 - alpha) g with alpha from
@@ -113,16 +112,12 @@ def mmpareto_rule(
     """
     alpha = min_norm(*gram.sum(1))
     conflict = in_conflict(gram)
-    joint_weight = torch.where(conflict, 2 * alpha, 1.0)
-    unimodal_weight = torch.where(conflict, 2 - 2 * alpha, 1.0)
-    weights = joint_weight, unimodal_weight
+    weights = torch.where(conflict, 2 * alpha, 1.0), torch.where(conflict, 2 - 2 * alpha, 1.0)
     return apply(j, g, gram, *weights, scale=gamma, rescale=granularity, conflict=conflict)
 
 
 @_of_gramian
-def pareto_rule(
-    j: list[Tensor], g: list[Tensor], gram: Tensor, *, scale: float = 1
-) -> tuple[list[Tensor], Stats]:
+def pareto_rule(j: Tensors, g: Tensors, gram: Tensor, *, scale: float = 1) -> Integrated:
     """h of conventional Pareto (MGDA): scale times the shortest convex combination of j and g.
 
     scale 1 is the textbook; 2 makes the weights sum to 2, as the uniform baseline's do. May
@@ -133,7 +128,7 @@ def pareto_rule(
 
 
 @_of_gramian
-def uniform_rule(j: list[Tensor], g: list[Tensor], gram: Tensor) -> tuple[list[Tensor], Stats]:
+def uniform_rule(j: Tensors, g: Tensors, gram: Tensor) -> Integrated:
     """h of the uniform baseline: j + g. May overwrite j."""
     one = gram.new_ones(())
     return apply(j, g, gram, one, one)
@@ -141,13 +136,8 @@ def uniform_rule(j: list[Tensor], g: list[Tensor], gram: Tensor) -> tuple[list[T
 
 @_of_gramian
 def weighted_rule(
-    j: list[Tensor],
-    g: list[Tensor],
-    gram: Tensor,
-    weighting: Callable[[Tensor], Tensor],
-    *,
-    scale: float = 1,
-) -> tuple[list[Tensor], Stats]:
+    j: Tensors, g: Tensors, gram: Tensor, weighting: Callable[[Tensor], Tensor], *, scale: float = 1
+) -> Integrated:
     """h = scale * (w_1 j + w_2 g) with w (2,) = weighting(Gramian (2, 2)), as torchjd's are.
 
     The weighting sees the Gramian divided by its mean diagonal, so that what regularises it means
@@ -162,16 +152,9 @@ def weighted_rule(
 
 
 def apply(
-    j: list[Tensor],
-    g: list[Tensor],
-    gram: Tensor,
-    joint_weight: Tensor,
-    unimodal_weight: Tensor,
-    *,
-    scale: float = 1.0,
-    rescale: str = "none",
-    conflict: Tensor | None = None,
-) -> tuple[list[Tensor], Stats]:
+    j: Tensors, g: Tensors, gram: Tensor, joint_weight: Tensor, unimodal_weight: Tensor, *,
+    scale: float = 1, rescale: str = "none", conflict: Tensor | None = None,
+) -> Integrated:  # fmt: skip
     """h = scale * d, written over j, with d = joint_weight * j + unimodal_weight * g.
 
     rescale "encoder" first lengthens d to the norm of j + g (never shortens it), "tensor" does so
@@ -192,29 +175,16 @@ def apply(
             x.mul_(v).addcmul_(y, w.to(y.dtype))
     total = torch.where(stationary.all(), 0.0, (factor * length).norm() / length.norm())
     conflict = in_conflict(gram) if conflict is None else conflict
-    return j, stats(gram, joint_weight, unimodal_weight, total, stationary.all(), conflict)
+    return j, stats(gram, (joint_weight, unimodal_weight), total, stationary.all(), conflict)
 
 
 def stats(
-    gram: Tensor,
-    joint_weight: Tensor,
-    unimodal_weight: Tensor,
-    scale: Tensor,
-    stationary: Tensor,
-    conflict: Tensor,
+    gram: Tensor, weights: tuple, scale: Tensor, stationary: Tensor, conflict: Tensor
 ) -> Stats:
     """What was decided for the encoder of this Gramian."""
     jj, jg, gg = gram.sum(1)
-    return Stats(
-        cos=jg / (jj * gg).sqrt(),
-        joint_norm=jj.sqrt(),
-        unimodal_norm=gg.sqrt(),
-        joint_weight=joint_weight,
-        unimodal_weight=unimodal_weight,
-        scale=scale,
-        conflict=conflict,
-        stationary=stationary,
-    )
+    cos, (joint, own) = jg / (jj * gg).sqrt(), weights
+    return Stats(cos, jj.sqrt(), gg.sqrt(), joint, own, scale, conflict, stationary)
 
 
 def in_conflict(gram: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ mmpareto.backward(joint_loss, {"audio": audio_loss, "visual": visual_loss})
 optimizer.step()
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,10 +17,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from . import checks, distributed, integrate
-from .integrate import Stats
+from .integrate import Stats, Tensors
 
-Rule = Callable[..., tuple[list[Tensor], Stats]]  # of j and g, lists of tensors
+Rule = Callable[..., integrate.Integrated]  # of j and g, lists of tensors
+Rules = Rule | Mapping[str, Rule]
 Encoders = Mapping[str, nn.Module] | nn.ModuleDict
+Places = dict[str, Tensors]  # of each encoder, where its two gradients are taken
+Losses = tuple[Tensor, Mapping[str, Tensor]]  # the joint one, and each encoder's own
+Gradients = dict[Tensor, Tensor]  # {parameter or feature: gradient}
 GRAMIANS = ("parameters", "features")
 
 
@@ -61,13 +65,7 @@ class Integrator:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        encoders: Encoders,
-        rule: Rule | Mapping[str, Rule],
-        *,
-        late: bool = True,
-        gramian: str = "parameters",
+        self, model: nn.Module, encoders: Encoders, rule: Rules, *, late=True, gramian="parameters"
     ):
         checks.check_encoders(model, encoders)
         if gramian not in GRAMIANS:
@@ -81,7 +79,7 @@ class Integrator:
         self.gramian = gramian
         self.rules = rule if isinstance(rule, Mapping) else dict.fromkeys(encoders, rule)
         self._verified = self._verified_features = False
-        self._held: list[dict[Tensor, Tensor]] | None = None
+        self._held: list[Gradients] = []  # j and g of earlier micro-batches
         _keep_buffers_of_compiled_backwards()
 
     def backward(
@@ -107,116 +105,107 @@ class Integrator:
         Gradient scaling (fp16) and clipping keep their meaning: scale all losses by one factor
         before, unscale and clip `.grad` after. Non-finite gradients stay non-finite.
         """
-        self._check_losses(joint_loss, unimodal_losses)
+        losses = joint_loss, unimodal_losses
+        self._check_losses(losses)
         encoders = self._trainable_encoders()
         inside = {p for params in encoders.values() for p in params}
-        outside = [p for p in self.model.parameters() if p.requires_grad and p not in inside]
+        outside: Tensors = [
+            p for p in self.model.parameters() if p.requires_grad and p not in inside
+        ]
         if self.gramian == "features":
             given = checks.check_features(self.encoders, features, accumulate)
             if not self._verified_features:
                 every = [joint_loss, *unimodal_losses.values()]
                 checks.verify_features(self.encoders, every, given)
                 self._verified_features = True
-            return self._through_features(joint_loss, unimodal_losses, given, encoders, outside)
+            return self._through_features(losses, given, encoders, outside)
         if features is not None:
             raise ValueError("features are given, but gramian is 'parameters': drop one of them")
 
-        j, g = self._both(joint_loss, unimodal_losses, encoders, outside)
-        if self._held is not None:
+        j, g = self._both(losses, encoders, outside)
+        if self._held:
             for gradients, held in zip((j, g), self._held, strict=True):
                 _add(gradients, held)
-        self._held = [j, g] if accumulate else None
+        self._held = [j, g] if accumulate else []
         if accumulate:
             return {}
 
         if dist.is_initialized():
             distributed.average([*j.values(), *g.values()])
-        stats, written = {}, {}
-        for name, (params, *pair) in _pairs(encoders, j, g).items():
+        stats, integrated = {}, {}
+        for name, pair in _pairs(encoders, j, g).items():
             h, stats[name] = self.rules[name](*pair)
-            written |= {p: x for p, x in zip(params, h, strict=True) if p in j or p in g}
-        parts = [{p: gradients[p] for p in outside if p in gradients} for gradients in (j, g)]
-        _write(written, *parts)
+            integrated |= zip(encoders[name], h, strict=True)
+        reached = {p: x for p, x in integrated.items() if p in j or p in g}
+        _write(reached, *_only(outside, j, g))
         return stats
 
     def observe(
         self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]
-    ) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
+    ) -> dict[str, tuple[Tensors, Tensors]]:
         """Each encoder's two gradients, j and g, in the order of its parameters.
 
         `.grad` and the graph stay as they are, so that any backward pass may follow. Traversals,
         processes and encoders without a gradient are as of `backward`.
         """
-        self._check_losses(joint_loss, unimodal_losses)
+        losses = joint_loss, unimodal_losses
+        self._check_losses(losses)
         encoders = self._trainable_encoders()
-        j, g = self._both(joint_loss, unimodal_losses, encoders, [], retain_graph=True)
+        j, g = self._both(losses, encoders, [], retain_graph=True)
         distributed.average([*j.values(), *g.values()])
-        return {name: (j, g) for name, (_, j, g) in _pairs(encoders, j, g).items()}
-
-    def _trainable_encoders(self) -> dict[str, list[nn.Parameter]]:
-        parameters = {name: module.parameters() for name, module in self.encoders.items()}
-        return {name: [p for p in some if p.requires_grad] for name, some in parameters.items()}
-
-    def _both(
-        self,
-        joint_loss: Tensor,
-        unimodal_losses: Mapping[str, Tensor],
-        encoders: dict[str, list[nn.Parameter]],
-        outside: list[nn.Parameter],
-        *,
-        retain_graph: bool = False,
-    ) -> tuple[dict[Tensor, Tensor], dict[Tensor, Tensor]]:
-        """Gradients of the joint and of the encoders' own losses; of both in parameters outside."""
-        everything = [*(p for params in encoders.values() for p in params), *outside]
-        j = _gradients(joint_loss, everything, retain_graph=True)
-        if self.late:
-            own = list(unimodal_losses.values())
-            return j, _gradients(own, everything, retain_graph=retain_graph)
-        g: dict[Tensor, Tensor] = {}
-        for i, (name, params) in enumerate(encoders.items(), start=1):
-            # Of this loss only its own encoder takes part; what it does to others is dropped.
-            keep = retain_graph or i < len(encoders)
-            _add(g, _gradients(unimodal_losses[name], [*params, *outside], retain_graph=keep))
-        return j, g
-
-    def _through_features(
-        self,
-        joint_loss: Tensor,
-        unimodal_losses: Mapping[str, Tensor],
-        features: Mapping[str, Tensor],
-        encoders: dict[str, list[nn.Parameter]],
-        outside: list[nn.Parameter],
-    ) -> dict[str, Stats]:
-        """Integrate at the encoders' outputs; one traversal takes what results to parameters."""
-        features = {name: z for name, z in features.items() if z.requires_grad}
-        targets = [*features.values(), *outside]
-        j = _gradients(joint_loss, targets, retain_graph=True)
-        g = _gradients(list(unimodal_losses.values()), targets, retain_graph=True)
-        stats, combined = {}, {}
-        for name, z in features.items():
-            a, b = (_zero_filled(gradients, [z]) for gradients in (j, g))
-            # Of the whole batch, of whose mean loss each process has 1 / size.
-            gram = distributed.total(integrate.gramian(a, b)) / distributed.size() ** 2
-            (combined[z],), stats[name] = self.rules[name](a, b, gram=gram)
-        inside = [p for name in features for p in encoders[name]]
-        direct = [{p: gradients[p] for p in outside if p in gradients} for gradients in (j, g)]
-        through = _gradients(list(combined), inside, along=list(combined.values()))
-        distributed.average([x for part in (*direct, through) for x in part.values()])
-        _write(*direct, through)
-        return stats
+        return _pairs(encoders, j, g)
 
     def reset(self) -> None:
         """Forget micro-batches that are held back, as when their step is given up."""
-        self._held = None
+        self._held = []
 
-    def _check_losses(self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]) -> None:
-        every = [joint_loss, *unimodal_losses.values()]
-        if unimodal_losses.keys() != self.encoders.keys() or not all(map(_is_loss, every)):
-            checks.check_losses(self.encoders, joint_loss, unimodal_losses)
+    def _check_losses(self, losses: Losses) -> None:
+        joint, own = losses
+        every = [joint, *own.values()]
+        if own.keys() != self.encoders.keys() or not all(map(_is_loss, every)):
+            checks.check_losses(self.encoders, joint, own)
         if not self._verified:
             if self.late:
-                checks.verify_late(self.encoders, unimodal_losses)
+                checks.verify_late(self.encoders, own)
             self._verified = checks.reached(self.encoders, every)[1]
+
+    def _trainable_encoders(self) -> Places:
+        return {n: [p for p in m.parameters() if p.requires_grad] for n, m in self.encoders.items()}
+
+    def _both(
+        self, losses: Losses, encoders: Places, outside: Tensors, *, retain_graph=False
+    ) -> tuple[Gradients, Gradients]:
+        """Gradients of the joint and of the encoders' own losses; of both in parameters outside."""
+        joint, own = losses
+        everything = [*(p for params in encoders.values() for p in params), *outside]
+        j = _gradients([joint], everything, retain_graph=True)
+        if self.late:
+            return j, _gradients(list(own.values()), everything, retain_graph=retain_graph)
+        g: Gradients = {}
+        for i, (name, params) in enumerate(encoders.items(), start=1):
+            # Of this loss only its own encoder takes part; what it does to others is dropped.
+            keep = retain_graph or i < len(encoders)
+            _add(g, _gradients([own[name]], [*params, *outside], retain_graph=keep))
+        return j, g
+
+    def _through_features(
+        self, losses: Losses, features: Mapping[str, Tensor], encoders: Places, outside: Tensors
+    ) -> dict[str, Stats]:
+        """Integrate at the encoders' outputs; one traversal takes what results to parameters."""
+        outputs: Places = {name: [z] for name, z in features.items() if z.requires_grad}
+        j, g = self._both(losses, outputs, outside, retain_graph=True)
+        stats, combined = {}, {}
+        for name, z in outputs.items():
+            a, b = _zero_filled(j, z), _zero_filled(g, z)
+            # Of the whole batch, of whose mean loss each process has 1 / size.
+            gram = distributed.total(integrate.gramian(a, b)) / distributed.size() ** 2
+            (combined[z[0]],), stats[name] = self.rules[name](a, b, gram=gram)
+        inside = [p for name in outputs for p in encoders[name]]
+        parts = _only(outside, j, g)
+        parts.append(_gradients(list(combined), inside, along=list(combined.values())))
+        distributed.average([x for part in parts for x in part.values()])
+        _write(*parts)
+        return stats
 
 
 class MMPareto(Integrator):
@@ -265,15 +254,13 @@ def _keep_buffers_of_compiled_backwards() -> None:
         torch.compiler.config.cache_key_tag = tag + "undonated"
 
 
-def _pairs(
-    encoders: dict[str, list[nn.Parameter]], j: dict[Tensor, Tensor], g: dict[Tensor, Tensor]
-) -> dict[str, tuple[list[nn.Parameter], list[Tensor], list[Tensor]]]:
-    """{name: (parameters, j, g)} of every encoder that a loss reaches; all it has to train.
+def _pairs(encoders: Places, j: Gradients, g: Gradients) -> dict[str, tuple[Tensors, Tensors]]:
+    """{name: j and g of all its parameters} of every encoder that a loss reaches.
 
     Rules that remember something of each parameter find it at the same place at every step.
     """
     pairs = {
-        name: (params, _zero_filled(j, params), _zero_filled(g, params))
+        name: (_zero_filled(j, params), _zero_filled(g, params))
         for name, params in encoders.items()
         if any(p in j or p in g for p in params)
     }
@@ -290,23 +277,16 @@ def _is_loss(loss: Tensor) -> bool:
 
 
 def _gradients(
-    of: Tensor | list[Tensor],
-    params: Sequence[Tensor],
-    *,
-    along: list[Tensor] | None = None,
-    retain_graph: bool = False,
-) -> dict[Tensor, Tensor]:
+    losses: Tensors, params: Tensors, *, along: Tensors | None = None, retain_graph: bool = False
+) -> Gradients:
     """One backward traversal: the gradients of those params that a loss depends on.
 
     Of several losses it is their sum's; with along, that of the tensors' inner products with it.
     """
-    of = [of] if isinstance(of, Tensor) else of
-    outputs = [x for x in of if isinstance(x, Tensor) and x.requires_grad]
+    outputs = [x for x in losses if isinstance(x, Tensor) and x.requires_grad]
     if not outputs:
         return {}  # of an encoder that is frozen, with its head
-    found = torch.autograd.grad(
-        outputs, params, along, retain_graph=retain_graph, allow_unused=True
-    )
+    found = torch.autograd.grad(outputs, params, along, retain_graph, allow_unused=True)
     gradients, storages = {}, set()
     for param, gradient in zip(params, found, strict=True):
         if gradient is None:
@@ -328,12 +308,16 @@ def _gradients(
     return gradients
 
 
-def _add(total: dict[Tensor, Tensor], more: dict[Tensor, Tensor]) -> None:
+def _add(total: Gradients, more: Gradients) -> None:
     for param, gradient in more.items():
         total[param] = total[param].add_(gradient) if param in total else gradient
 
 
-def _zero_filled(gradients: dict[Tensor, Tensor], params: Sequence[Tensor]) -> list[Tensor]:
+def _only(params: Tensors, *every: Gradients) -> list[Gradients]:
+    return [{p: gradients[p] for p in params if p in gradients} for gradients in every]
+
+
+def _zero_filled(gradients: Gradients, params: Tensors) -> Tensors:
     return [gradients[p] if p in gradients else torch.zeros_like(p) for p in params]
 
 

@@ -50,4 +50,4 @@ class MetaBalance(IntegratingMethod):
             x.addcmul_(y, f)
         one, no = gram.new_ones(()), torch.zeros_like(gram[0, 0], dtype=torch.bool)
         conflict = integrate.in_conflict(gram)
-        return j, integrate.stats(gram, one, factor.mean(), one, no, conflict)
+        return j, integrate.stats(gram, (one, factor.mean()), one, no, conflict)
