@@ -96,15 +96,6 @@ class TestAGM:
         assert (clipped > 0) is (fusion is not tiny_models.Mixing)  # whose features stay below 1
         assert_equal(ours, theirs, 1e-4)  # the state is kept in float32
 
-    def test_clipping(self):
-        model = tiny_models.build()
-        model.joint_head.weight.data *= 200
-        for encoder in model.encoders.values():
-            encoder[3].weight.data *= 50
-        tiny_models.step(method_of("agm", model), *tiny_models.batch(model))
-        norm = torch.stack([p.grad.norm() for p in literal.trained(model)]).norm()
-        assert norm.item() == pytest.approx(1, abs=1e-4)
-
     @pytest.mark.parametrize("bn_mode", ["running", "batch"])
     @pytest.mark.parametrize("fusion", [Concat, tiny_models.Mixing])
     def test_zeroed_passes_leave_no_trace(self, bn_mode, fusion):
@@ -135,6 +126,6 @@ class TestAGM:
     def test_outside_the_window(self):
         model = tiny_models.build().train()
         method = method_of("agm", model, window=[5, 9])
-        inputs, targets = tiny_models.batch(model)
-        assert tiny_models.step(method, inputs, targets).measures == {}
+        for method.epoch in (4, 10):
+            assert tiny_models.step(method, *tiny_models.batch(model)).measures == {}
         assert method.state["steps"] == 0

@@ -69,23 +69,6 @@ class TestGreedy:
         assert tiny_models.step(method, inputs, targets).measures["window"] == 0
         assert (method.state["main_speed"] > before).all()
 
-    def test_gates_of_a_window(self):
-        """The frozen branch's gates take no gradient; all others do."""
-        model = tiny_models.mmtm().train()
-        method = method_of("greedy", model)
-        model(tiny_models.batch(model)[0])
-        method.state["window"].copy_(torch.tensor([2, 1]))
-        tiny_models.step(method, *tiny_models.batch(model))
-        for exchange in model.exchanges:
-            assert exchange.excite["b"].weight.grad is None
-            assert exchange.excite["a"].weight.grad.abs().sum() > 0
-
-    def test_the_joint_prediction_is_the_mean(self):
-        model = tiny_models.mmtm().eval()
-        output = model(tiny_models.batch(model)[0])
-        logits = model.read_out(output.features)
-        torch.testing.assert_close(output.joint, (logits["a"] + logits["b"]) / 2)
-
 
 class TestGBlend:
     # losses of A, V, J: training before and after, validation before and after

@@ -189,7 +189,7 @@ class TestObserve:
             assert other == step
             for stats in encoders.values():
                 assert (stats["joint_weight"], stats["unimodal_weight"]) == (1, 1)
-                assert stats["scale"] == pytest.approx(1)
+                assert stats["scale"] == pytest.approx(1) and type(stats["conflict"]) is bool
         assert same(plain.model.state_dict().values(), seen.model.state_dict().values())
 
     @pytest.mark.parametrize("fusion", [FUSIONS["concat"], tiny_models.Mixing])

@@ -42,7 +42,7 @@ def test_frames_are_averaged(name):
     torch.testing.assert_close(encoder(clips), each.mean(0))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "cnn"])
+@pytest.mark.parametrize("name", ["resnet18", "cnn", "lenet"])
 def test_encoders_refuse_what_is_no_picture(name):
     with pytest.raises(UserError, match=r"not array of shape \(7,\): choose another"):
         ENCODERS[name](Modality("array", (7,)))
@@ -67,7 +67,6 @@ def test_resnet18_is_torchvisions():
 
 
 def test_resnet18_of_one_channel():
-    """60 parameter tensors and 11,170,240 numbers."""
     sizes = [p.numel() for p in ResNet18(GRAY).parameters()]
     assert (len(sizes), sum(sizes)) == (60, 11_170_240)
 
@@ -96,20 +95,18 @@ def test_bfloat16_gradients_of_small_pictures_are_finite():
         assert all(p.grad.isfinite().all() for p in encoder.parameters())
 
 
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pt"
+    torch.save(torchvision.models.resnet18().state_dict(), path)
+    return path
+
+
 class TestPretrained:
-    @pytest.fixture
-    def file(self, tmp_path):
-        torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pt")
-        return tmp_path / "resnet18.pt"
-
-    def test_file(self, file):
-        encoder = ResNet18(IMAGE, pretrained=str(file))
-        state = torch.load(file, weights_only=True)
-        assert torch.equal(encoder.stages[0][0].weight, state["conv1.weight"])
-        assert torch.equal(encoder.stages[4][1].conv2.weight, state["layer4.1.conv2.weight"])
-
     def test_one_channel_sees_gray_as_three_equal_channels(self, file):
         color, gray = (ResNet18(m, pretrained=str(file)).eval() for m in (IMAGE, GRAY))
+        state = torch.load(file, weights_only=True)
+        assert torch.equal(color.stages[0][0].weight, state["conv1.weight"])
         picture = torch.randn(2, 1, 32, 32)
         expected = color(picture.expand(2, 3, 32, 32))
         torch.testing.assert_close(gray(picture), expected, rtol=1e-4, atol=1e-4)
@@ -133,16 +130,14 @@ class TestPretrained:
             ResNet18(IMAGE, pretrained=str(tmp_path / "other.pt"))
 
     def build(self, file, *encoders):
-        flags = options.parse(
-            ["--dataset", "toy", "--pretrained", str(file), "--encoder", *encoders]
-        )
+        words = ["--dataset", "toy", "--pretrained", str(file), "--encoder", *encoders]
+        flags = options.parse(words)
         return setup.build_model(flags, setup.load_data(flags))
 
     def test_only_encoders_that_can(self, file):
-        model = self.build(file, "cnn", "b=resnet18")
+        encoder = self.build(file, "cnn", "b=resnet18").encoders["b"]
         state = torch.load(file, weights_only=True)
-        loaded = model.encoders["b"].stages[4][1].conv2.weight
-        assert torch.equal(loaded, state["layer4.1.conv2.weight"])
+        assert torch.equal(encoder.stages[4][1].conv2.weight, state["layer4.1.conv2.weight"])
 
     def test_no_encoder_can(self, file):
         with pytest.raises(UserError, match="encoder cnn has no pretrained weights: use resnet18"):
@@ -166,14 +161,11 @@ def test_joint_logits_by_hand(fusion):
     weight = torch.tensor([[1.0, 2, 3, 4], [0, 1, 0, -1]])
     bias = torch.tensor([0.4, -0.2])
     model = fusion({"x": Given(), "y": Given()}, 2)
-    with torch.no_grad():
-        if fusion is Concat:
-            model.joint_head.weight.copy_(weight)
-            model.joint_head.bias.copy_(bias)
-        else:
-            for head, columns in zip(model.joint_heads.values(), weight.split(2, 1), strict=True):
-                head.weight.copy_(columns)
-                head.bias.copy_(bias / 2)
+    if fusion is Concat:
+        model.joint_head.weight.data, model.joint_head.bias.data = weight, bias
+    else:
+        for head, columns in zip(model.joint_heads.values(), weight.split(2, 1), strict=True):
+            head.weight.data, head.bias.data = columns, bias / 2
     output = model({"x": torch.tensor([[1.0, -1]]), "y": torch.tensor([[2.0, 0.5]])})
     torch.testing.assert_close(output.joint, torch.tensor([[7.4, -1.7]]))
     parts = model.read_out(output.features)
@@ -196,19 +188,17 @@ def test_unimodal_heads_see_their_own_feature_only(fusion, modalities):
 def test_memory_format_changes_nothing_but_rounding():
     """Gradients, their Gramian and what fused SGD makes of them, in both memory formats."""
     found = []
-    start = ResNet18(Modality("image", (3, 32, 32))).double()
+    start = ResNet18(IMAGE).double()
     inputs = torch.randn(4, 3, 32, 32, dtype=torch.float64)
     for layout in (torch.contiguous_format, torch.channels_last):
-        encoder = deepcopy(start).to(memory_format=layout)
+        encoder, grams = deepcopy(start).to(memory_format=layout), []
         params = list(encoder.parameters())
         optimizer = torch.optim.SGD(params, lr=0.1, momentum=0.9, fused=True)
         model = nn.ModuleDict({"x": encoder})
-        grams = []
-        rule = integrate.mmpareto_rule
 
-        def observed(j, g, rule=rule, grams=grams):
+        def observed(j, g, grams=grams):
             grams.append(integrate.gramian(j, g))
-            return rule(j, g)
+            return integrate.mmpareto_rule(j, g, gram=grams[-1])
 
         for _ in range(2):
             optimizer.zero_grad()
@@ -222,24 +212,19 @@ def test_memory_format_changes_nothing_but_rounding():
 def test_optimizer_state_of_another_memory_format():
     """A fused optimizer reads buffers in the order of memory: they are laid out anew."""
 
-    def stepped(param, state=None):
+    def stepped(param, layout, state=None):
         optimizer = torch.optim.SGD([param], lr=0.1, momentum=0.9, fused=True)
         if state:
             checkpoint.load_optimizer(optimizer, state)
-        param.grad = torch.randn(param.shape).to(memory_format=layout_of(param))
+        param.grad = torch.randn(param.shape).to(memory_format=layout)
         optimizer.step()
         return optimizer.state_dict()
 
-    def layout_of(x):
-        last = x.is_contiguous(memory_format=torch.channels_last)
-        return torch.channels_last if last else torch.contiguous_format
-
-    found = []
-    for first in (torch.contiguous_format, torch.channels_last):
+    found, plain = [], torch.contiguous_format
+    for first in (plain, torch.channels_last):
         torch.manual_seed(1)
         before = nn.Parameter(torch.randn(2, 4, 3, 3).to(memory_format=first))
-        state = stepped(before)
-        param = nn.Parameter(before.detach().clone(memory_format=torch.contiguous_format))
-        stepped(param, state)
-        found.append(param)
+        state = stepped(before, first)
+        found.append(nn.Parameter(before.detach().clone(memory_format=plain)))
+        stepped(found[-1], plain, state)
     assert torch.equal(*found)
