@@ -1,6 +1,7 @@
 """Optical flow, text and vectors beside pictures: from a CSV file to a model of four modalities."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -137,16 +138,15 @@ def test_wrong_files_are_left_out_with_the_reason(raw, prepared, tmp_path):
     copy = changed(raw, tmp_path, **wrong)
     out = shutil.copytree(prepared, tmp_path / "set")
     prepare_set("folder", copy, out, *FLAGS, "--max_bad", 0.1)
-    found = [[*row[:4], ",".join(row[4:])] for row in rows(out / "problems.csv")]
-    left_out = [row for row in found if row[2] == "excluded"]
-    assert [row[:4] for row in left_out] == [
-        [f"clip-{number}", "words", "excluded", "no_tokens"] for number in (4, 5, 6)
-    ]
-    details = [
-        f"integers from 1 to {WORDS}, 0 to {WORDS - 1} expected", "integers from -2 to 1",
-        "float64 of shape (2,) found, integers (length,) expected",
+    found = [row for row in rows(out / "problems.csv") if row[2] == "excluded"]
+    limits = f"0 to {WORDS - 1} expected"
+    assert found == [
+        [f"clip-{number}", "words", "excluded", "no_tokens", f"{number}-words.npy: {detail}"]
+        for number, detail in (
+            (4, f"integers from 1 to {WORDS}, {limits}"), (5, f"integers from -2 to 1, {limits}"),
+            (6, "float64 of shape (2,) found, integers (length,) expected"),
+        )
     ]  # fmt: skip
-    assert all(detail in row[4] for detail, row in zip(details, left_out, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -175,17 +175,21 @@ def test_flow_of_another_layout(raw, tmp_path):
     assert "(3, 16, 16, 2) found, (time, 2, height, width) expected" in message
 
 
-def test_verify_reads_tokens(prepared, tmp_path, capsys):
-    """With a true size and sum: the numbers themselves are looked at."""
-    path = rows(prepared / "manifest.csv")[0][5]
+def test_content_that_the_hashes_know(prepared, tmp_path, capsys):
+    """Wrong from the start, with true sizes and sums."""
     copy = shutil.copytree(prepared, tmp_path / "set")
-    values = np.load(copy / path)
-    np.save(copy / path, np.where(np.arange(6) == 0, WORDS, values).astype(np.int32))
-    table = (copy / "files.csv").read_text()
-    old = sha256(prepared / path)
-    assert old in table
-    (copy / "files.csv").write_text(table.replace(old, sha256(copy / path)))
+    motion, words, pose = rows(copy / "manifest.csv")[0][4:]
+    wrong = {
+        motion: (np.full((3, 2, 16, 16), np.nan), "array with NaN or infinite numbers"),
+        words: (np.full(6, WORDS), "tokens that are no integers of the vocabulary"),
+        pose: (np.ones(7), "array of another shape than declared"),
+    }
+    for path, (values, _) in wrong.items():
+        np.save(copy / path, values)
+        line = f"{path},{(copy / path).stat().st_size},{sha256(copy / path)}"
+        table = (copy / "files.csv").read_text()
+        (copy / "files.csv").write_text(re.sub(f"(?m)^{path},.*$", line, table))
     with pytest.raises(UserError, match="findings"):
         verify.main([str(copy), "--full"])
-    told = f"FAILED   tokens that are no integers of the vocabulary: {path}"
-    assert told in capsys.readouterr().out.splitlines()
+    out = capsys.readouterr().out
+    assert all(f"FAILED   {finding}: {path}" in out for path, (_, finding) in wrong.items())

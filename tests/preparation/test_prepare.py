@@ -76,35 +76,16 @@ class TestRefused:
         assert "needs no preparation" in error_of("cgdigits", tmp_path, tmp_path / "set")
 
 
-def test_another_recipe_in_the_same_folder(raw_clips, one_set):
+def test_another_recipe_in_the_same_folder(raw_clips, one_set, tmp_path):
     before = contents(one_set)
     message = error_of("cremad", raw_clips, one_set, "--frames", "1fps")
     assert "frames.fps was 3, is 1" in message and "give another folder" in message
-    assert "it holds a set of dataset cremad" in error_of("folder", write_one(one_set), one_set)
+    own = write_folder(tmp_path / "own", 2)
+    assert "it holds a set of dataset cremad" in error_of("folder", own, one_set)
     assert contents(one_set) == before
 
 
-def write_one(one_set):
-    folder = one_set.parent / "own"
-    return folder if folder.exists() else write_folder(folder, 6)
-
-
 class TestKilled:
-    @pytest.mark.slow
-    def test_then_again(self, raw_clips, one_set, tmp_path):
-        """SIGKILL to all processes half-way; the same command makes the undisturbed set."""
-        command = [sys.executable, str(ROOT / "code/prepare.py"), "cremad", "--raw",
-                   str(raw_clips), "--out", str(tmp_path / "set"), "--workers", "2"]  # fmt: skip
-        process = subprocess.Popen(
-            command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        wait_for(lambda: journal_lines(tmp_path / "set") > 6)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        assert not (tmp_path / "set/metadata.json").exists()
-        prepare_set("cremad", raw_clips, tmp_path / "set")
-        assert contents(tmp_path / "set") == contents(one_set)
-
     def test_half_a_line_and_leftovers(self, raw_clips, one_set, copy):
         """A journal cut in a line, a clip without its line, and a half-written one."""
         (copy / "metadata.json").unlink()
@@ -116,41 +97,36 @@ class TestKilled:
         assert contents(copy) == contents(one_set)
 
     @pytest.mark.slow
-    def test_interrupt(self, raw_clips, one_set, tmp_path):
+    @pytest.mark.parametrize(
+        ("importing", "send", "told"),
+        [
+            (False, os.killpg, "clips done; run the same command to go on"),
+            # the process that workers are forked from imports what they need, for seconds
+            (True, os.kill, "interrupted with 0 clips done"),
+            (True, os.killpg, "interrupted with 0 clips done"),
+        ],
+    )
+    def test_interrupt(self, raw_clips, one_set, tmp_path, importing, send, told):
         """Ctrl-C: exit 130 and one line; going on makes the same set."""
-        command = [sys.executable, str(ROOT / "code/prepare.py"), "cremad", "--raw",
-                   str(raw_clips), "--out", str(tmp_path / "set"), "--workers", "1"]  # fmt: skip
-        process = subprocess.Popen(
-            command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            text=True,
-        )  # fmt: skip
-        wait_for(lambda: journal_lines(tmp_path / "set") > 3)
-        os.killpg(process.pid, signal.SIGINT)
-        _, stderr = process.communicate()
-        assert process.returncode == 130
-        assert "clips done; run the same command to go on" in stderr.splitlines()[-1]
-        assert "Traceback" not in stderr
-        assert not (tmp_path / "set/.tmp").exists()
-        prepare_set("cremad", raw_clips, tmp_path / "set")
-        assert contents(tmp_path / "set") == contents(one_set)
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize("send", [os.kill, os.killpg])
-    def test_interrupt_while_workers_start(self, send, raw_clips, tmp_path):
-        """The process that they are forked from imports what they need, for seconds."""
+        out = tmp_path / "set"
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "code/prepare.py"), "cremad", "--raw", str(raw_clips),
-             "--out", str(tmp_path / "set")], start_new_session=True, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True,
+             "--out", str(out), "--workers", "2"], start_new_session=True, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         with process:
-            wait_for(lambda: any(map(is_importing, children.read_text().split())), seconds=120)
+            if importing:
+                wait_for(lambda: any(map(is_importing, children.read_text().split())), seconds=120)
+            else:
+                wait_for(lambda: journal_lines(out) > 3)
             send(process.pid, signal.SIGINT)
             output, _ = process.communicate()  # also of processes that would outlive it
         assert process.returncode == 130
-        assert output.splitlines()[-1].startswith("interrupted with 0 clips done")
-        assert "Traceback" not in output
+        assert told in output.splitlines()[-1] and "Traceback" not in output
+        assert not (out / ".tmp").exists()
+        prepare_set("cremad", raw_clips, out)
+        assert contents(out) == contents(one_set)
 
     def test_two_at_once(self, raw_clips, one_set):
         with Lock(one_set):

@@ -1,22 +1,20 @@
 """verify.py finds what is wrong with a prepared set, and training reads only what is right."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from sets import contents, rows, write_arrays
 
-import evaluate
 import train
 import verify
 from mmpareto.data.batches import ShuffledBatches, loader
 from mmpareto.run import options
 from mmpareto.run.setup import load_data
 from mmpareto.system.errors import UserError
-from mmpareto.system.paths import sha256
 
 
 def findings(folder, capsys, **how):
@@ -52,11 +50,14 @@ class TestVerify:
         assert contents(copy) == before
 
     def test_hand_made_split(self, copy, capsys):
+        """Without full, sizes of all files are compared, and contents of at least a hundred."""
         ids = [row[0] for row in rows(copy / "manifest.csv")]
         lines = [f"{id},{('train', 'test')[i % 2]}" for i, id in enumerate(ids)]
         (copy / "splits/mine.csv").write_text("id,split\n" + "\n".join(lines) + "\n")
         verify.check(copy)
-        assert "Split    mine: train 12, test 12" in capsys.readouterr().out
+        out, count = capsys.readouterr().out, len(rows(copy / "files.csv"))
+        assert "Split    mine: train 12, test 12" in out
+        assert count > 100 and re.search(rf"Files    {count}, .*; 100 of them read whole", out)
 
     @pytest.mark.parametrize(
         ("damage", "finding"),
@@ -65,11 +66,8 @@ class TestVerify:
             (lambda s: cut(some(s, "visual/*/*/*.jpg")), "another size than when it was prepared"),
             (lambda s: flip(some(s, "audio/*/*.npy")), "damaged: another sha256"),
             (lambda s: pointer(some(s, "audio/*/*.npy")), "Git LFS pointer instead of the file"),
-            (lambda s: link(some(s, "audio/*/*.npy")), "link instead of a file"),
             (lambda s: (s / "audio/extra.npy").write_bytes(b"x"), "file that no table lists"),
             (lambda s: edit(s / "manifest.csv", ",ANG,", ",JOY,"), "label that is no class"),
-            (lambda s: edit(s / "manifest.csv", "audio/", "../audio/"), "path outside the set"),
-            (lambda s: edit(s / "manifest.csv", "audio/", "/audio/"), "path outside the set"),
             (lambda s: edit(s / "manifest.csv", ",group", ",actor"), "unreadable table"),
             (lambda s: edit(s / "splits/random.csv", "1001_", "2001_"), "clip of a split that is"),
             (lambda s: edit(s / "splits/random.csv", ",val", ",train"), "edited or damaged since"),
@@ -83,26 +81,6 @@ class TestVerify:
         damage(copy)
         found = findings(copy, capsys, full=True)
         assert any(line.startswith(finding) for line in found), found
-
-    def test_without_full_a_sample_is_read(self, copy, capsys):
-        """Sizes of all files are compared, contents of at least a hundred."""
-        verify.check(copy)
-        line = next(s for s in capsys.readouterr().out.splitlines() if s.startswith("Files"))
-        count = len(rows(copy / "files.csv"))
-        assert line.startswith(f"Files    {count}, ") and f"{min(count, 100)} of them" in line
-
-    def test_content_that_the_hashes_know(self, tmp_path, capsys):
-        """Wrong from the start: an array of another shape, and one with NaN, with true hashes."""
-        root = write_arrays(tmp_path / "set", labels=(0, 1) * 3)
-        wrong = {"x/clip-0.npy": np.ones(11), "x/clip-1.npy": np.full((8, 8), np.nan)}
-        for name, values in wrong.items():
-            row = next(s for s in (root / "files.csv").read_text().splitlines() if name in s)
-            np.save(root / name, values)
-            size = (root / name).stat().st_size
-            edit(root / "files.csv", row, f"{name},{size},{sha256(root / name)}")
-        found = " ".join(findings(root, capsys, full=True))
-        assert "array of another shape than declared" in found
-        assert "array with NaN or infinite numbers" in found
 
     def test_no_set(self, copy, tmp_path):
         (copy / "metadata.json").unlink()
@@ -147,41 +125,28 @@ def pointer(path):
     path.write_text("version https://git-lfs.github.com/spec/v1\n")
 
 
-def link(path):
-    other = path.with_suffix(".other")
-    path.rename(other)
-    path.symlink_to(other)
-
-
 def edit(path: Path, old: str, new: str):
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
 
 
-QUICK = ["--encoder", "cnn", "--epochs", "1", "--batch_size", "4", "--limit_batches", "2",
-         "--image_size", "32"]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def trained(one_set, tmp_path_factory):
-    """The folder of a run on the set."""
-    out = tmp_path_factory.mktemp("trained") / "run"
-    train.main(["--dataset", "cremad", *QUICK, "--data_root", str(one_set), "--out", str(out)])
-    return out
+QUICK = ["--encoder", "cnn", "--epochs", "1", "--batch_size", "4", "--limit_batches", "2"]
 
 
 class TestTraining:
     def data(self, folder, *flags):
         return load_data(options.parse(["--dataset", str(folder), "--batch_size", "4", *flags]))
 
-    def test_shapes_and_header(self, one_set, trained):
+    def test_shapes_and_header(self, one_set, tmp_path, capsys):
         data = self.data(one_set, "--num_frames", "3", "--image_size", "32")
         inputs, targets = data.splits["train"].read([0, 5], draw=1)
         assert inputs["visual"].shape == (2, 3, 3, 32, 32) and inputs["visual"].dtype == torch.uint8
         assert inputs["audio"].shape == (2, 1, 257, 188)
         assert targets.tolist() == data.splits["train"].targets[[0, 5]].tolist()
-        out = (trained / "train.log").read_text()
+        words = ["--dataset", str(one_set), *QUICK, "--image_size", "32"]
+        train.main([*words, "--out", f"{tmp_path}/r"])
+        out = capsys.readouterr().out
         recipe = json.loads((one_set / "metadata.json").read_text())["recipe_hash"]
         assert f"Data     cremad, recipe {recipe}: train 12, val 6, test 6" in out
         shared, tested = overlap(one_set)
@@ -197,25 +162,6 @@ class TestTraining:
             batches.append([inputs for inputs, _ in loader(split, order, workers=workers)])
         for one, other in zip(*batches, strict=True):
             assert all(torch.equal(one[name], other[name]) for name in one)
-
-    def test_evaluation_is_a_function_of_the_clip(self, one_set):
-        split = self.data(one_set, "--image_size", "32").splits["test"]
-        (one, _), (other, _) = split.read([0, 1, 2]), split.read([2, 1, 0])
-        assert torch.equal(one["visual"], other["visual"].flip(0))
-        (drawn, _) = split.read([0, 1, 2], draw=1)
-        assert not torch.equal(one["visual"], drawn["visual"])
-
-    def test_another_recipe_is_no_continuation(self, copy, trained, tmp_path):
-        """Neither --resume nor evaluate.py takes data of another recipe than the run's."""
-        run = shutil.copytree(trained, tmp_path / "run")
-        edit(copy / "metadata.json", '"fps": 3', '"fps": 4')
-        (run / "result.json").unlink()
-        flags = ["--dataset", "cremad", *QUICK, "--out", str(run), "--data_root", str(copy)]
-        message = r"cremad of recipe \w{12} found, .* was trained on recipe \w{12}"
-        with pytest.raises(UserError, match=message):
-            train.main([*flags, "--epochs", "2", "--resume"])
-        with pytest.raises(UserError, match=message):
-            evaluate.main([str(run / "best.pt"), "--data_root", str(copy)])
 
     def test_two_folders_are_two_datasets(self, tmp_path):
         """Their runs have their names, and one is not taken for the other."""
@@ -253,12 +199,6 @@ class TestTraining:
         with pytest.raises(UserError, match="has no number of stills"):
             self.data(copy)
 
-    def test_damaged_array(self, copy):
-        for path in copy.glob("audio/*/*.npy"):
-            cut(path)
-        with pytest.raises(UserError, match=r"\.npy: cannot be read"):
-            self.data(copy).splits["test"].read([0])
-
     @pytest.mark.parametrize(
         ("flags", "message"),
         [
@@ -278,10 +218,3 @@ class TestTraining:
             options.parse(["--dataset", str(tmp_path)])
         with pytest.raises(UserError, match="it holds cremad, not modelnet40: give --dataset"):
             load_data(options.parse(["--dataset", "modelnet40", "--data_root", str(one_set)]))
-
-    def test_subset_keeps_the_draws(self, one_set):
-        """--train_size does not change what is drawn for the clips that stay."""
-        everything = self.data(one_set, "--image_size", "32").splits["train"]
-        some = everything.subset([7, 2])
-        one, other = everything.read([7, 2], draw=5), some.read([0, 1], draw=5)
-        assert torch.equal(one[0]["visual"], other[0]["visual"])

@@ -1,5 +1,6 @@
 """Raw sets for tests, and prepare.py called on them."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def contents(root):
 
 def rows(path):
     """The rows of a CSV file as lists, without its header."""
-    return [line.split(",") for line in path.read_text().splitlines()[1:]]
+    with open(path, newline="") as file:
+        return list(csv.reader(file))[1:]
 
 
 def first(raw, folder):

@@ -254,18 +254,15 @@ def _decoded(container, stream) -> Iterator:
 
 
 def _array(source: Source, recipe: dict) -> Item:
+    values = load_array(source)
+    if source.kind == "flow" and (values.ndim != 4 or values.shape[1] != 2):
+        found = f"{values.shape} found, (time, 2, height, width) expected"
+        raise Bad("shape", f"{source.path.name}: {found}")
     with np.errstate(over="ignore"):
-        values = np.atleast_1d(load_array(source)).astype(np.float32)
+        values = np.atleast_1d(values).astype(np.float32)
     if not np.isfinite(values).all():
         raise Bad("not_finite", f"{source.path.name} holds NaN or infinite numbers")
     return _of_length(values, source)
-
-
-def _flow(source: Source, recipe: dict) -> Item:
-    shape = load_array(source).shape
-    if len(shape) != 4 or shape[1] != 2:
-        raise Bad("shape", f"{source.path.name}: {shape} found, (time, 2, height, width) expected")
-    return _array(source, recipe)
 
 
 def _tokens(source: Source, recipe: dict) -> Item:
@@ -321,5 +318,5 @@ def _natural(path: Path) -> list:
 
 _CONVERT = {
     "frames": _frames, "image": _image, "audio": _audio,
-    "array": _array, "flow": _flow, "tokens": _tokens,
+    "array": _array, "flow": _array, "tokens": _tokens,
 }  # fmt: skip
