@@ -1,6 +1,6 @@
 """Several processes do what one does, with gloo on the CPU, in float64.
 
-The slow tests start them by torchrun; the others fork what torchrun would start.
+Most tests fork what torchrun would start, which imports torch anew for every process.
 """
 
 from mmpareto.system import tensors
@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import forked
@@ -27,8 +26,7 @@ from mmpareto.data.batches import ShuffledBatches, consecutive
 from mmpareto.run.devices import synchronised
 from mmpareto.system.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
-CODE, SUPPORT = ROOT / "code", ROOT / "tests/support"
+CODE = Path(__file__).resolve().parents[2] / "code"
 BALANCED = {  # method: its own flags, so that what is its own happens in 24 steps
     "joint": "", "unimodal": "", "uniform": "", "pareto": "", "mmpareto": "",
     "mmpareto --gramian features": "", "pcgrad --gramian features": "",
@@ -43,19 +41,18 @@ BALANCED = {  # method: its own flags, so that what is its own happens in 24 ste
 LOOSE = {"greedy": 1e-3}  # held gates have the mean of a process's own share until the epoch ends
 
 
-def launched(processes, *program, **more):
-    """A torchrun with its output."""
-    path = os.pathsep.join([str(CODE), str(SUPPORT)])
+def launched(*words, **more):
+    """Two processes of train.py, started by torchrun."""
     return subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", "--standalone",
-         "--nproc_per_node", str(processes), *map(str, program)],
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+         "--nproc_per_node", "2", CODE / "train.py", *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more,
     )  # fmt: skip
 
 
-def together(processes, *program, code=0):
-    process = launched(processes, *program)
+def together(*words, code=0):
+    process = launched(*words)
     out, _ = process.communicate(timeout=300)
     assert (process.returncode == 0) == (code == 0), out
     return out
@@ -93,27 +90,45 @@ def assert_same_runs(one, other, tolerance=1e-9):
             assert [x[key] for key in scores] == [y[key] for key in scores]
 
 
-def two_forked(file):
-    """What two processes say, each of which runs the lines of a file of flags."""
-    with socket.create_server(("localhost", 0)) as free:
-        port = free.getsockname()[1]
-    place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+@pytest.fixture
+def run_ranks(monkeypatch):
+    """So many processes run the lines of a file of flags; returns what they say."""
+    forked.start_server(monkeypatch)
 
-    def run(rank):
-        variables = place | {"RANK": rank, "LOCAL_RANK": rank}
-        return forked.run("ranks", file, environment=variables, log=file.with_name(f"{rank}.log"))
+    def run(processes, file):
+        with socket.create_server(("localhost", 0)) as free:
+            port = str(free.getsockname()[1])
+        place = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
 
-    with ThreadPoolExecutor() as pool:
-        ended = list(pool.map(run, "01"))
-    said = "".join(rank.output for rank in ended)
-    assert [rank.code for rank in ended] == [0, 0], said
-    return said
+        def run_rank(rank):
+            own = place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            log = file.with_name(f"{rank}.log")
+            return forked.run("ranks", file, environment=own, log=log)
+
+        with ThreadPoolExecutor(processes) as pool:
+            ended = list(pool.map(run_rank, range(processes)))
+        said = "".join(rank.output for rank in ended)
+        assert not any(rank.code for rank in ended), said
+        return said
+
+    return run
 
 
-def compare(tmp_path, methods, run):
-    """Train alone, and by run, which is given a file of flags and returns what was said."""
+FEW = ["mmpareto", "mmpareto --gramian features", "pmr", "ogm_ge", "gradnorm", "half"]
+
+
+@pytest.mark.parametrize(
+    ("methods", "processes"),
+    [
+        (FEW, 2),
+        pytest.param([*BALANCED], 2, marks=pytest.mark.slow),
+        pytest.param([*BALANCED], 4, marks=pytest.mark.slow),
+    ],
+    ids=["few-2", "all-2", "all-4"],
+)
+def test_several_processes_are_one(tmp_path, run_ranks, methods, processes):
     ranks.main([lines_of(methods, tmp_path / "alone")])
-    out = run(lines_of(methods, tmp_path / "shared"))
+    out = run_ranks(processes, lines_of(methods, tmp_path / "shared"))
     assert len(re.findall("^Result", out, re.MULTILINE)) == 2 * len(methods)  # one log
     for method in methods:
         assert_same_runs(
@@ -121,30 +136,17 @@ def compare(tmp_path, methods, run):
         )
 
 
-def test_two_processes_are_one(tmp_path, monkeypatch):
-    forked.start_server(monkeypatch)
-    methods = ["mmpareto", "mmpareto --gramian features", "pmr", "ogm_ge", "gradnorm", "half"]
-    compare(tmp_path, methods, two_forked)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 4])
-def test_every_method(tmp_path, processes):
-    compare(tmp_path, list(BALANCED), partial(together, processes, SUPPORT / "ranks.py"))
-
-
 class TestTrainInProcesses:
     FLAGS = ("--encoder", "cnn", "--device", "cpu", "--train_size", "128", "--batch_size", "32")
 
     @pytest.mark.slow
-    def test_resumed_with_other_numbers_of_processes(self, tmp_path):
-        flags = lines_of(["gradnorm"], tmp_path / "alone")
-        ranks.main([flags])
+    def test_resumed_with_other_numbers_of_processes(self, tmp_path, run_ranks):
+        ranks.main([lines_of(["gradnorm"], tmp_path / "alone")])
         text = lines_of(["gradnorm"], tmp_path / "changing").read_text()
         for epochs, processes in ((1, 2), (2, 1), (3, 4), (4, 2)):
             part = tmp_path / "part.flags"
             part.write_text(text.replace("--epochs 4", f"--resume --epochs {epochs}"))
-            together(processes, SUPPORT / "ranks.py", part)
+            run_ranks(processes, part)
         assert_same_runs(tmp_path / "alone/gradnorm", tmp_path / "changing/gradnorm")
 
     @pytest.mark.slow
@@ -152,7 +154,7 @@ class TestTrainInProcesses:
         """With a message; --resume goes on after the last whole epoch."""
         out = tmp_path / "run"
         words = [*self.FLAGS, "--epochs", "400", "--out", str(out)]
-        process = launched(2, CODE / "train.py", *words, start_new_session=True)
+        process = launched(*words, start_new_session=True)
         try:
             for _ in range(600):
                 if (out / "last.pt").exists():
@@ -170,24 +172,23 @@ class TestTrainInProcesses:
         assert "SIGKILL" in text or "has lost the others of its run" in text
         done = len((out / "epochs.jsonl").read_text().splitlines())
         words[words.index("400")] = str(done + 2)
-        text = together(2, CODE / "train.py", *words, "--resume")
+        text = together(*words, "--resume")
         assert "Resumed after epoch" in text and "Result (last)" in text
 
     @pytest.mark.slow
     def test_bad_input(self, tmp_path):
-        text = together(2, CODE / "train.py", *self.FLAGS[:-1], "33", "--out", tmp_path / "run",
-                        code=2)  # fmt: skip
+        text = together(*self.FLAGS[:-1], "33", "--out", tmp_path / "run", code=2)
         assert "2 processes cannot share it equally: give a multiple of 2" in text
         assert f'File "{CODE}' not in text  # no stack trace of ours
         assert not (tmp_path / "run").exists()
 
-    def test_sync_bn_on_a_cpu(self, tmp_path):
-        with pytest.raises(UserError, match="on CUDA GPUs only, not on cpu"):
-            synchronised(torch.nn.Module(), torch.device("cpu"))
-
-    def test_sync_bn_alone(self):
-        with pytest.raises(UserError, match="acts only in several processes"):
-            synchronised(torch.nn.Module(), torch.device("cuda"))
+    @pytest.mark.parametrize(
+        ("device", "message"),
+        [("cpu", "on CUDA GPUs only, not on cpu"), ("cuda", "acts only in several processes")],
+    )
+    def test_sync_bn(self, device, message):
+        with pytest.raises(UserError, match=message):
+            synchronised(torch.nn.Module(), torch.device(device))
 
 
 class TestShares:

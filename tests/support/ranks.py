@@ -1,9 +1,4 @@
-"""A program for torchrun: trains on the toy data in float64, once for each line of a file of flags.
-
-python -m torch.distributed.run --standalone --nproc_per_node 2 tests/support/ranks.py FLAGS_FILE
-"""
-
-from mmpareto.system import entry
+"""A command for tests: trains on the toy data in float64, once for each line of a file of flags."""
 
 import re
 import shlex
@@ -77,7 +72,3 @@ def main(arguments):
     finally:
         torch.set_default_dtype(torch.float32)
         DATASETS.parts, ENCODERS.parts, METHODS.parts = before
-
-
-if __name__ == "__main__":
-    entry.run(main)

@@ -82,14 +82,11 @@ class PlainReader(Dataset):
                 sound = root / f"{row['id']}.pt"
                 torch.save(torch.from_numpy(np.load(root / row["audio"])), sound)
                 self.clips.append((sorted((root / row["visual"]).iterdir()), sound))
-        self.transform = transforms.Compose(
-            [
-                transforms.RandomResizedCrop(224),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToTensor(),
-                transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
-            ]
-        )
+        self.transform = transforms.Compose([
+            transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ])  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.clips)
