@@ -144,6 +144,12 @@ class TestFolder:
         self.edit(raw, lambda text: text.replace("3.npy", "3" * 300 + ".npy"))
         assert "no such file" in error_of("folder", raw, tmp_path / "x")
 
+    def test_a_split_of_ones_own_stays_behind(self, raw, out):
+        """It is added by hand; a repeated call must not make it the default."""
+        shutil.copy(out / "splits/random.csv", out / "splits/mine.csv")
+        for _ in range(2):
+            assert prepare_set("folder", raw, out)["splits"] == ["random", "mine"]
+
     def test_a_class_with_one_clip(self, raw, out):
         """It trains; the others are split."""
         self.edit(raw, lambda text: text.replace("clip-0,cat", "clip-0,yak"))

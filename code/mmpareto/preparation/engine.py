@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ..data import recipes
 from ..data.clips import ARRAYS, STORED_KINDS, Bad, Clip, Problem, Raw, check_media
-from ..data.layout import PROBLEMS, Spec
+from ..data.layout import PROBLEMS, Spec, read_metadata
 from ..data.samples import recipe_hash
 from ..system.errors import UserError, printable
 from ..system.lock import Lock
@@ -262,9 +262,12 @@ class Preparation:
             shape = _common_shape(name, ((r.id, r.modalities[name].shape) for r in good))
             size = raw.vocabularies.get(name)
             specs[name] = Spec(STORED_KINDS.get(kind, kind), size, list(shape) or None)
+        before = []
+        with suppress(UserError):  # a set without metadata, or with damaged ones
+            before = read_metadata(self.out).splits
         for name in ("metadata.json", REFUSED):  # from here on the tables of the set change
             (self.out / name).unlink(missing_ok=True)
-        splits = write_splits(self.out, good, raw.lists)
+        splits = write_splits(self.out, good, raw.lists, before)
         journal.compact()
         sweep(self.out, specs, good)
         metadata = {"dataset": raw.dataset, "classes": raw.classes, "modalities": specs,

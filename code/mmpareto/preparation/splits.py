@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
@@ -16,11 +17,22 @@ SEED = 0
 VALIDATION = 0.1  # of a list's training part, where it has no validation part
 
 
-def write_splits(root: Path, clips: Sequence[Clip | Tried], lists: dict[str, List]) -> list[str]:
+MADE = ("group", "random")
+
+
+def write_splits(
+    root: Path,
+    clips: Sequence[Clip | Tried],
+    lists: dict[str, List],
+    before: Sequence[str] = (),
+) -> list[str]:
     """Write every split of the clips; returns their names, the default one first.
 
     A list without a validation part gives two: with one drawn from its training clips, and
     NAME-noval as it was published. "group" keeps every group whole, "random" does not.
+
+    before: the names that the set had until now. A split that somebody has added since, or that
+    stood behind those made here, stays behind them: the default does not change by it.
     """
     (root / "splits").mkdir(exist_ok=True)
     made = {}
@@ -30,8 +42,9 @@ def write_splits(root: Path, clips: Sequence[Clip | Tried], lists: dict[str, Lis
         if "val" not in parts.values() and (drawn := _draw(train, VALIDATION)):
             made[name] = parts | dict.fromkeys(drawn, "val")
             made[f"{name}-noval"] = parts
-    kept = {path.stem for path in (root / "splits").glob("*.csv")} - {"group", "random"}
-    names = [*made, *sorted(kept - made.keys())]
+    kept = {path.stem for path in (root / "splits").glob("*.csv")} - {*MADE, *made}
+    listed_before = kept & set(takewhile(lambda name: name not in MADE, before))
+    names = [*made, *sorted(listed_before)]
     labels = {clip.id: clip.label for clip in clips}
     groups = {clip.id: clip.group for clip in clips}
     if all(groups.values()) and (parts := _by_group(labels, groups)):
@@ -44,7 +57,7 @@ def write_splits(root: Path, clips: Sequence[Clip | Tried], lists: dict[str, Lis
     for name, parts in made.items():
         rows = [{"id": id, "split": part} for id, part in sorted(parts.items())]
         write_table(split_path(root, name), SPLIT, rows)
-    return names + [name for name in ("group", "random") if name in made]
+    return [*names, *(name for name in MADE if name in made), *sorted(kept - listed_before)]
 
 
 def _draw(labels: dict[str, str], share: float) -> set[str]:
