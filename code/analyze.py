@@ -8,13 +8,11 @@ Everything is written into the folder analysis of DIR; report.html there needs n
 
 from mmpareto.system import entry
 
-from argparse import Namespace
 from importlib.util import find_spec
 from pathlib import Path
 
 from mmpareto.results.analysis import page, sections
-from mmpareto.results.analysis.sections import Work
-from mmpareto.results.analysis.subject import Subject, find
+from mmpareto.results.analysis.subject import find
 from mmpareto.run import checkpoint, report
 from mmpareto.run.parsers import add_device_flags
 from mmpareto.system.errors import UserError, printable
@@ -36,28 +34,13 @@ def main(arguments: list[str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         lock = Lock(folder, "wait for it, or give another --out")
     with lock:
-        analyze(subject, folder, flags)
-
-
-def analyze(subject: Subject, folder: Path, flags: Namespace) -> None:
-    looked, why_not = sections.look(subject, flags)
-    matrices = sections.confusions(subject, flags)
-    work = Work(subject, folder, flags.window)
-    parts = [
-        sections.results(work),
-        sections.training(work),
-        sections.conflicts(work),
-        sections.magnitudes(work, looked, why_not),
-        sections.predictions(flags.part, matrices),
-        sections.settings(subject),
-    ]
-    print(printable(subject.title))
-    for part in parts:
-        for table in part.tables if part.on_console else ():
+        parts = sections.make(subject, folder, flags)
+        print(printable(subject.title))
+        for table in (table for part in parts if part.on_console for table in part.tables):
             columns, rows = list(table.rows[0]), [list(row.values()) for row in table.rows]
             print(f"\n{printable(table.caption)}", report.table(columns, rows, WIDTH), sep="\n")
-    path = folder / "report.html"
-    page.write(path, subject.title, parts)
+        path = folder / "report.html"
+        page.write(path, subject.title, parts)
     print(f"\n{path}, and beside it its figures (.png, .svg) and numbers (.csv)")
 
 

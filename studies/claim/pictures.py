@@ -13,6 +13,7 @@ from .design import FIXED, MAIN, PARTS
 from .rows import Epoch, Run, grouped, scored
 
 DASHES = ("-", "--", ":")
+HEIGHT = 3.4  # of a figure, in inches
 
 
 def write(folder: Path, runs: list[Run], epochs: list[Epoch]) -> None:
@@ -20,13 +21,6 @@ def write(folder: Path, runs: list[Run], epochs: list[Epoch]) -> None:
     figures.write([folder / "rates.png"], rates, runs)
     figures.write([folder / "conflict.png"], conflict, runs, epochs)
     figures.write([folder / "gain.png"], gain, runs)
-
-
-def blank(columns: int, width: float, sharey: bool = False):
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, 3.4), layout="constrained")
-    return figure, figure.subplots(1, columns, squeeze=False, sharey=sharey)[0]
 
 
 def draw_by_rate(panel, groups: dict[str, list[Run]], column: str) -> None:
@@ -42,7 +36,7 @@ def draw_by_rate(panel, groups: dict[str, list[Run]], column: str) -> None:
 
 def rates(runs: list[Run]):
     """Validation accuracy of every arm by learning rate."""
-    figure, (panel,) = blank(1, 6.0)
+    figure, ((panel,),) = figures.grid(1, 6.0, HEIGHT)
     choosing = [run for run in runs if run.is_choosing and run.part == MAIN]
     draw_by_rate(panel, dict(sorted(grouped(choosing, "arm").items())), "val_Acc")
     panel.set_xscale("log", base=2)
@@ -56,7 +50,7 @@ def rates(runs: list[Run]):
 
 def conflict(runs: list[Run], epochs: list[Epoch]):
     """Where it is: by epoch and encoder in the main part, by learning rate in all."""
-    figure, (left, right) = blank(2, 9.0)
+    figure, ((left,), (right,)) = figures.grid(2, 9.0, HEIGHT)
     mine = [row for row in epochs if (row.part, row.arm) == (MAIN, "E")]
     for (encoder, rows), color in zip(grouped(mine, "encoder").items(), cycle(COLORS)):
         shares = [100 * (row.conflicts / row.steps) for row in rows]
@@ -78,8 +72,8 @@ def conflict(runs: list[Run], epochs: list[Epoch]):
 
 def gain(runs: list[Run]):
     """What E gains over B and over A against how often it meets conflict."""
-    figure, panels = blank(2, 9.0, sharey=True)
-    for panel, arms in zip(panels, ("E-B", "E-A"), strict=True):
+    figure, panels = figures.grid(2, 9.0, HEIGHT, sharey=True)
+    for (panel,), arms in zip(panels, ("E-B", "E-A"), strict=True):
         panel.axhline(0, color="gray", linewidth=0.8)
         for part, color in zip(PARTS, cycle(COLORS), strict=False):
             if part == FIXED or not (found := contrast(runs, part, arms)):

@@ -127,7 +127,7 @@ def folder_name(name: str, setting: dict[str, str], seed: str | int) -> str:
 
 def plan_comparison(flags: Namespace, rest: list[str]) -> Comparison:
     """All that is asked for; every run's flags, and those found in its folder, are checked."""
-    _refuse_set_here(_flags_in(rest))
+    _check_own(_flags_in(rest), "")
     names = [find_name(name) for name in _split(flags.methods)]
     settings = find_settings(flags.tune)
 
@@ -189,16 +189,12 @@ def find_settings(words: list[str]) -> list[dict[str, str]]:
 
 
 def _check_own(words: Iterable[str], where: str) -> None:
-    """UserError for flags that may not differ from run to run."""
+    """UserError for flags that may not differ from run to run; where: "" for those of all runs."""
     flags = {word.split("=")[0] for word in words}
-    _refuse_set_here(flags)
-    if common := flags & IN_COMMON:
-        raise UserError(f"{where}: --{min(common)} has to be the same for all: give it as a flag")
-
-
-def _refuse_set_here(flags: set[str]) -> None:
     if found := flags & SET_HERE.keys():
         raise UserError(f"--{min(found)}: compare.py sets it itself: {SET_HERE[min(found)]}")
+    if where and (common := flags & IN_COMMON):
+        raise UserError(f"{where}: --{min(common)} has to be the same for all: give it as a flag")
 
 
 def _flags_in(words: list[str]) -> set[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...run import records
-from ...run.records import Config, EncoderStats, Epoch, Result
+from ...run.records import Config, EncoderStats, Result
 from ...run.report import mean
 from ...system.errors import UserError
 from ..table import accuracies
@@ -19,7 +19,7 @@ class Logs(NamedTuple):
     label: str
     folder: Path
     config: Config
-    epochs: list[Epoch]
+    epochs: list[dict[str, Any]]  # loss, split and scores by name
     steps: list[records.Step]
     result: Result | None  # None of a run that is not finished
 
@@ -63,12 +63,12 @@ def read(folder: Path, label: str | None = None) -> Logs:
             f"{folder}: is no run's folder, or damaged ({type(error).__name__}: {error}): give one "
             "that train.py has written"
         ) from None
-    epochs = records.read_epochs(folder)
+    epochs = [{**vars(epoch), **epoch.further} for epoch in records.read_epochs(folder)]
     steps = [step for step in records.read_steps(folder) if step.epoch <= len(epochs)]
     if not epochs:
         raise UserError(f"{folder}: no epoch is finished yet: wait for the first")
-    for score in accuracies(scores(epochs[0])):
-        values = [scores(epoch).get(score) for epoch in epochs]
+    for score in accuracies(epochs[0]):
+        values = [epoch.get(score) for epoch in epochs]
         if not all(isinstance(value, float) and isfinite(value) for value in values):
             raise UserError(
                 f"{folder / 'epochs.jsonl'}: an epoch has no {score}: restore it, or delete the "
@@ -76,11 +76,6 @@ def read(folder: Path, label: str | None = None) -> Logs:
             )
     done = records.read_result(folder) if (folder / "result.json").exists() else None
     return Logs(label or name, folder, config, epochs, steps, done)
-
-
-def scores(epoch: Epoch) -> dict[str, Any]:
-    """All that the file says of it but loss and conflict, by name."""
-    return {"Acc": epoch.Acc, **epoch.further}
 
 
 def trace(logs: Logs, encoder: str) -> list[Step]:

@@ -1,6 +1,5 @@
 """One self-contained page: no server, no script, nothing from elsewhere; any text is just text."""
 
-from base64 import b64encode
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,15 +7,10 @@ from ...system.writing import write_text
 
 
 class Picture(NamedTuple):
-    """An SVG file with its caption."""
+    """An SVG as an address that holds the picture itself; within it no script ever runs."""
 
-    path: Path
+    source: str
     caption: str
-
-    @property
-    def source(self) -> str:
-        """As an address that holds the picture itself; within it no script ever runs."""
-        return "data:image/svg+xml;base64," + b64encode(self.path.read_bytes()).decode()
 
 
 class Table(NamedTuple):

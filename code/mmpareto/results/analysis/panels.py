@@ -13,7 +13,7 @@ from typing import Any
 from ..figures import COLORS, grid
 from ..table import accuracies, deviation
 from .fixed import Looked
-from .logs import Logs, scores, trace, windows
+from .logs import Logs, trace, windows
 
 BLUE, RED, GREEN = COLORS[:3]
 GRAY, AT_MOST = "#555555", "\N{LESS-THAN OR EQUAL TO}"
@@ -146,11 +146,13 @@ def curves(runs: dict[str, list[Logs]]):
     """
     first = next(iter(runs.values()))[0].epochs[0]
     titles = {"loss": "training loss"}
-    titles |= {name: f"{first.split} {name} (%)" for name in accuracies(scores(first))}
+    titles |= {name: f"{first['split']} {name} (%)" for name in accuracies(first)}
     figure, panels = _grid(len(titles), 2.4, 2.1)
     for (name, title), (panel,) in zip(titles.items(), panels, strict=True):
         for (label, seeds), look in zip(runs.items(), _looks(), strict=False):
-            by_epoch = list(zip(*(_by_epoch(run, name) for run in seeds), strict=False))
+            lines = [_plain(epoch[name] for epoch in run.epochs) for run in seeds]
+            scale = 1 if name == "loss" else 100
+            by_epoch = [[scale * v for v in values] for values in zip(*lines, strict=False)]
             epochs = range(1, len(by_epoch) + 1)
             middle = [statistics.fmean(values) for values in by_epoch]
             every = max(1, len(by_epoch) // 8)
@@ -166,12 +168,6 @@ def curves(runs: dict[str, list[Logs]]):
     if len(runs) > 1:
         _legend(figure)
     return figure
-
-
-def _by_epoch(run: Logs, name: str) -> list[float]:
-    if name == "loss":
-        return _plain(epoch.loss for epoch in run.epochs)
-    return _plain(100 * scores(epoch)[name] for epoch in run.epochs)
 
 
 def _grid(columns: int, width: float = 3.1, height: float = 2.3, rows: tuple[int, ...] = (1,)):

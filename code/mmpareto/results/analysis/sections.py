@@ -1,6 +1,7 @@
 """The parts of a page, and the pictures and CSV files beside it."""
 
 from argparse import Namespace
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +32,8 @@ class Work(NamedTuple):
     def draw(self, name: str, caption: str, figure: Callable, *arguments) -> Picture:
         paths = [self.folder / f"{name}.{form}" for form in FORMS]
         figures.write(paths, figure, *arguments)
-        return Picture(paths[-1], caption)
+        svg = b64encode(paths[-1].read_bytes()).decode()
+        return Picture(f"data:image/svg+xml;base64,{svg}", caption)
 
     def name(self, kind: str, run: Logs) -> str:
         """Of a file; a comparison has one of each kind for several runs."""
@@ -39,6 +41,17 @@ class Work(NamedTuple):
 
     def write(self, name: str, rows: list[dict]) -> None:
         write_table(self.folder / f"{name}.csv", list(rows[0]), rows)
+
+
+def make(subject: Subject, folder: Path, flags: Namespace) -> list[Section]:
+    """All parts; what needs models comes first, so that nothing is written where that fails."""
+    looked, why_not = look(subject, flags)
+    matrices = confusions(subject, flags)
+    work = Work(subject, folder, flags.window)
+    return [
+        results(work), training(work), conflicts(work), magnitudes(work, looked, why_not),
+        predictions(flags.part, matrices), settings(subject),
+    ]  # fmt: skip
 
 
 def look(subject: Subject, flags: Namespace) -> tuple[list[Looked], str]:
