@@ -3,10 +3,17 @@
 import shutil
 
 import pytest
-from toy_kinds import ToyAlone, ToyKinds, made
+from toy_kinds import TRAINED, ToyAlone, ToyKinds
+from toys import TOYS
 
 import train
 from mmpareto.datasets import DATASETS
+
+
+@pytest.fixture(autouse=True)
+def toys(monkeypatch):
+    own = TOYS | {"toy_kinds": ToyKinds, "toy_alone": ToyAlone}
+    monkeypatch.setattr(DATASETS, "parts", DATASETS.parts | own)
 
 
 def train_toy(folder, *flags, method="mmpareto"):
@@ -40,12 +47,9 @@ def copied(done, tmp_path):
 
 
 @pytest.fixture
-def kinds(toys, monkeypatch):
-    own = {"toy_kinds": ToyKinds, "toy_alone": ToyAlone}
-    monkeypatch.setattr(DATASETS, "parts", DATASETS.parts | own)
-
-
-@pytest.fixture
-def trained(request, folders, kinds):
-    """The last checkpoint of one of the runs in toy_kinds.TRAINED, which `runs` names."""
-    return made(folders, request.param)
+def trained(request, folders, toys):
+    """The last checkpoint of one of toy_kinds.TRAINED, which `runs` names; each is made once."""
+    path = folders / request.param / "last.pt"
+    if not path.exists():
+        train.main([*TRAINED[request.param], "--epochs", "1", "--out", str(path.parent)])
+    return path

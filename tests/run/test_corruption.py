@@ -11,8 +11,6 @@ from toy_kinds import TRAINED, as_read, load, printed, runs
 from mmpareto.data.batches import loader
 from mmpareto.run import corruption, scores
 
-pytestmark = pytest.mark.usefixtures("kinds")
-
 
 def predicted(model, inputs):
     """Of one sample: {name: class}."""

@@ -22,8 +22,6 @@ from mmpareto.datasets.shared.prepared import PreparedSplit
 from mmpareto.run import corruption, scores
 from mmpareto.system.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("kinds")
-
 
 class TestCommand:
     def test_same_scores_as_training(self, done, capsys):

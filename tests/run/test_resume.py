@@ -54,12 +54,9 @@ def test_same_as_undisturbed(run, interrupted, method, own):
     assert_same_run(whole, run(*flags, "--resume", name="broken", method=method))
 
 
-def test_before_the_first_checkpoint(run, interrupted, done):
+def test_without_a_checkpoint(run, interrupted, done):
+    assert_same_run(done, run("--resume", name="new"))
     interrupted(1)
-    assert_same_run(done, run("--resume"))
-
-
-def test_new_folder(run, done):
     assert_same_run(done, run("--resume"))
 
 

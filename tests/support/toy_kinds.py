@@ -5,7 +5,6 @@ import pytest
 import torch
 
 import evaluate
-import train
 from mmpareto.data.samples import Data, Modality, TensorSplit
 from mmpareto.datasets import Dataset
 from mmpareto.run import checkpoint
@@ -67,14 +66,6 @@ TRAINED = {
     "mmtm": ["--dataset", "toy3", "--encoder", "cnn", "--fusion", "mmtm"],
     "tasks": ["--dataset", "toy_tasks", "--encoder", "cnn"],
 }
-
-
-def made(folders, name):
-    """The last checkpoint of one of the runs above, each made once."""
-    path = folders / name / "last.pt"
-    if not path.exists():
-        train.main([*TRAINED[name], "--epochs", "1", "--out", str(path.parent)])
-    return path
 
 
 def runs(*names):

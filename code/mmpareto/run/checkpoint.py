@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from sys import float_info
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,8 +19,6 @@ from ..system.tensors import is_plain, read
 from . import devices, setup
 from .options import check_data_root, from_config
 from .records import Record
-
-AnyState = TypeVar("AnyState", bound="State")
 
 
 @dataclass(frozen=True)
@@ -68,8 +66,8 @@ class Resumable(State):
         check(logs=all(map(is_count, self.logs.values())), rng=bool(self.rng))
 
 
-def read_state(path: Path, kind: type[AnyState] = State) -> AnyState:
-    """Load a run's best.pt or last.pt; as `Resumable` its last.pt alone."""
+def read_state(path: Path, kind: type[State] = State) -> Any:
+    """Load a run's best.pt or last.pt as that kind; `Resumable` is its last.pt alone."""
     state = read(path)
     try:
         return as_record(state, kind)
@@ -184,22 +182,22 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
 
     Fused optimizers take that for granted, and another device may have had another memory format.
     """
-    expected = form(_settings(optimizer))
+
+    def settings() -> Any:
+        return form([{**group, "params": None} for group in optimizer.param_groups])
+
+    expected = settings()
     optimizer.load_state_dict(state)
-    if form(_settings(optimizer)) != expected:
+    if settings() != expected:
         raise ValueError("settings of another form")
     for param, buffers in optimizer.state.items():
         for name, value in buffers.items():
             # Fused optimizers write as many numbers as the parameter has, wherever that leads.
-            expected = () if name == "step" else param.shape
-            if not isinstance(value, Tensor) or value.shape != expected:
+            shape = () if name == "step" else param.shape
+            if not isinstance(value, Tensor) or value.shape != shape:
                 raise ValueError(f"{name} does not fit its parameter")
             if value.shape == param.shape:
                 buffers[name] = torch.empty_like(param).copy_(value)
-
-
-def _settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    return [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
 
 
 def check_alike(found: Any, expected: Any, what: str) -> None:

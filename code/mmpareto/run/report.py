@@ -97,13 +97,12 @@ def table(
     sizes[texts:] = [min(size, 9) for size in sizes[texts:]]
     sizes[0] = min(sizes[0], max(16, width - sum(size + 2 for size in sizes[1:])))
     sides = "<" * texts + ">" * (len(sizes) - texts)
-    columns = list(zip(sizes, sides, strict=True))
 
     def lines(row: Sequence[str]) -> Iterable[str]:
-        cells = [textwrap.wrap(cell, size) for cell, size in zip(row, sizes, strict=True)]
-        for parts in zip_longest(*cells, fillvalue=""):
-            shown = [f"{t:{side}{size}}" for t, (size, side) in zip(parts, columns, strict=True)]
-            yield "  ".join(shown).rstrip()
+        wrapped = [textwrap.wrap(cell, size) for cell, size in zip(row, sizes, strict=True)]
+        for parts in zip_longest(*wrapped, fillvalue=""):
+            cells = zip(parts, sides, sizes, strict=True)
+            yield "  ".join(f"{text:{side}{size}}" for text, side, size in cells).rstrip()
 
     rule = "  ".join("-" * size for size in sizes)
     return "\n".join([*lines(headings), rule, *(line for row in rows for line in lines(row))])
