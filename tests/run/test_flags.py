@@ -4,6 +4,7 @@ from mmpareto.system import entry as cli
 from mmpareto.system import tensors
 
 import json
+from argparse import Namespace
 
 import pytest
 import torch
@@ -14,28 +15,29 @@ import train
 from mmpareto.methods import METHODS
 from mmpareto.run import setup
 from mmpareto.system.errors import UserError
+from train import Trainer
 
 
 def last_state(folder):
     return tensors.read(folder / "last.pt")
 
 
+def first_steps(*words):
+    """Of one epoch."""
+    flags = train.options.parse(["--dataset", "toy", "--encoder", "cnn", *map(str, words)])
+    return Trainer(flags, Namespace(state=None)).train_epoch()
+
+
 class TestFlags:
     """Every flag acts."""
-
-    def first_steps(self, run, *flags, method="mmpareto", name="flags"):
-        return read(run("--epochs", 1, *flags, name=name, method=method) / "steps.jsonl")
 
     def test_same_seed_same_run_with_any_number_of_workers(self, run, done):
         assert_same_run(done, run("--workers", 2, name="two"))
         assert_same_run(done, run("--deterministic", name="three"))
         torch.use_deterministic_algorithms(False)
 
-    def test_seed(self, run):
-        one, other = (
-            self.first_steps(run, "--random_seed", seed, "--limit_batches", 1, name=str(seed))
-            for seed in (0, 1)
-        )
+    def test_seed(self):
+        one, other = (first_steps("--random_seed", seed, "--limit_batches", 1) for seed in (0, 1))
         assert one[0]["loss"] != other[0]["loss"]
 
     def test_window(self, run):
@@ -93,20 +95,16 @@ class TestFlags:
         assert len(read(parts / "steps.jsonl")) == 1
 
     def test_number_of_samples(self, run):
-        assert len(self.first_steps(run, "--train_size", 40)) == 2
+        assert len(first_steps("--train_size", 40)) == 2
         folder = run("--limit_batches", 2, "--epochs", 1)
         assert len(read(folder / "steps.jsonl")) == 2
         accuracy = read(folder / "epochs.jsonl")[0]["Acc"] * 32
         assert accuracy == pytest.approx(round(accuracy))
 
     @pytest.mark.parametrize("method", list(METHODS))
-    def test_bf16(self, run, method):
-        plain, half = (
-            self.first_steps(run, "--limit_batches", 1, "--precision", x, name=x, method=method)[0][
-                "loss"
-            ]
-            for x in ("fp32", "bf16")
-        )
+    def test_bf16(self, method):
+        words = ["--method", method, "--limit_batches", 1, "--precision"]
+        plain, half = (first_steps(*words, precision)[0]["loss"] for precision in ("fp32", "bf16"))
         assert plain != half and plain == pytest.approx(half, rel=0.05)
 
     def test_compile(self, run, monkeypatch):
@@ -118,12 +116,11 @@ class TestFlags:
     @pytest.mark.slow  # importing the compiler takes seconds
     @pytest.mark.filterwarnings("ignore")
     @pytest.mark.parametrize("method", ["uniform", "mmpareto"])
-    def test_compiled(self, run, method, monkeypatch):
+    def test_compiled(self, method, monkeypatch):
         compiled = torch.compile
         monkeypatch.setattr(torch, "compile", lambda model: compiled(model, backend="aot_eager"))
-        flags = ["--limit_batches", 2]
-        plain = self.first_steps(run, *flags, name="plain", method=method)
-        fast = self.first_steps(run, *flags, "--compile", name="compiled", method=method)
+        words = ["--method", method, "--limit_batches", 2]
+        plain, fast = first_steps(*words), first_steps(*words, "--compile")
         for a, b in zip(plain, fast, strict=True):
             assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
 

@@ -5,6 +5,7 @@ from mmpareto.system import tensors
 import json
 import math
 import resource
+import shutil
 import signal
 
 import pytest
@@ -18,45 +19,45 @@ from mmpareto.system.errors import UserError
 from train import Trainer
 
 
-@pytest.fixture
-def interrupted(run, monkeypatch):
-    """Stops training at the second step of an epoch."""
-
-    def stop(epoch, *flags, **settings):
-        original = Trainer.clip
-
-        def clip(self):
-            is_copy = self.flags.method != self.run.config["method"]
-            if self.order.epoch == epoch and not is_copy:
-                self.count = getattr(self, "count", 0) + 1
-                if self.count == 2:
-                    raise KeyboardInterrupt
-            return original(self)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "clip", clip)
-            with pytest.raises(KeyboardInterrupt, match=f"after epoch {epoch - 1}; go on"):
-                run(*flags, **settings)
-
-    return stop
-
-
 @pytest.mark.parametrize(
     ("method", "own"),
     [(method, []) for method in METHODS]
     + [("gblend", ["--super_epoch", 2]), ("greedy", ["--threshold", 0])],
     ids=str,
 )
-def test_same_as_undisturbed(run, interrupted, method, own):
-    flags = ["--epochs", 3, "--limit_batches", 3, "--lr_decay_step", 2, "--optimizer", "adam", *own]
-    whole = run(*flags, name="whole", method=method)
-    interrupted(3, *flags, name="broken", method=method)
+def test_same_as_undisturbed(run, tmp_path, monkeypatch, method, own):
+    """What goes on is the folder as it was when the third epoch began."""
+
+    def train_epoch(self):
+        if self.epoch == 2 and self.flags.method == method:
+            shutil.copytree(self.run.folder, tmp_path / "broken")
+        return original(self)
+
+    original = Trainer.train_epoch
+    flags = ["--epochs", 4, "--limit_batches", 2, "--lr_decay_step", 3, "--optimizer", "adam", *own]
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_epoch", train_epoch)
+        whole = run(*flags, name="whole", method=method)
     assert_same_run(whole, run(*flags, "--resume", name="broken", method=method))
 
 
-def test_without_a_checkpoint(run, interrupted, done):
-    assert_same_run(done, run("--resume", name="new"))
-    interrupted(1)
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_interrupted_in_the_middle(run, done, monkeypatch, epoch):
+    def clip(self):
+        if self.order.epoch == epoch and self.batches.pop() == 3:
+            raise KeyboardInterrupt
+        return original(self)
+
+    original = Trainer.clip
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "clip", clip)
+        patch.setattr(Trainer, "batches", list(range(6)), raising=False)
+        with pytest.raises(KeyboardInterrupt, match=f"after epoch {epoch - 1}; go on"):
+            run()
+    assert_same_run(done, run("--resume"))
+
+
+def test_new_folder(run, done):
     assert_same_run(done, run("--resume"))
 
 
