@@ -68,27 +68,22 @@ def run(*words, signal_=0, after=None, group=False, log: Path, environment=None)
     return Ended(process.exitcode, killed, seconds, process.pid, log.read_text())
 
 
-def session(leader: int) -> list[int]:
-    """The processes of a session that are alive."""
-    found = []
+def is_there(leader: int) -> bool:
+    """Whether a process of a session is alive."""
     for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, number = path.read_text().rpartition(")")[2].split()[:4]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(number) == leader and state not in "ZX":
-            found.append(int(path.parent.name))
-    return found
+        with suppress(FileNotFoundError, ProcessLookupError):
+            state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
+            if int(session) == leader and state not in "ZX":
+                return True
+    return False
 
 
-def gone(leader: int, seconds: float = 30) -> bool:
+def gone(leader: int) -> bool:
     """Whether all processes of a session end in time."""
-    end = time.monotonic() + seconds
-    while session(leader):
-        if time.monotonic() > end:
-            return False
+    end = time.monotonic() + 30
+    while is_there(leader) and time.monotonic() < end:
         time.sleep(0.05)
-    return True
+    return not is_there(leader)
 
 
 class Forked(ForkProcess):
