@@ -11,8 +11,9 @@ import zipfile
 
 import pytest
 import torch
-from bombs import ENDLESS, ESCAPE, Trap
+from bombs import ENDLESS, ESCAPE, Trap, put
 from damage import FLAGS, told
+from run_files import read
 
 import analyze
 import evaluate
@@ -24,72 +25,93 @@ from mmpareto.models.fusions import FUSIONS
 from mmpareto.run import checkpoint, options, setup
 from mmpareto.system.errors import UserError
 
+pytestmark = [
+    pytest.mark.usefixtures("guarded", "quick_figures"),
+    pytest.mark.filterwarnings("ignore:(Validating sparse|Sparse invariant):UserWarning"),
+]
 FORMULA = "=HYPERLINK(1)"
-ODD = {
-    "meta": lambda x: x.to("meta"),
-    "sparse": lambda x: x.to_sparse(),
-    "complex": torch.Tensor.cfloat,
-}
-
-
-def nested(depth):
-    value = []
-    for _ in range(depth):
-        value = [value]
-    return value
-
-
-def configured(**fields):
-    """Other flags in a checkpoint."""
-    return lambda state: state["config"].update(fields)
-
-
-def weighted(change):
-    """Something else in the place of a checkpoint's first weight."""
-
-    def put(state):
-        name = next(iter(state["model"]))
-        state["model"][name] = change(state["model"][name])
-
-    return put
-
-
-def evaluated(run, change):
-    """What evaluate.py is called with, for the run's last.pt with something in it changed."""
-    state = torch.load(run / "last.pt", weights_only=True)
-    change(state)
-    torch.save(state, run / "last.pt")
-    return [str(run / "last.pt"), "--limit_batches", "1"]
-
-
-sparse_warnings = pytest.mark.filterwarnings(
-    "ignore:(Validating sparse|Sparse invariant):UserWarning"
-)
+ODD = [lambda x: x.to("meta"), lambda x: x.to_sparse(), torch.Tensor.cfloat]
+WEIGHT = "encoders.gray.stages.0.0.weight"
 HUGE = {"fusion": "mmtm", "method": "uniform"}  # of 10^9 neurons, and more
 
 
-@sparse_warnings
+def evaluated(run):
+    evaluate.main([str(run / "last.pt"), "--limit_batches", "1"])
+
+
+def resumed(run):
+    train.main([*FLAGS, "--out", str(run), "--resume"])
+
+
+def analyzed(run):
+    analyze.main([str(run), "--logs_only"])
+
+
+def edit(run, name, part, fields):
+    """Other fields in a part of what a file of a run holds, or of each line of one of many."""
+    path = run / name
+    is_state = path.suffix == ".pt"
+    contents = [torch.load(path, weights_only=True)] if is_state else read(path)
+    for content in contents:
+        for field, value in fields.items():
+            content[part][field] = value(content[part][field]) if callable(value) else value
+    if is_state:
+        torch.save(contents[0], path)
+    else:
+        path.write_text("\n".join(map(json.dumps, contents)) + "\n")
+
+
+def scores(known):
+    return known | {f"Acc_{ESCAPE}": 0.5, f"F1_{ESCAPE}": 0.5}
+
+
 @pytest.mark.parametrize(
-    ("change", "why"),
+    ("damage", "given", "use", "why"),
     [
-        (configured(encoder=["cnn", "--help"]), "its config is damaged"),
-        *((weighted(odd), "another architecture") for odd in ODD.values()),
-        *((configured(**HUGE, ratio=x), "another architecture|damaged") for x in (1e-9, 1e-30)),
+        # which is no way to end with exit code 0 and no score
+        *((edit, ("last.pt", "config", asking), evaluated, "its config is damaged")
+          for asking in ({"encoder": ["cnn", "--help"]}, {"help": True})),
+        *((edit, ("last.pt", "model", {WEIGHT: odd}), evaluated, "another architecture")
+          for odd in ODD),
+        *((edit, ("last.pt", "config", {**HUGE, "ratio": ratio}), evaluated,
+           "another architecture|damaged") for ratio in (1e-9, 1e-30)),
+        *((edit, ("result.json", "results", {"last": scores, "best-val": scores}), use,
+           "result.json: .*results") for use in (resumed, analyzed)),
+        (edit, ("config.json", "versions", {FORMULA: "1"}), analyzed, "config.json: .*versions"),
+        *((put, ("config.json", make), analyzed, "no regular file") for make in ENDLESS),
     ],
-)
-def test_checkpoints(run, change, why):
-    assert re.search(why, told(evaluate.main, evaluated(run, change)))
-
-
-def test_a_config_that_asks_for_help(run, capsys):
-    """It is no way to end the process with exit code 0 and no score."""
-    evaluate.main(evaluated(run, configured(help=True)))
-    assert "joint" in capsys.readouterr().out
+)  # fmt: skip
+def test_refused(run, damage, given, use, why):
+    damage(run, *given)
+    assert re.search(why, told(use, run))
 
 
 def test_a_config_nested_deeply(run):
-    config = {"dataset": "cgdigits", "fusion": nested(20_000)}
+    nested = []
+    for _ in range(20_000):
+        nested = [nested]
+    config = {"dataset": "cgdigits", "fusion": nested}
     assert "nested too deeply" in told(options.from_config, config, run)
+
+
+def test_names_that_are_shown(run, capsys):
+    """An encoder's and a dataset's: a terminal obeys none, and a spreadsheet computes none."""
+    edit(run, "config.json", "flags", {"dataset": f"toy{ESCAPE}"})
+    numbers = read(run / "steps.jsonl")[0]["encoders"]["gray"]
+    edit(run, "steps.jsonl", "encoders", {ESCAPE: numbers, FORMULA: numbers})
+    analyzed(run)
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown and "\\x1b]0;owned" in shown
+    with open(run / "analysis/conflicts.csv", newline="") as file:
+        cells = {cell for row in csv.reader(file) for cell in row}
+    assert f"'{FORMULA}" in cells and FORMULA not in cells
+
+
+def test_claim(tmp_path):
+    row = claim_runs.Epoch("=1+1", "=1+1", "=1+1", epoch=1, steps=2, conflicts=1, turn=0.5)
+    assert claim_runs.kept(tmp_path / "epochs.csv", [row]) == [row]
+    cells = (tmp_path / "epochs.csv").read_text().split(",")
+    assert not any(cell.startswith("=") for cell in cells)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -97,14 +119,13 @@ def test_pickled_checkpoints(tmp_path, legacy):
     path, trap = tmp_path / "best.pt", Trap(tmp_path / "sprung")
     state = {"model": {}, "config": {}, "epoch": 1, "data": trap}
     torch.save(state, path, _use_new_zipfile_serialization=not legacy)
-    for read in (checkpoint.read_state, tensors.read):
-        assert "only pickle can load" in told(read, path)
+    for reader in (checkpoint.read_state, tensors.read):
+        assert "only pickle can load" in told(reader, path)
     path.write_bytes(pickle.dumps(trap))
     told(tensors.read, path)
-    assert not trap.path.exists()
 
 
-def test_packed_checkpoint(tmp_path, memory):
+def test_packed_checkpoint(tmp_path):
     """torch never packs; a packed zero would be unpacked a thousandfold."""
     whole, packed = tmp_path / "whole.pt", tmp_path / "packed.pt"
     torch.save({"model": torch.zeros(2**18)}, whole)
@@ -115,7 +136,7 @@ def test_packed_checkpoint(tmp_path, memory):
     tensors.read(whole)
 
 
-def test_expanded_tensor(tmp_path, memory):
+def test_expanded_tensor(tmp_path):
     """A terabyte of one number, in a file of one."""
     state = {"model": {"w": torch.zeros(1).expand(10**12)}, "config": {}, "epoch": 1}
     state["data"] = {"recipe": "", "identity": "", "classes": []}
@@ -124,8 +145,7 @@ def test_expanded_tensor(tmp_path, memory):
     assert "config is damaged" in told(options.from_config, config, tmp_path)
 
 
-@sparse_warnings
-@pytest.mark.parametrize("change", ODD.values(), ids=ODD)
+@pytest.mark.parametrize("change", ODD)
 def test_pretrained(tmp_path, change):
     from torchvision.models import resnet18
 
@@ -140,70 +160,13 @@ def test_pretrained(tmp_path, change):
 @pytest.mark.parametrize("fusion", list(FUSIONS))
 def test_models_without_memory_are_the_same(fusion):
     """What a checkpoint is held against before its model is built."""
-    words = ["--dataset", "cgdigits", "--method", "uniform", "--fusion", fusion]
-    if FUSIONS[fusion].multitask:
-        words[1] = "multidigits"
-    flags = options.parse(words)
+    dataset = "toy_tasks" if FUSIONS[fusion].multitask else "toy"
+    encoder = "transformer" if fusion == "bottleneck" else "cnn"
+    words = ["--dataset", dataset, "--encoder", encoder, "--fusion", fusion]
+    flags = options.parse([*words, "--method", "uniform"])
     data = setup.load_data(flags)
     checkpoint.check_sizes(flags, data, setup.build_model(flags, data).state_dict(), flags.out)
     assert not any(p.is_meta for p in setup.build_model(flags, data).state_dict().values())
-
-
-def edit(run, name, change):
-    """Change what a JSON file holds, or each line of one of many."""
-    text = (run / name).read_text()
-    contents = list(map(json.loads, text.splitlines() if name.endswith("jsonl") else [text]))
-    for content in contents:
-        change(content)
-    (run / name).write_text("\n".join(map(json.dumps, contents)) + "\n")
-
-
-def renamed(name):
-    """An encoder of another name, in a line of steps.jsonl."""
-    return lambda step: step["encoders"].update({name: step["encoders"]["gray"]})
-
-
-def test_scores_with_names_that_a_terminal_obeys(run):
-    def change(result):
-        for scores in result["results"].values():
-            scores |= {f"Acc_{ESCAPE}": 0.5, f"F1_{ESCAPE}": 0.5}
-
-    edit(run, "result.json", change)
-    again = [*FLAGS, "--out", str(run), "--resume"]
-    for main, words in ((train.main, again), (analyze.main, [str(run), "--logs_only"])):
-        assert re.search(r"result.json: .*results", told(main, words))
-
-
-def test_what_the_console_shows_of_a_run(run, capsys, quick_figures):
-    edit(run, "config.json", lambda c: c["flags"].update(dataset=f"toy{ESCAPE}"))
-    edit(run, "steps.jsonl", renamed(ESCAPE))
-    analyze.main([str(run), "--logs_only"])
-    shown = capsys.readouterr().out
-    assert "\x1b" not in shown and "\\x1b]0;owned" in shown
-
-
-def test_what_a_spreadsheet_would_compute(run, quick_figures):
-    edit(run, "steps.jsonl", renamed(FORMULA))
-    analyze.main([str(run), "--logs_only"])
-    with open(run / "analysis/conflicts.csv", newline="") as file:
-        cells = {cell for row in csv.reader(file) for cell in row}
-    assert f"'{FORMULA}" in cells and FORMULA not in cells
-    edit(run, "config.json", lambda c: c["versions"].update({FORMULA: "1"}))
-    line = told(analyze.main, [str(run), "--logs_only"])
-    assert re.search(r"config.json: .*versions", line)
-
-
-def test_claim(tmp_path):
-    row = claim_runs.Epoch("=1+1", "=1+1", "=1+1", epoch=1, steps=2, conflicts=1, turn=0.5)
-    assert claim_runs.kept(tmp_path / "epochs.csv", [row]) == [row]
-    cells = (tmp_path / "epochs.csv").read_text().split(",")
-    assert not any(cell.startswith("=") for cell in cells)
-
-
-@pytest.mark.parametrize("make", ENDLESS)
-def test_no_regular_file(tmp_path, patience, make):
-    make(tmp_path / "config.json")
-    assert "no regular file" in told(analyze.main, [str(tmp_path)])
 
 
 @pytest.fixture
@@ -248,17 +211,16 @@ def test_gblend_is_not_prolonged(tmp_path):
     assert "other flags (epochs was 1, is 2)" in line
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_an_optimizer_s_buffer_of_one_number(optimizer):
+@pytest.mark.parametrize(("optimizer", "name"), [("sgd", "momentum_buffer"), ("adam", "exp_avg")])
+def test_an_optimizer_s_buffer_of_one_number(optimizer, name):
     """A fused step would write a whole parameter's numbers into it, past its end."""
     model = torch.nn.Linear(3, 2)
-    flags = options.parse(["--optimizer", optimizer])
-    made, _ = setup.build_optimizer(flags, model, torch.device("cpu"))
+    made, _ = setup.build_optimizer(options.parse(["--optimizer", optimizer]), model,
+                                    torch.device("cpu"))  # fmt: skip
     model(torch.ones(1, 3)).sum().backward()
     made.step()
     state = made.state_dict()
     checkpoint.load_optimizer(made, state)  # as it was
-    name = "momentum_buffer" if optimizer == "sgd" else "exp_avg"
     state["state"][0][name] = torch.zeros(())
     with pytest.raises(ValueError, match=f"{name} does not fit its parameter"):
         checkpoint.load_optimizer(made, state)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import soundfile
 
 from mmpareto.benchmarks import synthetic
 
@@ -34,79 +35,76 @@ def endless(path):
 ENDLESS = (pipe, endless)
 
 
+def patch(path, place, new):
+    """Put other bytes in the place of some."""
+    with open(path, "r+b") as file:
+        file.seek(place)
+        file.write(new)
+
+
+def put(folder, path, make):
+    """Something else in the place of a file."""
+    (folder / path).unlink()
+    make(folder / path)
+
+
 def huge_jpeg(path):
-    content = bytearray(cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
-    place = content.index(b"\xff\xc0") + 5
-    content[place : place + 4] = struct.pack(">HH", 65500, 65500)
+    content = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
     path.write_bytes(content)
+    patch(path, content.index(b"\xff\xc0") + 5, struct.pack(">HH", 65500, 65500))
 
 
-def huge_png(path, side=50_000):
-    def chunk(kind, data):
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    packer = zlib.compressobj(9)
-    zeros = bytes(side // 8 + 1)
-    data = b"".join(packer.compress(zeros) for _ in range(side)) + packer.flush()
+def huge_png(path, side=33_000):
+    """A whole picture of more than 2^30 pixels, which OpenCV refuses by itself."""
+    packer, row = zlib.compressobj(1), bytes(side // 8 + 1)
+    rows = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
     head = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-    )
-
-
-def huge_npy(path, size=None):
-    header = {"descr": "<f4", "fortran_order": False, "shape": (10**6, 10**6)}
     with open(path, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        if size:
-            file.truncate(file.tell() + size)  # a file with a hole: it takes no room on the disk
+        file.write(b"\x89PNG\r\n\x1a\n")
+        for kind, data in ((b"IHDR", head), (b"IDAT", rows), (b"IEND", b"")):
+            sums = struct.pack(">I", zlib.crc32(kind + data))
+            file.write(struct.pack(">I", len(data)) + kind + data + sums)
 
 
 def sparse_npy(path):
-    huge_npy(path, 4 * 10**12)
+    """Four terabytes, of which the disk holds nothing."""
+    np.lib.format.open_memmap(path, "w+", "<f4", (10**6, 10**6))
 
 
-def wav(path, claimed, size):
-    """A WAVE file whose header claims so many bytes of sound, and that has room for so many."""
-    head = b"RIFF" + struct.pack("<I", claimed + 36) + b"WAVEfmt " + struct.pack("<I", 16)
-    head += struct.pack("<HHIIHH", 1, 2, 8000, 32000, 4, 16) + b"data"
-    with open(path, "wb") as file:
-        file.write(head + struct.pack("<I", claimed))
-        file.truncate(file.tell() + size)
+def huge_npy(path):
+    """Its header alone."""
+    sparse_npy(path)
+    os.truncate(path, 128)
+
+
+def boastful_wav(path, claimed=2**31 - 36, size=1000):
+    """A sound whose header claims so many bytes, and that has room for so many."""
+    soundfile.write(path, np.zeros(2), 8000)
+    patch(path, 4, struct.pack("<I", claimed + 36))
+    patch(path, 40, struct.pack("<I", claimed))
+    os.truncate(path, 44 + size)
 
 
 def long_wav(path):
     """Hours of silence, of which the disk holds nothing."""
-    wav(path, 2**32 - 100, 2**32 - 100)
-
-
-def boastful_wav(path):
-    wav(path, 2**31 - 36, 1000)
+    boastful_wav(path, 2**32 - 100, 2**32 - 100)
 
 
 def long_flac(path):
     """A whole FLAC file whose header claims 2^36 - 1 samples."""
-    import soundfile
-
     soundfile.write(path, np.zeros(8000), 8000)
-    content = bytearray(path.read_bytes())
-    content[21] |= 0x0F
-    content[22:26] = b"\xff" * 4
-    path.write_bytes(content)
+    patch(path, 21, bytes([path.read_bytes()[21] | 0x0F, *b"\xff" * 4]))
 
 
 def huge_video(path):
     """A film whose header says 32,000 x 32,000 pixels."""
     frames = [np.zeros((48, 64, 3), np.uint8)] * 3
     synthetic.write_video(path, frames, "flv1", None)
-    content = bytearray(path.read_bytes())
+    content = path.read_bytes()
     tag = content.index(b"\x09", 13)  # of a picture: 11 bytes of header, then kind and codec
     while content[tag + 11] & 0x0F != 2:
         tag = content.index(b"\x09", tag + 1)
     bits = "".join(f"{byte:08b}" for byte in content[tag + 12 : tag + 32])
     place = 17 + 5 + 8  # start code, version, number of the picture
     bits = bits[:place] + "001" + f"{32000:016b}" * 2 + bits[place + 3 + 32 :]
-    content[tag + 12 : tag + 32] = int(bits[:160], 2).to_bytes(20, "big")
-    path.write_bytes(content)
+    patch(path, tag + 12, int(bits[:160], 2).to_bytes(20, "big"))

@@ -1,20 +1,23 @@
-"""Damage for files that the program reads, and what the program says of it."""
+"""Random damage for files that the program reads, and what the program says of it."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
+from random import Random
 
-import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
-from sets import contents
-
+from mmpareto.data import recipes
+from mmpareto.data.layout import read_metadata, split_names
 from mmpareto.run import options
 from mmpareto.run.setup import load_data
 from mmpareto.system.errors import UserError, printable
+from mmpareto.system.tables import read_csv
 
 # The flags of runs as small as they get.
 FLAGS = ["--dataset", "cgdigits", "--encoder", "cnn", "--batch_size", "16", "--limit_batches", "2",
          "--epochs", "2", "--train_size", "40"]  # fmt: skip
+KINDS = {kind: kind for kind in ("frames", "audio", "image", "array", "tokens")}
+NAMES = {"frames": "3fps", "audio": "stft", "images": "jpeg256"}
+RECIPE = recipes.named(NAMES, KINDS, {}, {"tokens": 10})  # for clips of every kind
 # What a spreadsheet, an editor, a broken program, or an enemy leaves in a cell or a field.
 WORDS = [
     "", " ", "0", "-1", "1e9", "9" * 30, "9" * 5000, "\u0663", "\u00b2", "nan", "inf", "True",
@@ -39,38 +42,38 @@ def refused(call, *arguments) -> str | None:
     try:
         call(*arguments)
     except UserError as error:
-        assert str(error).strip() and len(printable(str(error))) < 20_000
-        return str(error)
+        line = str(error)
+        assert line.strip() and "\n" not in line and len(printable(line)) < 20_000
+        return line
 
 
 def told(call, *arguments) -> str:
     """The one line that a call must end with."""
     line = refused(call, *arguments)
-    assert line and "\n" not in line
+    assert line
     return line
 
 
-def load(folder: Path):
-    flags = ["--dataset", folder, "--batch_size", "1", "--image_size", "8"]
-    return load_data(options.parse(list(map(str, flags))))
+def load(folder: Path, *flags):
+    words = ["--dataset", str(folder), "--batch_size", "1", "--image_size", "8", *flags]
+    return load_data(options.parse(words))
 
 
-def read_all(folder: Path):
-    for split in load(folder).splits.values():
-        split.read(list(range(len(split))))
-
-
-# A case lays good files into the folder `work`. It returns those that are damaged, what uses them
-# and returns the lines that it ended with, and the damage, where it is not `damaged`.
-# How many damaged inputs: `few` on every call, `many` among the slow tests.
-def tables(*cases):
-    """The parameters `case` and `examples` of a test, of (case, few, many)."""
-    return pytest.mark.parametrize(
-        ("case", "examples"),
-        [(case, few) for case, few, _ in cases]
-        + [pytest.param(case, many, marks=pytest.mark.slow) for case, _, many in cases],
-        ids=lambda x: getattr(getattr(x, "func", x), "__name__", str(x)),
-    )
+def look_at(folder):
+    """Read every sample; nothing may be missing that problems.csv does not name."""
+    data = load(folder)
+    ids = []
+    for split in data.splits.values():
+        inputs, targets = split.read(list(range(len(split))))
+        assert len(targets) == len(split) and 0 <= targets.min() <= targets.max()
+        assert targets.max() < len(data.classes)
+        for name, spec in data.modalities.items():
+            assert inputs[name].shape == (len(split), *spec.shape)
+        ids += split.ids
+    name = split_names(folder, read_metadata(folder))[0]
+    listed = {row[0] for _, row in read_csv(folder / f"splits/{name}.csv")[1:]}
+    explained = {row[0] for _, row in read_csv(folder / "problems.csv")[1:]}
+    assert len(set(ids)) == len(ids) and listed - explained <= set(ids) <= listed
 
 
 def attack(examples: int, work: Path, paths, use, damage=None) -> None:
@@ -78,29 +81,22 @@ def attack(examples: int, work: Path, paths, use, damage=None) -> None:
 
     The choices are the same in every run of the tests.
     """
-    count, kept = 0, contents(work)
+    kept = {path: path.read_bytes() for path in work.rglob("*") if path.is_file()}
     assert not any(use(paths[0]))
-
-    @settings(
-        max_examples=examples, derandomize=True, deadline=None, database=None,
-        suppress_health_check=list(HealthCheck), phases=[Phase.generate],
-    )  # fmt: skip
-    @given(st.data())
-    def tried(data):
-        nonlocal count
-        count += 1
+    for seed in range(examples):
+        random = Random(seed)
         put_back(work, kept)
-        path = data.draw(st.sampled_from(paths))
-        (damage or damaged)(data.draw, path)
-        use(path)
+        path = random.choice(paths)
+        (damage or damaged)(random, path)
+        try:
+            use(path)
+        except BaseException as error:
+            error.add_note(f"example {seed}: {path}")
+            raise
 
-    tried()
-    assert count >= examples
 
-
-def put_back(work: Path, kept: dict[str, bytes]) -> None:
+def put_back(work: Path, kept: dict[Path, bytes]) -> None:
     """Make a folder's contents, links and made folders among them, what they were."""
-    kept = {work / name: content for name, content in kept.items()}
     for path in sorted(work.rglob("*"), reverse=True):
         if path.is_symlink() or (path.is_file() and path not in kept):
             path.unlink()
@@ -112,113 +108,103 @@ def put_back(work: Path, kept: dict[str, bytes]) -> None:
             path.write_bytes(content)
 
 
-def damaged(draw, path: Path) -> None:
+def damaged(random: Random, path: Path) -> None:
     """Change a file: by the structure that it has, or byte by byte."""
     content = path.read_bytes()
     change = {".jsonl": lines_of, ".json": json_of, ".csv": table_of}.get(path.suffix)
-    is_structured = change and draw(st.sampled_from([True, True, True, False]))
-    path.write_bytes(change(draw, content.decode()) if is_structured else bytes_of(draw, content))
+    is_structured = change and random.random() < 0.75
+    path.write_bytes(
+        change(random, content.decode()) if is_structured else bytes_of(random, content)
+    )
 
 
-def bytes_of(draw, content: bytes) -> bytes:
+def bytes_of(random: Random, content: bytes) -> bytes:
     """Some bytes changed, a part cut off, repeated, put in, or all replaced."""
     content = bytearray(content)
-    # headers decide more than what follows them
-    places = st.integers(0, len(content)) | st.integers(0, min(len(content), 128))
-    for _ in range(draw(st.integers(1, 4))):
-        place = draw(places)
-        again = st.just(bytes(content[place : place + 100]))
-        taken, put = draw(
-            st.tuples(st.just(1), st.binary(min_size=1, max_size=1))
-            | st.tuples(st.just(0), st.binary(min_size=1, max_size=20) | again)
-            | st.tuples(st.integers(1, 50) | st.just(len(content)), st.just(b""))
-            | st.sampled_from(HUGE).map(lambda number: (len(number), number))
-        )
+    for _ in range(random.randint(1, 4)):
+        # headers decide more than what follows them
+        place = random.randint(0, random.choice([len(content), min(len(content), 128)]))
+        number = random.choice(HUGE)
+        taken, put = random.choice([
+            (1, random.randbytes(1)),
+            (0, random.randbytes(random.randint(1, 20))),
+            (0, bytes(content[place : place + 100])),
+            (random.choice([random.randint(1, 50), len(content)]), b""),
+            (len(number), number),
+        ])  # fmt: skip
         content[place : place + taken] = put
     return bytes(content)
 
 
-def table_of(draw, text: str) -> bytes:
+def table_of(random: Random, text: str) -> bytes:
     """A CSV file with cells, rows or columns changed, or in another encoding."""
     rows = [line.split(",") for line in text.splitlines()]
-    for _ in range(draw(st.integers(1, 3))):
-        hows = ["cell"] * 6 + ["drop", "twice", "column", "swap", "add", "head"]
-        how = draw(st.sampled_from(hows))
-        row = draw(st.integers(0, len(rows) - 1)) if rows else 0
-        if not rows or not rows[row]:
-            continue
-        column = draw(st.integers(0, len(rows[row]) - 1))
-        if how == "cell":
-            rows[row][column] = quoted(draw(st.sampled_from(WORDS) | st.text(max_size=8)))
-        elif how == "drop":
-            del rows[row]
-        elif how == "twice":
-            rows.insert(row, list(rows[row]))
-        elif how == "column":
-            rows = [[*cells[:column], *cells[column + 1 :]] for cells in rows]
-        elif how == "swap":
-            other = draw(st.integers(0, len(rows[row]) - 1))
-            rows[row][column], rows[row][other] = rows[row][other], rows[row][column]
-        elif how == "add":
-            rows[row].insert(column, draw(st.sampled_from(WORDS)))
-        else:
-            rows = rows[:1]
-    text = "\n".join(",".join(cells) for cells in rows) + "\n"
-    encodings = ["utf-8"] * 8 + ["utf-8-sig", "utf-16", "latin-1", "utf-32"]
-    return text.encode(draw(st.sampled_from(encodings)), errors="replace")
+    if random.random() < 0.1:
+        column = random.randrange(len(rows[0]))
+        rows = [[*cells[:column], *cells[column + 1 :]] for cells in rows]
+    fields_of(random, rows, changes=3)
+    shown = random.choice([str, str, quoted])
+    lines = [",".join(map(shown, row if isinstance(row, list) else [row])) for row in rows]
+    encoding = random.choice(["utf-8"] * 8 + ["utf-8-sig", "utf-16", "latin-1", "utf-32"])
+    return ("\n".join(lines[: random.choice([1, *[None] * 15])]) + "\n").encode(encoding, "replace")
 
 
-def quoted(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"' if set(text) & set('",\n\r') else text
+def quoted(cell) -> str:
+    return '"' + str(cell).replace('"', '""') + '"'
 
 
-def values() -> st.SearchStrategy:
-    """Of wrong types, of absurd sizes, and nested."""
-    plain = st.sampled_from(VALUES) | st.sampled_from(WORDS) | st.integers() | st.text(max_size=5)
-    pairs = st.dictionaries(st.text(max_size=3), plain, max_size=3)
-    return plain | st.lists(plain, max_size=3) | pairs
+def text_of(random: Random) -> str:
+    """Characters of any script, and of none."""
+    ends = random.choices([128, 0xD800], k=random.randint(1, 8))
+    return "".join(chr(random.randrange(end)) for end in ends)
 
 
-def fields_of(draw, content, changes: int = 2):
-    """Nested dicts and lists with a value changed, taken out, renamed, or put in; in place."""
-    for _ in range(draw(st.integers(1, changes))):
+def value_of(random: Random):
+    """A value of a wrong type, of an absurd size, or nested."""
+    plain = deepcopy(random.choice(VALUES))
+    word = random.choice(WORDS)
+    return random.choice([plain, plain, word, word, text_of(random), [plain, word], {word: plain}])
+
+
+def fields_of(random: Random, content, changes: int = 2):
+    """Dicts and lists, some values in them changed, taken out, swapped, renamed or repeated."""
+    for _ in range(random.randint(1, changes)):
         place = content
-        while True:
-            keys = list(place) if isinstance(place, dict) else list(range(len(place)))
-            if not keys:
-                break
-            key = draw(st.sampled_from(keys))
-            child = place[key]
-            if isinstance(child, dict | list) and child and draw(st.booleans()):
-                place = child
+        while place:
+            keys = list(place) if isinstance(place, dict) else range(len(place))
+            key, other = random.choice(keys), random.choice(keys)
+            if isinstance(place[key], dict | list) and place[key] and random.random() < 0.6:
+                place = place[key]
                 continue
-            how = draw(st.sampled_from(["set", "set", "set", "drop", "rename"]))
+            how = random.choice(["set", "set", "set", "drop", "swap", "move"])
             if how == "set":
-                place[key] = draw(values())
-            elif how == "drop" or not isinstance(place, dict):
+                place[key] = value_of(random)
+            elif how == "drop":
                 del place[key]
+            elif how == "swap":
+                place[key], place[other] = place[other], place[key]
+            elif isinstance(place, dict):
+                place[random.choice(WORDS)] = place.pop(key)
             else:
-                place[draw(st.sampled_from(WORDS))] = place.pop(key)
+                place.insert(other, place[key])
             break
     return content
 
 
-def json_of(draw, text: str) -> bytes:
+def json_of(random: Random, text: str) -> bytes:
     """A JSON file with fields changed, or that is no JSON any more."""
-    how = draw(st.sampled_from(["fields"] * 12 + ["bytes", "other", "deep", "twice"]))
-    if how == "bytes":
-        return bytes_of(draw, text.encode())
+    how = random.choice(["fields"] * 9 + ["other", "deep", "twice"])
     if how == "deep":
         return b"[" * 100_000
     if how == "twice":
         return (text + text).encode()
-    changed = draw(values()) if how == "other" else fields_of(draw, json.loads(text))
+    changed = value_of(random) if how == "other" else fields_of(random, json.loads(text))
     return json.dumps(changed).encode()
 
 
-def lines_of(draw, text: str) -> bytes:
+def lines_of(random: Random, text: str) -> bytes:
     """A file of JSON lines, one of them changed."""
     lines = text.encode().splitlines()
-    number = draw(st.integers(0, len(lines) - 1))
-    lines[number] = json_of(draw, lines[number].decode())
+    number = random.choice([0, random.randrange(len(lines))])  # the first may be a header
+    lines[number] = json_of(random, lines[number].decode())
     return b"\n".join(lines) + b"\n"

@@ -7,13 +7,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import soundfile
+from damage import told
 
 import prepare
 from mmpareto.benchmarks import synthetic
 from mmpareto.data.layout import PARTS, SPLIT, Spec, split_path
 from mmpareto.preparation.journal import File, Stored, Tried
 from mmpareto.preparation.tables import write_set
-from mmpareto.system.errors import UserError
 from mmpareto.system.paths import sha256
 from mmpareto.system.tables import write_table
 
@@ -30,12 +30,7 @@ def prepare_set(dataset, raw, out, *flags):
 
 def error_of(dataset, raw, out, *flags):
     """The one line that a call ends with."""
-    try:
-        prepare_set(dataset, raw, out, *flags)
-    except UserError as error:
-        assert "\n" not in str(error)
-        return str(error)
-    raise AssertionError("no error")
+    return told(prepare_set, dataset, raw, out, *flags)
 
 
 def contents(root):
