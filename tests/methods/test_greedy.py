@@ -123,11 +123,11 @@ class TestGBlend:
         model = deepcopy(ours.model.state_dict())
         optimizer = deepcopy(ours.optimizer.state_dict())
         before, after = self.losses(ours), {"train": {}, "val": {}}
-        for objective in [*ours.model.encoders, "joint"]:
+        objectives = [*ours.model.encoders, "joint"]
+        for objective in objectives:
             method = "joint" if objective == "joint" else "unimodal"
-            alone = trainer_of(
-                tmp_path / objective, "--method", method, "--no_probes", *flags, dataset=dataset
-            )
+            own = "--method", method, "--no_probes"
+            alone = trainer_of(tmp_path / objective, *own, *flags, dataset=dataset)
             alone.model.load_state_dict(model)
             alone.optimizer.load_state_dict(deepcopy(optimizer))
             alone.scheduler.load_state_dict(ours.scheduler.state_dict())
@@ -135,14 +135,13 @@ class TestGBlend:
             found = self.losses(self.trained(alone, length))
             for split in after:
                 after[split][objective] = found[split][objective]
-        raw = {}
-        for name in before["val"]:
+        raw = []
+        for name in objectives:
             gain = before["val"][name] - after["val"][name]
             gap = [losses["val"][name] - losses["train"][name] for losses in (before, after)]
-            raw[name] = max(float(gain), 0) / float(gap[1] - gap[0]) ** 2
+            raw.append(max(float(gain), 0) / float(gap[1] - gap[0]) ** 2)
         ours.method.start_epoch(ours)
-        names = [*ours.model.encoders, "joint"]
-        expected = [raw[name] / sum(raw.values()) for name in names]
+        expected = [value / sum(raw) for value in raw]
         assert ours.method.state["weights"].tolist() == pytest.approx(expected, rel=5e-3)
         assert len({round(value, 3) for value in expected}) > 1
         for name, value in ours.model.state_dict().items():
@@ -153,15 +152,14 @@ class TestGBlend:
 
     def test_estimates_when_due_only(self, tmp_path, monkeypatch):
         due = []
-        monkeypatch.setattr(
-            gblend.GBlend, "estimate",
-            lambda self, trainer, epochs: due.append((trainer.epoch, epochs)) or torch.ones(3) / 3,
-        )  # fmt: skip
-        trainer = trainer_of(
-            tmp_path / "run", "--method", "gblend", "--super_epoch", 2, "--epochs", 5,
-            "--limit_batches", 1,
-        )  # fmt: skip
-        trainer.train()
+
+        def estimate(self, trainer, epochs):
+            due.append((trainer.epoch, epochs))
+            return torch.ones(3) / 3
+
+        monkeypatch.setattr(gblend.GBlend, "estimate", estimate)
+        flags = "--super_epoch", 2, "--epochs", 5, "--limit_batches", 1
+        trainer_of(tmp_path / "run", "--method", "gblend", *flags).train()
         assert due == [(0, 2), (2, 2), (4, 1)]
 
     def test_step(self):

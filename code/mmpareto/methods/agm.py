@@ -1,7 +1,7 @@
 """AGM: adaptive gradient modulation (Li et al., ICCV 2023)."""
 
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import combinations
 from math import factorial
 
@@ -71,7 +71,10 @@ class AGM(JointMethod):
         parts = shapley(list(self.model.encoders), whole, self.coalitions(batch.inputs))
         self.model.train()
         scores = torch.stack([score(phi, batch.targets) for phi in parts.values()])
-        kappa = self.kappa(distributed.mean(scores))
+        scores = distributed.mean(scores)
+        mean, steps = self.state["mean_score"], self.state["steps"].add_(1)
+        kappa = modulation(scores, mean, self.flags.alpha)
+        mean.mul_((steps - 1) / steps).add_(scores / steps)
         one_hot = F.one_hot(batch.targets, whole.shape[1])
         delta = (whole.detach().softmax(1) - one_hot) / len(whole)  # of the mean cross-entropy
         modulated = (k * (delta * phi).sum() for k, phi in zip(kappa, parts.values(), strict=True))
@@ -111,14 +114,6 @@ class AGM(JointMethod):
 
         return late
 
-    @torch.no_grad()
-    def kappa(self, scores: Tensor) -> Tensor:
-        """kappa_k (N,) from q_k (N,), which then enter the running means."""
-        mean, steps = self.state["mean_score"], self.state["steps"].add_(1)
-        kappa = modulation(scores, mean, self.flags.alpha)
-        mean.mul_((steps - 1) / steps).add_(scores / steps)
-        return kappa
-
 
 def shapley(
     names: list[str], whole: Tensor, logits: Callable[[Coalition], Tensor]
@@ -131,14 +126,11 @@ def shapley(
     some = [frozenset(c) for size in range(1, number) for c in combinations(names, size)]
     f = {coalition: logits(coalition) for coalition in some}
     f |= {frozenset(): torch.zeros_like(whole), frozenset(names): whole}
-
-    def gains(name: str) -> Iterator[Tensor]:
-        for s in f:
-            if name not in s:
-                weight = factorial(len(s)) * factorial(number - len(s) - 1) / factorial(number)
-                yield weight * (f[s | {name}] - f[s])
-
-    return {name: total(gains(name)) for name in names}
+    weights = [factorial(n) * factorial(number - n - 1) / factorial(number) for n in range(number)]
+    return {
+        name: total(weights[len(s)] * (f[s | {name}] - f[s]) for s in f if name not in s)
+        for name in names
+    }
 
 
 def score(phi: Tensor, targets: Tensor) -> Tensor:
@@ -154,6 +146,6 @@ def discrepancy(scores: Tensor) -> Tensor:
 
 
 def modulation(scores: Tensor, mean_scores: Tensor, alpha: float) -> Tensor:
-    """kappa_k (N,)."""
+    """kappa_k (N,) from q_k (N,) and their means over the batches before."""
     excess = discrepancy(mean_scores) - discrepancy(scores)
     return (alpha * excess.clamp(max=LARGEST)).exp()

@@ -67,26 +67,22 @@ class Greedy(JointMethod):
         return super().decide(output, batch)._replace(loss=loss)
 
     def adjust(self) -> dict[str, Tensor]:
-        left = int(self.state["window"][0])
+        bypass, main = self.state["bypass_speed"], self.state["main_speed"]
+        window = self.state["window"]
+        left = int(window[0])
         if left:
-            self.state["window"][0] -= 1
+            window[0] -= 1
         else:
-            self.measure()
-        balance = conditional_speed(self.state["bypass_speed"], self.state["main_speed"])
+            for i, name in enumerate(self.names):
+                bypass[i] += speed(self.branches.gate_parameters(name))
+                parts = self.model.encoders[name], self.branches.joint_heads[name]
+                main[i] += speed(p for part in parts for p in part.parameters())
+        balance = conditional_speed(bypass, main)
+        may_open = not left and self.epoch > self.flags.warmup_epochs
+        if may_open and balance.max() - balance.min() > self.flags.threshold:  # sync
+            window[0], window[1] = self.flags.balancing_steps, balance.argmax()
         measures = {f"balance_{n}": b for n, b in zip(self.names, balance, strict=True)}
         return {**measures, "window": balance.new_tensor(float(left > 0))}
-
-    def measure(self) -> None:
-        """Count a normal step's speeds, and open a window where they have drifted apart."""
-        for i, name in enumerate(self.names):
-            self.state["bypass_speed"][i] += speed(self.branches.gate_parameters(name))
-            parts = self.model.encoders[name], self.branches.joint_heads[name]
-            self.state["main_speed"][i] += speed(p for part in parts for p in part.parameters())
-        if self.epoch > self.flags.warmup_epochs:
-            balance = conditional_speed(self.state["bypass_speed"], self.state["main_speed"])
-            if balance.max() - balance.min() > self.flags.threshold:  # sync
-                self.state["window"][0] = self.flags.balancing_steps
-                self.state["window"][1] = balance.argmax()
 
 
 def conditional_speed(bypass: Tensor, main: Tensor) -> Tensor:

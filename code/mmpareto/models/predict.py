@@ -19,10 +19,8 @@ def mean_losses(
     """Cross-entropy of the joint prediction and of each modality's, means over samples."""
     rows = []
     for output, targets in outputs(model, batches, device, limit):
-        truth = targets.to(device)
-        rows.append(
-            {name: F.cross_entropy(u, truth, reduction="none") for name, u in output.logits.items()}
-        )
+        truth, logits = targets.to(device), output.logits
+        rows.append({k: F.cross_entropy(u, truth, reduction="none") for k, u in logits.items()})
     return {name: sum(losses) / len(losses) for name, losses in joined(rows).items()}
 
 
