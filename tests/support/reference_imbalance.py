@@ -87,41 +87,36 @@ class AGM:
                 return whole
             if not present:
                 return torch.zeros_like(whole)
-            return model(
-                {n: x if n in present else torch.zeros_like(x) for n, x in inputs.items()}
-            ).joint
+            absent = {n: torch.zeros_like(x) for n, x in inputs.items() if n not in present}
+            return model({**inputs, **absent}).joint
 
         phi = shapley(list(inputs), value)
         model.train()
         scores = [F.cross_entropy(part, targets).item() for part in phi.values()]
         self.steps += 1
-        kappas = []
+        self.kappas = []
         for k in range(len(scores)):
-            rate = [
+            r, tau = (
                 math.exp(sum(q[n] - q[k] for n in range(len(q))) / (len(q) - 1))
                 for q in (scores, self.means)
-            ]
-            kappas.append(math.exp(self.alpha * min(rate[1] - rate[0], 10)))
-        self.means = [
-            m * (self.steps - 1) / self.steps + q / self.steps
-            for m, q in zip(self.means, scores, strict=True)
-        ]
-        self.kappas = kappas
+            )
+            self.kappas.append(math.exp(self.alpha * min(tau - r, 10)))
+        for k, q in enumerate(scores):
+            self.means[k] = self.means[k] * (self.steps - 1) / self.steps + q / self.steps
         detached = whole.detach().requires_grad_()
         (delta,) = torch.autograd.grad(F.cross_entropy(detached, targets), detached)
         params = trained(model)
         totals = [torch.zeros_like(p) for p in params]
-        for kappa, part in zip(kappas, phi.values(), strict=True):
-            found = torch.autograd.grad(
-                (delta * part).sum() * share, params, retain_graph=True, allow_unused=True
-            )
+        for kappa, part in zip(self.kappas, phi.values(), strict=True):
+            loss = (delta * part).sum() * share
+            found = torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True)
             totals = [t if g is None else t + kappa * g for t, g in zip(totals, found, strict=True)]
         return totals
 
 
 def trained(model) -> list[nn.Parameter]:
-    heads = {id(p) for p in model.unimodal_heads.parameters()}
-    return [p for p in model.parameters() if id(p) not in heads]
+    heads = set(model.unimodal_heads.parameters())
+    return [p for p in model.parameters() if p not in heads]
 
 
 class Greedy:
@@ -158,12 +153,8 @@ class Greedy:
             self.left -= 1
             return
         for name in self.names:
-            gates = [
-                p
-                for e in model.exchanges
-                for part in (e.squeeze, e.excite[name])
-                for p in part.parameters()
-            ]
+            layers = [layer for e in model.exchanges for layer in (e.squeeze, e.excite[name])]
+            gates = [p for layer in layers for p in layer.parameters()]
             own = [*model.encoders[name].parameters(), *model.joint_heads[name].parameters()]
             self.bypass[name] += speed(gates)
             self.main[name] += speed(own)
