@@ -112,7 +112,7 @@ def parser() -> Parser:
 
 
 def find_slots(flags: Namespace) -> list[str | None]:
-    """For every run that may go on at once its GPU; None leaves the device to train.py."""
+    """One entry for each run that may go on at once: its GPU, or None where train.py chooses."""
     if flags.gpu_ids is None:
         return [None] * (flags.jobs or 1)
     if flags.print_commands:
@@ -134,7 +134,7 @@ def command(plan: Plan, gpu: str | None = None) -> list[str]:
 
 
 def print_commands(compared: Comparison) -> None:
-    """Of the unfinished runs that can start now: a method's choice waits for all that choose."""
+    """Print the commands of unfinished runs that can start now."""
     first = first_plans(compared)
     waiting = {plan.name for plan in first if plan.run is None}
     ready = [plan for plan in plans_of_choice(compared) if plan.name not in waiting]

@@ -49,7 +49,7 @@ def rates(runs: list[Run]):
 
 
 def conflict(runs: list[Run], epochs: list[Epoch]):
-    """Where it is: by epoch and encoder in the main part, by learning rate in all."""
+    """Draw conflict: by epoch and encoder in the main part, by learning rate in all parts."""
     figure, ((left,), (right,)) = figures.grid(2, 9.0, HEIGHT)
     mine = [row for row in epochs if (row.part, row.arm) == (MAIN, "E")]
     for (encoder, rows), color in zip(grouped(mine, "encoder").items(), cycle(COLORS)):

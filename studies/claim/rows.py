@@ -73,7 +73,7 @@ def read_runs(part: str, compared: Comparison, plans: list[Plan]) -> list[Run]:
 
 
 def read_epochs(part: str, compared: Comparison, plans: list[Plan]) -> list[Epoch]:
-    """Of the scored runs in which both gradients were seen apart."""
+    """The epochs of scored runs in which both gradients were recorded."""
     turns = defaultdict(list)  # one for each step, None without conflict
     for plan in plans:
         if is_choosing(compared, plan) or plan.run is None:

@@ -50,7 +50,7 @@ def differences(runs: list[Run]) -> list[dict[str, str]]:
 
 
 def rates(runs: list[Run]) -> list[dict[str, str]]:
-    """In every part, of the seeds that choose; the choice in bold."""
+    """Validation accuracy in every part, over the seeds that choose; the choice in bold."""
     rows = []
     choosing = [run for run in runs if run.is_choosing]
     for (part, arm), mine in grouped(choosing, "part", "arm").items():
@@ -104,7 +104,7 @@ def settings(runs: list[Run]) -> list[dict[str, str]]:
 
 
 def conflict(epochs: list[Epoch]) -> list[dict[str, str]]:
-    """Of arm E, by encoder: in the first epoch, in the rest of both halves, and altogether."""
+    """Conflict of arm E by encoder: in the first epoch, in both halves, and altogether."""
     mine = [row for row in epochs if row.arm == "E" and row.part != FIXED]
     rows = []
     for (part, encoder), all_epochs in grouped(mine, "part", "encoder").items():

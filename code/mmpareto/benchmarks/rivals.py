@@ -56,7 +56,7 @@ class Released(Rival):
 
 
 def weight_of(j: list[Tensor], g: list[Tensor]) -> float:
-    """Of j; 0.5 without conflict, else that of the shortest convex combination."""
+    """The weight of j: 0.5 without conflict, else that of the shortest convex combination."""
     x, y = (torch.cat([part.flatten() for part in gradients]) for gradients in (j, g))
     if torch.nn.functional.cosine_similarity(x, y, dim=0) > 0:
         return 0.5

@@ -131,7 +131,7 @@ def random_batch(size: int, modalities: dict, device: torch.device) -> Batch:
 
 
 def show_parts(name: str, stepper: Stepper, batch: Batch, steps: int) -> None:
-    """Where the time of a step goes, by a clock around each part, which stops a GPU for it."""
+    """Show how long each part of a step takes; the clock waits for a GPU at each part."""
     seconds: Counter[str] = Counter()
 
     def timed(part: str, call: Callable) -> Callable:

@@ -65,7 +65,7 @@ def write_kinetics(raw: Path, ids: dict[str, str], *, seconds: float = 4.0) -> N
 
 
 def write_kinetics_archive(path: Path, ids: dict[str, str], *, seconds: float = 4.0) -> None:
-    """The same files flat inside a tar.gz, each behind its AppleDouble twin."""
+    """Write the same files into a flat tar.gz, each after its AppleDouble twin."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w:gz", compresslevel=1) as tar:
         for id, label in ids.items():

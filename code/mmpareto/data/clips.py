@@ -17,7 +17,7 @@ POINTER = b"version https://git-lfs"  # how Git LFS pointers begin
 
 
 class Source(NamedTuple):
-    """Where one modality of a clip comes from.
+    """The raw file that one modality of a clip comes from.
 
     kind: "frames" (a video, or a folder of pictures), "image", "audio" (a sound file, or the sound
     track of a video), or one of ARRAYS (.npy; row picks one of its rows, length is what its first

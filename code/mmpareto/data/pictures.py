@@ -22,7 +22,7 @@ def decode(content: np.ndarray) -> np.ndarray | None:
 
 
 def read(path: str | Path, flags: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
-    """As decode, of a file."""
+    """Decode the picture (H, W, 3) in a file; None as `decode` returns it."""
     try:
         return cv2.imread(str(path), flags)
     except cv2.error:

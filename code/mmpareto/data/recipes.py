@@ -80,7 +80,7 @@ def named(
 
 
 def first_difference(old: dict, new: dict, path: str = "") -> str:
-    """Where two recipes differ first, as "frames.fps was 3, is 1"."""
+    """The first difference of two recipes, as "frames.fps was 3, is 1"."""
     for key in sorted(old.keys() | new.keys()):
         a, b = old.get(key), new.get(key)
         if a != b and isinstance(a, dict) and isinstance(b, dict):

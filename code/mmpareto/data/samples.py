@@ -35,7 +35,7 @@ class Batch(NamedTuple):
     targets: Tensor  # int64 (B,), or (B, tasks)
 
     def to(self, device: torch.device) -> "Batch":
-        """On device, as the model reads it.
+        """This batch on a device, in the form that the model reads.
 
         RGB pictures (..., 3, H, W) travel as bytes and arrive as floats, normalised as ImageNet's.
         """

@@ -4,7 +4,7 @@ from .base import TorchJDMethod
 
 
 class PCGrad(TorchJDMethod):
-    """Where j and g conflict each loses its part along the other, as it was; then they add up.
+    """In conflict, j and g each lose their part along the other's old value; then they are added.
 
     Without conflict h = j + g: the scale is that of uniform.
     """

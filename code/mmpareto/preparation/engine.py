@@ -275,7 +275,7 @@ class Preparation:
         write_set(self.out, metadata, good, self._problems(journal))
 
     def _write_problems(self, journal: Journal) -> Path:
-        """For a call that ends without a set; a set that is there keeps its own table."""
+        """Write the table of problems after a call that made no set; an older set keeps its own."""
         is_set = (self.out / "metadata.json").exists()
         path = self.out / (REFUSED if is_set else "problems.csv")
         write_table(path, PROBLEMS, self._problems(journal))

@@ -138,7 +138,7 @@ class Journal:
         self._append(_line(record))
 
     def forget(self, id: str) -> None:
-        """Of a clip that is about to be made again, or no longer wanted."""
+        """Drop a clip that is made again, or that is no longer wanted."""
         self.good.pop(id, None)
         self.bad.pop(id, None)
 
@@ -148,7 +148,7 @@ class Journal:
 
     @property
     def ids(self) -> set[str]:
-        """Of all clips that were tried."""
+        """The ids of all clips that were tried."""
         return self.good.keys() | self.bad.keys()
 
     def has(self, clip: Clip) -> bool:

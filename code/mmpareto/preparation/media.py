@@ -277,7 +277,7 @@ def _tokens(source: Source, recipe: dict) -> Item:
 
 
 def _of_length(values: np.ndarray, source: Source) -> Item:
-    """Its first axis padded with zeros or cut, where a length was asked for."""
+    """Pad the first axis with zeros, or cut it, if a length was asked for."""
     if source.length is not None:
         values = values[: source.length]
         missing = source.length - len(values)

@@ -19,14 +19,14 @@ LONGEST_GAP = 0.25  # seconds between the ends of sound and picture that need no
 
 
 def begin() -> None:
-    """In a new worker: one thread for everything, and no end of the call without its own."""
+    """Set up a new worker: it computes in one thread, and ends when the main process ends."""
     begin_worker()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
 
 def convert_clip(clip: Clip, recipe: dict, out: Path) -> Tried:
-    """In a worker: prepare one clip, and say what became of it."""
+    """Prepare one clip, in a worker process; returns what became of it."""
     sources: dict[str, State] = {}
     known = clip.id, clip.label, clip.group, sources
     items, doubts, ends = {}, [], {}

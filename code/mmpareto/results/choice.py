@@ -37,12 +37,12 @@ def ranked(comparison: Comparison, rows: list[dict]) -> dict[str, list[dict[str,
 
 
 def first_plans(comparison: Comparison) -> list[Plan]:
-    """Those that do not depend on which setting is chosen: all without --tune_seeds."""
+    """Plans that do not depend on a choice: without --tune_seeds, all of them."""
     return [plan for plan in comparison.plans if plan.seed in comparison.tune_seeds]
 
 
 def plans_of_choice(comparison: Comparison) -> list[Plan]:
-    """Those of the settings that --tune_seeds have chosen, with the table's seeds."""
+    """Plans of the settings that --tune_seeds have chosen, with the table's seeds."""
     if comparison.seeds == comparison.tune_seeds:
         return []
     rows = [row for plan in first_plans(comparison) for row in plan.rows]
@@ -52,12 +52,12 @@ def plans_of_choice(comparison: Comparison) -> list[Plan]:
 
 
 def asked_plans(comparison: Comparison) -> list[Plan]:
-    """Those that are asked for, as far as choices are known."""
+    """All plans that are asked for, as far as choices are known."""
     return [*first_plans(comparison), *plans_of_choice(comparison)]
 
 
 def table_rows(comparison: Comparison, rows: list[dict]) -> tuple[list[dict], list[str]]:
-    """Those of the epoch, and of every method's setting, that were chosen.
+    """The rows of the chosen epoch and of each method's chosen setting.
 
     And what the reader has to know of the choice.
     """

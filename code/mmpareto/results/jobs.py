@@ -39,7 +39,7 @@ class Child:
         self.process = subprocess.Popen(command, env=environment, **streams)
 
     def poll(self) -> int | None:
-        """Its exit code, below 0 the signal that killed it; None while it runs."""
+        """The child's exit code, or minus the signal that killed it; None while it runs."""
         code = self.process.poll()
         if code is not None and not self._words.closed:
             self._words.seek(0)

@@ -12,7 +12,7 @@ from .saved import write_numbers
 
 
 class Difference(NamedTuple):
-    """Of one method's scores from another's, over the seeds that both have."""
+    """The difference between two methods' scores, over the seeds that both have."""
 
     seeds: int
     mean: float
@@ -87,12 +87,12 @@ def cells(comparison: Comparison, summary: list[dict]) -> list[dict[str, str]]:
 
 
 def spread(middle: float, deviation: float | None) -> str:
-    """In percent."""
+    """Mean and standard deviation in percent."""
     return f"{100 * middle:.1f}" + ("" if deviation is None else f" +- {100 * deviation:.1f}")
 
 
 def points(difference: float | None, low: float | None, high: float | None) -> str:
-    """In percentage points, with the interval from low to high; a dash for no difference."""
+    """A difference in percentage points with its interval; a dash where there is none."""
     if difference is None:
         return "-"
     interval = "" if low is None or high is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]"

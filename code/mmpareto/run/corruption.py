@@ -110,7 +110,7 @@ def corruptions(
 
 
 def other_samples(size: int, seed: int) -> list[int]:
-    """For every sample another one, each taken once: neighbours on a random ring."""
+    """Another sample for every sample, each taken once: neighbours on a random ring."""
     ring = np.random.RandomState(seed).permutation(size)
     donors = np.empty(size, int)
     donors[ring] = np.roll(ring, -1)
@@ -144,7 +144,7 @@ def replaced(
 
 
 def standard_deviations(batches: Iterable, modalities: dict[str, Modality]) -> dict[str, float]:
-    """Of all values of each modality as the model reads them, tokens left out.
+    """The standard deviation of all values of each modality that the model reads, without tokens.
 
     Sums are made sample by sample, so that batches of another size give the same to the bit.
     """

@@ -238,7 +238,7 @@ def check_flags(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
 
 
 def _named(epoch: dict) -> dict[str, float]:
-    """With TensorBoard's names: val/Acc, train/loss, train/gray/cos..."""
+    """An epoch's numbers by TensorBoard's names: val/Acc, train/loss, train/gray/cos..."""
     part = {name: epoch["split"] for name in epoch if name.startswith(("Acc", "F1"))}
     named = {f"{part.get(name, 'train')}/{name}": value for name, value in epoch.items()}
     for encoder, stats in epoch["encoders"].items():

@@ -33,7 +33,7 @@ OPTIMIZER_DEFAULTS = {
 
 
 class PartHelp(argparse.ArgumentDefaultsHelpFormatter):
-    """With every flag's default, unless its help says that in words."""
+    """Help that shows every flag's default, unless its text says it in words."""
 
     def _get_help_string(self, action: Action) -> str | None:
         is_said = "(default: " in (action.help or "")

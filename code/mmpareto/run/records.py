@@ -18,7 +18,7 @@ PACKAGE = re.compile("[A-Za-z][A-Za-z0-9._-]*")  # these names become columns of
 
 
 class Record:
-    """Whose whole numbers are counts, and whose others are finite."""
+    """A record of a file; its whole numbers must be counts, and its other numbers finite."""
 
     def __post_init__(self) -> None:
         numbers = {k: v for k, v in vars(self).items() if isinstance(v, int | float)}
@@ -124,7 +124,7 @@ class Result(Record):
 
 
 def _are_scores(scores: dict[str, int | float]) -> bool:
-    """Of one epoch: its number, and accuracies and F1 in pairs, all of them shares."""
+    """Whether these are scores of one epoch: its number, and pairs of accuracy and F1 in [0, 1]."""
     names = scores.keys() - {"epoch"}
     return (
         isinstance(epoch := scores.get("epoch"), int)

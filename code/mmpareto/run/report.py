@@ -28,7 +28,7 @@ def summary(steps: list[dict]) -> dict:
 
 
 def _means(stats: Iterable[dict | None]) -> dict[str, float | None]:
-    """Of every field over the steps in which it has a value."""
+    """The mean of every field over the steps in which it has a value."""
     known = [one for one in stats if one]
     return {field: mean(v for v in (s[field] for s in known) if isfinite(v)) for field in known[0]}
 

@@ -22,7 +22,7 @@ Named = dict[str, list]  # {name: one prediction, target or probability for each
 
 
 class Score(NamedTuple):
-    """Of one prediction, in [0, 1]; F1 is macro-averaged over the classes that occur anywhere."""
+    """Scores of one prediction, in [0, 1]; F1 is the mean over classes that occur anywhere."""
 
     Acc: float
     F1: float

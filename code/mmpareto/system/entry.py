@@ -61,7 +61,7 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 
 def _is_of_memory(error: Exception) -> bool:
-    """Python's own, a GPU's, or that of torch on a CPU, which has no name."""
+    """Whether memory ran out: Python's error, a GPU's, or torch's on a CPU, which has no type."""
     words = ("out of memory", "can't allocate memory")
     is_of_torch = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
     return is_of_torch or isinstance(error, MemoryError)

@@ -8,7 +8,7 @@ from .errors import UserError
 
 
 class Parser(ArgumentParser):
-    """Its errors are one line."""
+    """An argument parser whose errors are one line."""
 
     def error(self, message: str):
         raise UserError(f"{message} (--help lists all flags)")

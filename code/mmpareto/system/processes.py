@@ -77,7 +77,7 @@ def held_back() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """In a command: where the environment names a parent, end when that process has."""
+    """End this command when the parent that the environment names has ended."""
 
     def wait() -> None:
         while os.getppid() == parent:  # an orphan is given another parent
@@ -88,7 +88,7 @@ def end_with_parent() -> None:
 
 
 def begin_worker(*_: object) -> None:
-    """In a process of multiprocessing: it ends with the one that wanted it, in silence."""
+    """Let a process of multiprocessing end in silence with the process that started it."""
 
     def hook(kind, error, trace) -> None:
         if not issubclass(kind, ConnectionError | EOFError):  # that is the parent, gone

@@ -98,6 +98,6 @@ class MMTM(Mean):
         return {name: pooled(x, samples) for name, x in maps.items()}, NO_TAPS
 
     def gate_parameters(self, modality: str) -> list[nn.Parameter]:
-        """Of the layers that make a modality's gates, those shared with the others included."""
+        """Parameters of the layers that make a modality's gates, also those it shares with others."""
         parts = [part for e in self.exchanges for part in (e.squeeze, e.excite[modality])]
         return [p for part in parts for p in part.parameters()]

@@ -26,7 +26,7 @@ class Unfit(UserError):
 
 
 class Moments:
-    """Of one loss's gradients over batches; their sum is kept in float64."""
+    """Moments of one loss's gradients over batches; sums are kept in float64."""
 
     def __init__(self):
         self.norms: list[float] = []

@@ -29,7 +29,7 @@ class Logs(NamedTuple):
 
     @property
     def encoders(self) -> list[str]:
-        """Those whose two gradients were recorded."""
+        """The encoders whose two gradients were recorded."""
         return list(dict.fromkeys(name for step in self.steps for name in step.encoders))
 
     @property
@@ -101,7 +101,7 @@ def windows(steps: list[Step], size: int) -> list[dict]:
 
 
 def by_epoch(steps: list[Step], most: int) -> list[dict]:
-    """The same of every epoch, or of as many equal groups of epochs, at most `most`."""
+    """Conflict rates of every epoch, or of equal groups of epochs: at most `most` rows."""
     epochs = sorted({step.epoch for step in steps})
     size = -(-len(epochs) // most) or 1
     groups = [epochs[start : start + size] for start in range(0, len(epochs), size)]

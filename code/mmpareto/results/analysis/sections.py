@@ -36,7 +36,7 @@ class Work(NamedTuple):
         return Picture(f"data:image/svg+xml;base64,{svg}", caption)
 
     def name(self, kind: str, run: Logs) -> str:
-        """Of a file; a comparison has one of each kind for several runs."""
+        """The name of a figure's file; a comparison has one of each kind for several runs."""
         return kind if len(self.subject.runs) == 1 else f"{kind}-{run.folder.name}"
 
     def write(self, name: str, rows: list[dict]) -> None:
@@ -87,7 +87,7 @@ def _look(paths: list[Path], flags: Namespace) -> list[Looked]:
 
 
 def confusions(subject: Subject, flags: Namespace) -> list[Confusion]:
-    """Of the first seed of every method, at the epoch that was chosen; none with --logs_only."""
+    """Confusion matrices of each method's first seed at its chosen epoch; none with --logs_only."""
     found: list[Confusion] = []
     for run in subject.first if not flags.logs_only else ():
         trained = checkpoint.load(run.checkpoint, flags)

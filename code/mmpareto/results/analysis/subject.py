@@ -25,7 +25,7 @@ class Subject(NamedTuple):
 
     @property
     def first(self) -> list[Logs]:
-        """Of every method the first seed."""
+        """The first seed of every method."""
         return [seeds[0] for seeds in self.runs.values()]
 
     @property
@@ -95,7 +95,7 @@ def _compared(folder: Path) -> Subject:
 
 
 def _probes(names: list[str]) -> list[str]:
-    """Whose unimodal (or joint) heads the method itself does not train."""
+    """A note on the methods whose unimodal (or joint) heads are probes."""
     probed = [name for name in names if issubclass(METHODS[name.split(":")[0]], ProbedMethod)]
     note = (
         f"Heads that are not trained by {' or '.join(probed)} itself are probes: trained on "
