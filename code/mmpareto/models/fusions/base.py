@@ -39,7 +39,7 @@ class Output(NamedTuple):
         return F.cross_entropy(self.logits["joint"], targets)
 
     def unimodal_losses(self, targets: Tensor) -> dict[str, Tensor]:
-        """The loss of each modality's own prediction, or each task's; targets (B,) or (B, tasks)."""
+        """The loss of each own prediction, of a modality or a task; targets (B,) or (B, tasks)."""
         own = own_targets(targets, self.unimodal)
         return {name: F.cross_entropy(u, own[name]) for name, u in self.unimodal.items()}
 

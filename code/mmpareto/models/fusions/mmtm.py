@@ -98,6 +98,6 @@ class MMTM(Mean):
         return {name: pooled(x, samples) for name, x in maps.items()}, NO_TAPS
 
     def gate_parameters(self, modality: str) -> list[nn.Parameter]:
-        """Parameters of the layers that make a modality's gates, also those it shares with others."""
+        """Parameters of the layers that make a modality's gates, also the shared ones."""
         parts = [part for e in self.exchanges for part in (e.squeeze, e.excite[modality])]
         return [p for part in parts for p in part.parameters()]
