@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from sets import SMALL, write_folder
 
+import verify
 from mmpareto.benchmarks import synthetic
 from mmpareto.datasets.kinetics_sounds import CLASSES as SOUNDS
 from mmpareto.datasets.modelnet40 import CLASSES as OBJECTS
@@ -37,9 +38,9 @@ def check(dataset, classes, cwd, *flags, prepare=(), modalities=("audio", "visua
     out = run("sh", ROOT / f"script/prepare_{dataset}.sh", "--raw", "raw", "--out", "set",
               *prepare, cwd=cwd)  # fmt: skip
     assert "OK       tables" in out
-    run(sys.executable, ROOT / "code/verify.py", "set", "--full", cwd=cwd)
+    verify.main([str(cwd / "set"), "--full"])
     settings = ["--encoder", "cnn", "--batch_size", "16", "--learning_rate", "0.02",
-                "--image_size", "64", "--workers", "1", *flags]  # fmt: skip
+                "--image_size", "64", "--workers", "1", "--epochs", "8", *flags]  # fmt: skip
     run("sh", ROOT / "script/mmpareto.sh", "--dataset", dataset, "--data_root", "set",
         "--out", "run", *settings, cwd=cwd)  # fmt: skip
     recipe = json.loads((cwd / "set/metadata.json").read_text())["recipe_hash"]
@@ -55,8 +56,8 @@ def check(dataset, classes, cwd, *flags, prepare=(), modalities=("audio", "visua
 
 
 def test_cremad(tmp_path):
-    synthetic.write_cremad(tmp_path / "raw", 180, size=SMALL)
-    check("cremad", 6, tmp_path, "--epochs", "10", "--split", "random")
+    synthetic.write_cremad(tmp_path / "raw", 108, size=SMALL)
+    check("cremad", 6, tmp_path, "--split", "random")
     assert json.loads((tmp_path / "set/metadata.json").read_text())["splits"] == ["group", "random"]
 
 
@@ -74,15 +75,15 @@ def test_kinetics_sounds(tmp_path):
 
 
 def test_modelnet40(tmp_path):
-    synthetic.write_modelnet(tmp_path / "raw", OBJECTS[::8], {"train": 24, "test": 6})
-    check("modelnet40", 5, tmp_path, "--epochs", "10", modalities=("front", "rear"))
+    synthetic.write_modelnet(tmp_path / "raw", OBJECTS[::8], {"train": 16, "test": 4})
+    check("modelnet40", 5, tmp_path, modalities=("front", "rear"))
 
 
 def test_three_modalities_of_ones_own(tmp_path):
     """Video, sound and array: from a CSV file to accuracy without a line of code."""
-    write_folder(tmp_path / "raw", 180, classes=("ant", "bee", "cat", "dog", "emu", "fox"))
+    write_folder(tmp_path / "raw", 108, classes=("ant", "bee", "cat", "dog", "emu", "fox"))
     run("sh", ROOT / "script/prepare_folder.sh", "--raw", "raw", "--out", "own", cwd=tmp_path)
-    out = run("sh", ROOT / "script/mmpareto.sh", "--dataset", "own", "--epochs", "10",
+    out = run("sh", ROOT / "script/mmpareto.sh", "--dataset", "own", "--epochs", "8",
               "--batch_size", "16", "--learning_rate", "0.02", "--image_size", "64",
               "--encoder", "film=cnn", "voice=cnn", "--out", "run", cwd=tmp_path)  # fmt: skip
     scores = dict(re.findall(r"(Acc\w*) ([\d.]+)", out.splitlines()[-1]))
