@@ -15,6 +15,7 @@ from mmpareto.results.plans import Comparison, Plan
 from mmpareto.results.saved import write_numbers
 from mmpareto.run.records import EncoderStats, read_steps
 from mmpareto.run.report import mean
+from mmpareto.system.errors import UserError
 from mmpareto.system.tables import unquote_formula
 
 from .design import ARMS
@@ -68,6 +69,8 @@ def read_runs(part: str, compared: Comparison, plans: list[Plan]) -> list[Run]:
         for row in of_rule(plan.rows, "best-val"):
             rate, chooses = float(plan.setting["learning_rate"]), is_choosing(compared, plan)
             rest = [row[column] for column in Run._fields[5:]]
+            if row["val_Acc"] is None:
+                raise UserError(f"{plan.folder / 'epochs.jsonl'}: val_Acc is missing: train again")
             runs.append(Run(part, ARM_OF[plan.name], rate, plan.seed, chooses, *rest))
     return runs
 
