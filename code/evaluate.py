@@ -23,7 +23,7 @@ from mmpareto.system.errors import UserError
 from mmpareto.system.flags import Parser, comma_separated, non_negative, positive, seed
 from mmpareto.system.paths import clear_errors
 
-WIDTH = 80  # of the console; a table of more columns than fit is as wide as it has to be
+WIDTH = 80  # of the console; a table with more columns is wider
 
 
 def main(arguments: list[str]) -> None:
@@ -61,9 +61,10 @@ def parser() -> Parser:
     add = parser.add_argument
     add("checkpoint", type=Path, help="a run's best.pt or last.pt")
     checkpoint.add_part_flag(parser, " (default: test)")
-    add("--data_root", type=Path, help="(default: where the run found its data)")
-    add("--batch_size", type=positive(int), help="(default: the run's)")
-    add("--workers", type=non_negative(int), default=0, help="(default: 0)")
+    add("--data_root", type=Path, help="folder of the data (default: the run's)")
+    add("--batch_size", type=positive(int), help="samples in a batch (default: the run's)")
+    add("--workers", type=non_negative(int), default=0,
+        help="processes that load data (default: 0)")
     add("--limit_batches", type=positive(int), help="use only the first N batches")
     add_device_flags(parser)
     add = parser.add_argument_group("what else to show").add_argument
@@ -73,10 +74,10 @@ def parser() -> Parser:
         help="accuracies with each modality in turn missing (zeros, another sample's) or corrupted "
              "(Gaussian noise; other tokens)")
     add("--severities", type=comma_separated(positive(float)), metavar="S,S",
-        help="of --robustness: the noise's standard deviations, in those of the modality's values "
-             "in the split (default: 0.5,1,2)")
+        help="standard deviations of --robustness's noise, as multiples of the modality's own in "
+             "the split (default: 0.5,1,2)")
     add("--random_seed", type=seed, metavar="SEED",
-        help="of what --robustness draws, 0 to 4294967295 (default: 0)")
+        help="seed of --robustness's random draws, 0 to 4294967295 (default: 0)")
     add("--predictions", type=Path, metavar="FILE.csv",
         help="write id, label, and every prediction with its probability, a row for each sample")
     # fmt: on
@@ -84,10 +85,12 @@ def parser() -> Parser:
 
 
 def check(flags: Namespace) -> None:
-    """UserError for what would fail, or do nothing, after a long evaluation."""
+    """UserError for flags that would fail, or have no effect, after a long evaluation."""
     for name in ("severities", "random_seed"):
         if getattr(flags, name) is not None and not flags.robustness:
-            raise UserError(f"--{name} acts only with --robustness: give both")
+            raise UserError(
+                f"--{name} acts only with --robustness: add --robustness or drop --{name}"
+            )
     if not (path := flags.predictions):
         return
     with clear_errors(what := f"--predictions {path}"):
@@ -108,7 +111,7 @@ def show_summary(scores: evaluation.Scores, data: Data) -> None:
 
 
 def show_classes(found: dict[str, evaluation.PerClass], data: Data) -> None:
-    """One table; of several tasks, whose targets differ, one for each."""
+    """Print one table, or one for each task if the data has several tasks."""
     classes = [name if name.isprintable() else ascii(name)[1:-1] for name in data.classes]
     for group in [[name] for name in found] if data.tasks else [list(found)]:
         first = found[group[0]]

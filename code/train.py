@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
 
 
 def run(flags: Namespace) -> None:
-    """The run that the flags ask for, or what is left of it."""
+    """Train the run that the flags describe, or continue it with --resume."""
     flags.out = distributed.same(flags.out)
     config = options.as_config(flags)
     if flags.resume and (done := finished(flags.out, config)):
@@ -90,7 +90,7 @@ class Trainer:
             self.restore(run.state)
 
     def equip(self, model: Fusion) -> None:
-        """Take a model, and what trains it."""
+        """Set the model, its method, optimizer and scheduler."""
         flags, self.model = self.flags, model
         if flags.compile:
             model.compile()
@@ -98,9 +98,9 @@ class Trainer:
         self.optimizer, self.scheduler = setup.build_optimizer(flags, model, self.device)
 
     def fork(self, method: str, **own) -> "Trainer":
-        """A copy of this trainer that goes on by another method, whose own flags are given.
+        """Copy this trainer and continue with another method; own holds that method's flags.
 
-        Its model, optimizer and scheduler are copies, too: nothing here changes.
+        Model, optimizer and scheduler are copied: this trainer does not change.
         """
         other = copy(self)
         other.flags = Namespace(**{**vars(self.flags), "method": method, **own})
@@ -110,7 +110,7 @@ class Trainer:
         return other
 
     def train(self) -> None:
-        """The epochs that are left, then the test scores."""
+        """Train the remaining epochs, then score the test split."""
         header = setup.header(self.flags, self.data, self.model, self.device, self.steps)
         self.run.start(header, checkpoint.known_by(self.data))
         while self.epoch < self.flags.epochs:
@@ -175,7 +175,7 @@ class Trainer:
         return steps
 
     def clip(self) -> torch.Tensor:
-        """Clip as --clip_grad asks; returns the norm that all gradients together had before."""
+        """Clip gradients as --clip_grad says; returns their total norm before clipping."""
         norm = get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         if self.flags.clip_grad:
             for group in self.method.clip_groups():
@@ -230,7 +230,7 @@ class Trainer:
         }
 
     def restore(self, state: checkpoint.Resumable) -> None:
-        """Go on after the last whole epoch."""
+        """Continue after the last complete epoch."""
         path = self.run.folder / "last.pt"
         if not checkpoint.is_same_data(self.data, state, path):
             raise UserError(

@@ -193,7 +193,7 @@ def test_features_that_nobody_asked_for():
     model = tiny_models.build()
     inputs, targets = tiny_models.batch(model)
     output = model(inputs)
-    with pytest.raises(ValueError, match="gramian is 'parameters'"):
+    with pytest.raises(ValueError, match="gramian='parameters' ignores them"):
         MMPareto(model, model.encoders).backward(*losses(output, targets), output.features)
     assert gradients(model) == {}
 
@@ -225,7 +225,7 @@ class TestTraining:
             (["--fusion", "mmtm"], "--fusion mmtm they meet earlier"),
             (["--fusion", "centralnet"], "--fusion centralnet they meet earlier"),
             (["--accumulate", 2], "drop --accumulate 2"),
-            (["--granularity", "tensor"], "drop one of them"),
+            (["--granularity", "tensor"], "drop --granularity tensor"),
             (["--method", "gradnorm"], "--gramian acts only with"),
             (["--method", "uniform"], "--gramian acts only with"),
         ],

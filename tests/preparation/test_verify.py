@@ -202,7 +202,7 @@ class TestTraining:
     @pytest.mark.parametrize(
         ("flags", "message"),
         [
-            (["--split", "nonsense"], "has random"),
+            (["--split", "nonsense"], "choose one of random"),
             (["--data_root", "x"], "is a folder already"),
             (["--num_frames", "0"], "not a positive whole number"),
         ],

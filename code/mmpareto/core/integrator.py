@@ -120,7 +120,9 @@ class Integrator:
                 self._verified_features = True
             return self._through_features(losses, given, encoders, outside)
         if features is not None:
-            raise ValueError("features are given, but gramian is 'parameters': drop one of them")
+            raise ValueError(
+                "features are given, but gramian='parameters' ignores them: omit features"
+            )
 
         j, g = self._both(losses, encoders, outside)
         if self._held:

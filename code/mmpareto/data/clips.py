@@ -109,7 +109,7 @@ def check_media(paths: Iterable[Path], hint: str) -> None:
         try:
             expect_regular(path)
         except OSError as error:
-            raise UserError(f"{path}: is {error.strerror}: take it out") from None
+            raise UserError(f"{path}: is {error.strerror}: remove it from the folder") from None
         with open(path, "rb") as file:
             start = file.read(64)
         if start.startswith(POINTER):

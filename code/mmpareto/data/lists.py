@@ -49,7 +49,7 @@ def read_lists(
     counts = Counter(part for part, _ in clips.values())
     notes = [f"lists: {name}, {', '.join(f'{part} {count}' for part, count in counts.items())}"]
     if name == "custom":
-        notes.append("WARNING: these lists are none of the published ones: split custom")
+        notes.append("WARNING: these lists differ from all published ones: split custom")
     return {name: clips}, notes
 
 
@@ -63,9 +63,13 @@ def _files(paths: list[Path]) -> dict[str, Path]:
         if not path.is_file():
             raise UserError(f"--lists {path}: no such file")
         if not part:
-            raise UserError(f"--lists {path}: its name has to say train, val or test")
+            raise UserError(
+                f"--lists {path}: the file name must contain train, val or test: rename it"
+            )
         if part in files:
-            raise UserError(f"--lists: {files[part]} and {path} are both {part}: name the files")
+            raise UserError(
+                f"--lists: {files[part]} and {path} are both {part}: give one {part} file"
+            )
         files[part] = path
     if not {"train", "test"} <= files.keys():
         raise UserError(
@@ -85,12 +89,10 @@ def read_split(
     """The name of a split, the default one if none is wanted, and the ids of its parts."""
     names = split_names(root, metadata)
     if not names:
-        raise UserError(
-            f"{root} has no split: too few clips for one: write splits/NAME.csv (id,split)"
-        )
+        raise UserError(f"{root} has too few clips to be split: write splits/NAME.csv (id,split)")
     name = wanted or names[0]
     if name not in names:
-        raise UserError(f"--split {name}: {root} has {', '.join(names)}")
+        raise UserError(f"--split {name}: not in {root}: choose one of {', '.join(names)}")
     parts, seen, path = {part: [] for part in PARTS}, set(), split_path(root, name)
     for row in read_table(path, SPLIT):
         if row["split"] not in parts or row["id"] in seen:
@@ -117,6 +119,6 @@ def read_manifest(root: Path, metadata: Metadata) -> dict[str, dict[str, str]]:
 
 
 def shared_groups(train: list[dict], other: list[dict]) -> tuple[int, int]:
-    """How many groups, as actors, of other are also in train, and how many other has."""
+    """Count the groups (such as actors) of other that train has too, and all of other."""
     first, second = ({row["group"] for row in rows} - {""} for rows in (train, other))
     return len(first & second), len(second)

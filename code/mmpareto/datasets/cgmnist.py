@@ -67,12 +67,12 @@ def read_mnist(root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
 
 
 def _check_files(folder: Path, part: str, count: int) -> None:
-    """UserError for files of other sizes, before torchvision reads them into memory whole."""
+    """UserError if a file has a wrong size, before torchvision reads it into memory."""
     for kind, header, each in (("images-idx3", 16, 28 * 28), ("labels-idx1", 8, 1)):
         path = folder / f"{part}-{kind}-ubyte"
         packed = path.with_name(f"{path.name}.gz")
         if packed.exists() and not path.exists():
-            raise UserError(f"{path}: is there packed only: unpack it: gunzip --keep {packed}")
+            raise UserError(f"{path}: only its packed copy exists: run gunzip --keep {packed}")
         if path.exists() and path.stat().st_size != (expected := header + count * each):
             raise UserError(
                 f"{path}: {path.stat().st_size} bytes found, {expected} expected, it is damaged or "

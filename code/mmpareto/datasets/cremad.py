@@ -63,7 +63,7 @@ def _find(raw: Path) -> list[dict[str, Path]]:
     """{id: file} of the sounds, and of the films; UserError where a folder is missing."""
     readme = "data/cremad/README.md"
     if not raw.is_dir():
-        raise UserError(f"--raw {raw}: no such folder: {readme} says what it has to hold")
+        raise UserError(f"--raw {raw}: no such folder: {readme} lists its contents")
     if missing := [name for name in FOLDERS if not (raw / name).is_dir()]:
         near = [raw.absolute().parent, *sorted(p for p in raw.iterdir() if p.is_dir())]
         meant = next((p for p in near if all((p / name).is_dir() for name in FOLDERS)), None)

@@ -33,9 +33,9 @@ class Folder(Prepared):
         super().add_prepare_flags(parser)
         # fmt: off
         parser.add_argument("--csv", type=Path, metavar="FILE",
-            help="columns id, label, split (train, val, test; optional), group (what must not be "
-                 "split; optional) and one column of paths, relative to --raw, for each modality, "
-                 f"called NAME or NAME:KIND, KIND one of {', '.join(KINDS)} "
+            help="columns id, label, split (train, val, test; optional), group (its clips "
+                 "stay in one part; optional) and one column of paths, relative to --raw, for "
+                 f"each modality, called NAME or NAME:KIND, KIND one of {', '.join(KINDS)} "
                  "(default: clips.csv in --raw)")
         parser.add_argument("--length", nargs="+", default=[], metavar="MODALITY=N",
             help="pad with zeros, or cut, the first axis of an array, flow or tokens to N")
@@ -69,9 +69,9 @@ class Folder(Prepared):
             if not ID.fullmatch(id):
                 raise UserError(f"{where}: id {id!r}: 1 to 128 of A-Z a-z 0-9 _ . - expected")
             if id.lower() in seen:
-                raise UserError(f"{where}: id {id} is there already in line {seen[id.lower()]}")
+                raise UserError(f"{where}: id {id} is also in line {seen[id.lower()]}: keep one")
             if not label:
-                raise UserError(f"{where}: no label")
+                raise UserError(f"{where}: column label is empty: give a class")
             if "split" in row and part not in PARTS:
                 raise UserError(f"{where}: split {part!r}, one of {', '.join(PARTS)} expected")
             seen[id.lower()] = line
@@ -105,7 +105,7 @@ def _modalities(
             f"{','.join(header)!r}: id, label, and optionally split and group, are expected"
         )
     if len(set(names)) < len(names):
-        raise UserError(f"{path}: a column is there twice in {','.join(header)!r}")
+        raise UserError(f"{path}: two columns of {','.join(header)!r} share a name: rename one")
     kinds = {}
     for column, name, file in zip_longest(header, names, first[: len(header)], fillvalue=""):
         if name in ("id", "label", "split", "group"):

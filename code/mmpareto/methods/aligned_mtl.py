@@ -18,7 +18,7 @@ class AlignedMTL(TorchJDMethod):
         super().add_flags(parser)
         # fmt: off
         parser.add_argument("--singular_value", choices=("min", "rmse"), default="min",
-            help="what all singular values become: rmse is the release's")
+            help="new value of all singular values: rmse is the release's")
         # fmt: on
 
     def weighting(self, torchjd):

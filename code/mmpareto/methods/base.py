@@ -240,12 +240,12 @@ class GramianMethod(IntegratingMethod):
         # fmt: off
         add = parser.add_argument
         add("--gramian", choices=GRAMIANS, default="parameters",
-            help="whose gradients decide the weights: the encoder's parameters', or its output "
-                 "features', at the uniform baseline's cost and without its guarantees")
+            help="gradients that decide the weights: of the encoder's parameters, or of its output "
+                 "features (as cheap as uniform, but without the method's guarantees)")
         if cls.scaled:
             add("--scale", type=int, choices=(1, 2), default=1,
-                help="1 is the method's own, a mean of both gradients; 2 brings equal ones to the "
-                     "size of their sum, as uniform has it")
+                help="factor on the encoders' gradients: 1 keeps the method's mean of both; 2 "
+                     "turns it into the size of their sum, as in uniform")
         # fmt: on
 
     def __init__(self, model: Fusion, flags: Namespace):
@@ -258,7 +258,7 @@ class GramianMethod(IntegratingMethod):
                 )
             if flags.accumulate > 1:
                 raise UserError(
-                    f"--gramian features decides by the whole batch at once: drop --accumulate "
+                    f"--gramian features decides on the whole batch at once: drop --accumulate "
                     f"{flags.accumulate}, or use --gramian parameters"
                 )
         super().__init__(model, flags)

@@ -26,7 +26,7 @@ class CAGrad(TorchJDMethod):
         # fmt: off
         add = parser.add_argument
         add("--c", type=non_negative(float), default=0.5,
-            help="how far from m, in shares of its length, >= 0")
+            help="largest distance from m, as a share of its length, >= 0")
         add("--rescale", choices=RESCALE, default="none",
             help="divide h by 1 + c^2 (square), by 1 + c (linear), or not")
         # fmt: on

@@ -38,7 +38,7 @@ class GBlend(Method):
         add = parser.add_argument
         add("--super_epoch", type=positive(int), metavar="EPOCHS",
             help="epochs between two estimates of the weights, >= 1 (default: all, one estimate)")
-        add("--weight_sum", type=positive(float), default=1.0, help="what all weights sum to, > 0")
+        add("--weight_sum", type=positive(float), default=1.0, help="sum of all weights, > 0")
         # fmt: on
 
     @staticmethod

@@ -34,7 +34,7 @@ class GradNorm(IntegratingMethod):
         add("--alpha", type=non_negative(float), default=1.5,
             help="how strongly the slower loss is favoured, >= 0")
         add("--weight_learning_rate", type=positive(float), default=0.025,
-            help="of the losses' weights, > 0")
+            help="learning rate of the losses' weights, > 0")
         # fmt: on
 
     def __init__(self, model: Fusion, flags: Namespace):

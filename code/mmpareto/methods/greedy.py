@@ -37,8 +37,8 @@ class Greedy(JointMethod):
         # fmt: off
         add = parser.add_argument
         add("--threshold", type=non_negative(float), default=0.01,
-            help="difference of the branches' balance that is tolerated, >= 0")
-        add("--balancing_steps", type=positive(int), default=5, help="steps of a window, >= 1")
+            help="tolerated imbalance of the branches, >= 0")
+        add("--balancing_steps", type=positive(int), default=5, help="steps in a window, >= 1")
         add("--warmup_epochs", type=non_negative(int), default=1,
             help="epochs before the first window, >= 0")
         # fmt: on

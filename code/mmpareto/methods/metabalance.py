@@ -29,7 +29,12 @@ class MetaBalance(IntegratingMethod):
     @classmethod
     def add_flags(cls, parser) -> None:
         add = parser.add_argument
-        add("--rho", type=share, default=0.7, help="how near, from 0 (not at all) to 1")
+        add(
+            "--rho",
+            type=share,
+            default=0.7,
+            help="how closely norms are matched, from 0 (not at all) to 1",
+        )
         add("--beta", type=fraction, default=0.9, help="memory of the norms, in [0, 1)")
         add("--variant", choices=VARIANTS, default="both", help="which tensors of g are changed")
 

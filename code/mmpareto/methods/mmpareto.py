@@ -22,15 +22,15 @@ class MMParetoMethod(GramianMethod):
         add("--gamma", type=positive(float), default=1.5,
             help="factor on the length of each encoder's gradient, > 0")
         add("--granularity", choices=integrate.GRANULARITIES, default="encoder",
-            help="what is rescaled as one: encoder never ascends a loss; tensor is the released "
-                 "script's rule, which can; with none the common direction keeps its own length")
+            help="unit of rescaling: encoder never ascends a loss; tensor is the released script's "
+                 "rule and may ascend one; none keeps the length of the common direction")
         # fmt: on
 
     def __init__(self, model: Fusion, flags: Namespace):
         if flags.gramian == "features" and flags.granularity == "tensor":
             raise UserError(
                 "--granularity tensor rescales parameter by parameter, and --gramian features sees "
-                "no parameter's gradients: drop one of them"
+                "no parameter's gradients: drop --granularity tensor or --gramian features"
             )
         super().__init__(model, flags)
 

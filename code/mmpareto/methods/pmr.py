@@ -47,7 +47,7 @@ class PMR(JointMethod):
         add("--mu", type=non_negative(float), default=0.01,
             help="weight of the entropy, >= 0; the paper takes 0.01 or 0.001")
         add("--entropy_epochs", type=non_negative(int), default=10,
-            help="first epochs, in which the entropy term acts, >= 0")
+            help="number of first epochs with the entropy term, >= 0")
         add("--prototype_momentum", type=fraction, default=0.2,
             help="share of the last epoch's prototypes in the new ones, in [0, 1)")
         add("--variant", choices=("paper", "release"), default="paper",

@@ -31,8 +31,8 @@ class Uniform(Method):
         add = parser.add_argument
         add("--gamma", type=positive(float), default=1.0, help="factor on encoders' gradients, > 0")
         add("--observe", action="store_true",
-            help="record cosine, norms and conflict of each encoder's two gradients, too; trains "
-                 "the same weights, but takes further backward passes for it")
+            help="also record cosine, norms and conflict of each encoder's two gradients; the "
+                 "trained weights stay the same, but each step needs more backward passes")
         # fmt: on
 
     def __init__(self, model: Fusion, flags: Namespace):
@@ -41,7 +41,8 @@ class Uniform(Method):
         if flags.observe:
             if model.multitask and model.late:
                 raise UserError(
-                    f"--observe: in --fusion {flags.fusion} no encoder has two losses: drop it"
+                    f"--observe: in --fusion {flags.fusion} no encoder has two losses: "
+                    "drop --observe"
                 )
             if flags.accumulate > 1:
                 raise UserError(

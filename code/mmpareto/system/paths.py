@@ -23,7 +23,7 @@ def expect_regular(path: Path | str) -> None:
 
 
 def blocker_of(folder: Path) -> Path | None:
-    """What is there of folder and the folders it is in; UserError where that is no folder."""
+    """The nearest existing path at or above folder; UserError unless it is a folder."""
     found = next((p for p in (folder, *folder.parents) if os.path.lexists(p)), None)
     if found is not None and not found.is_dir():
         what = "a link that leads nowhere" if not found.exists() else "a file"

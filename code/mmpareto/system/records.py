@@ -22,11 +22,11 @@ def read(path: Path, kind: type[Record], advice: str = ANEW) -> Record:
     try:
         return as_record(load(path), kind)
     except ValueError as error:
-        raise UserError(f"{path}: missing or damaged in it: {error}: {advice}") from None
+        raise UserError(f"{path}: missing or damaged fields: {error}: {advice}") from None
 
 
 def load(path: Path) -> Any:
-    """The plain values that a JSON file holds; UserError where it cannot be read."""
+    """Read the plain values of a JSON file; UserError if it cannot be read."""
     try:
         expect_regular(path)
         return parse(path.read_text(encoding="utf-8"))
@@ -37,7 +37,7 @@ def load(path: Path) -> Any:
 def read_lines(
     path: Path, kind: type[Record], size: int | None = None, advice: str = ANEW
 ) -> list[Record]:
-    """The records that a file of JSON lines, or its first size bytes, holds."""
+    """Read the records of a file of JSON lines, or of its first size bytes."""
     try:
         with clear_errors(path):
             expect_regular(path)
@@ -49,7 +49,7 @@ def read_lines(
 
 
 def parse(text: str) -> Any:
-    """What json.loads gives; ValueError, too, for what is nested deeper than it can follow."""
+    """Parse JSON text; ValueError also if it is nested too deeply."""
     try:
         return json.loads(text)  # msgspec's own parser refuses names of files that are no text
     except RecursionError:
