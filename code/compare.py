@@ -4,8 +4,8 @@
     python code/compare.py --methods pareto,pareto:scale=2,mmpareto:granularity=tensor --jobs 2
     python code/compare.py --tune learning_rate=0.05,0.01,0.002 --gpu_ids 0,1,2,3
 
-Any flag of train.py may follow. A run that is finished is not computed again, so the same command
-goes on where an interrupted one stopped.
+Any flag of train.py may follow. Finished runs are not computed again, so the same command
+continues an interrupted comparison.
 """
 
 from mmpareto.system import entry
@@ -62,15 +62,15 @@ def main(arguments: list[str]) -> None:
             failed = train(compared, first_plans(compared), slots)
             failed |= train(compared, plans_of_choice(compared), slots)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("interrupted; the same command goes on from here") from None
+            raise KeyboardInterrupt("interrupted; run the same command to go on") from None
         plans = asked_plans(compared)
         show(compared, plans)
     for run, reason in failed.items():
         print(f"Failed: {run} ({reason})")
     if failed:
         raise UserError(
-            f"{len(failed)} of {len(plans)} runs failed: {'; '.join(failed)}: mend what "
-            "is said above, and run the same command again"
+            f"{len(failed)} of {len(plans)} runs failed: {'; '.join(failed)}: fix the "
+            "errors above, then run the same command again"
         )
 
 
@@ -116,14 +116,16 @@ def find_slots(flags: Namespace) -> list[str | None]:
     if flags.gpu_ids is None:
         return [None] * (flags.jobs or 1)
     if flags.print_commands:
-        raise UserError("--gpu_ids: --print_commands leaves the GPUs to who runs them: drop one")
+        raise UserError(
+            "--gpu_ids has no effect with --print_commands: drop one of these two flags"
+        )
     ids = [id.strip() for id in flags.gpu_ids.split(",")]
     if len(set(ids)) < len(ids):
-        raise UserError(f"--gpu_ids {flags.gpu_ids}: one is given twice")
+        raise UserError(f"--gpu_ids {flags.gpu_ids}: a GPU is given twice: give each once")
     if flags.jobs and flags.jobs > len(ids):
         raise UserError(
-            f"--jobs {flags.jobs}: a GPU takes one run at a time, and --gpu_ids {flags.gpu_ids} "
-            f"are {len(ids)}: lower it, or give more of them"
+            f"--jobs {flags.jobs}: a GPU takes one run at a time, --gpu_ids {flags.gpu_ids} names "
+            f"{len(ids)}: lower --jobs, or give more --gpu_ids"
         )
     return ids[: flags.jobs]
 
@@ -144,9 +146,9 @@ def print_commands(compared: Comparison) -> None:
 
 
 def train(compared: Comparison, plans: list[Plan], slots: list[str | None]) -> dict[str, str]:
-    """Run those not finished, len(slots) at a time; returns {run: why} of those that failed.
+    """Run unfinished plans, len(slots) at a time; return {run: reason} of failed runs.
 
-    A single job has the console. Of several, each prints to a file beside its folder.
+    A single job prints to the console. Each of several prints to a file beside its folder.
     """
     several, environment = len(slots) > 1, jobs.share_of_cores(len(slots))
     failed: dict[str, str] = {}
@@ -185,7 +187,7 @@ def train(compared: Comparison, plans: list[Plan], slots: list[str | None]) -> d
 
 
 def show(compared: Comparison, plans: list[Plan]) -> list[str]:
-    """Print the table of what is finished, and write it; returns the runs that are not."""
+    """Print and write the table of finished runs; return the unfinished runs."""
     check_data((plan, plan.identity) for plan in plans)
     if rows := [row for plan in plans for row in plan.rows]:
         with saved.table_lock(compared.folder):

@@ -178,7 +178,7 @@ class TestTrainInProcesses:
     @pytest.mark.slow
     def test_bad_input(self, tmp_path):
         text = together(*self.FLAGS[:-1], "33", "--out", tmp_path / "run", code=2)
-        assert "2 processes cannot share it equally: give a multiple of 2" in text
+        assert "2 processes cannot share the batch equally: give a multiple of 2" in text
         assert f'File "{CODE}' not in text  # no stack trace of ours
         assert not (tmp_path / "run").exists()
 

@@ -203,7 +203,7 @@ class TestTraining:
         ("flags", "message"),
         [
             (["--split", "nonsense"], "choose one of random"),
-            (["--data_root", "x"], "is a folder already"),
+            (["--data_root", "x"], "is a folder, so --data_root has no use: drop --data_root"),
             (["--num_frames", "0"], "not a positive whole number"),
         ],
     )

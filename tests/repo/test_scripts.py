@@ -118,7 +118,7 @@ def test_compare_interrupted(tmp_path):
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate()
     assert process.returncode == 130
-    assert stderr == "interrupted; the same command goes on from here\n"
+    assert stderr == "interrupted; run the same command to go on\n"
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
     again = sh(*COMPARE, "--seeds", "0", "--out", "out", cwd=tmp_path)

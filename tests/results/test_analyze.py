@@ -183,7 +183,9 @@ class TestRun:
         folder, three = run("--observe"), run(name="three", dataset="toy3", method="mmpareto")
         (folder / "last.pt").rename(folder / "moved.pt")
         checkpoints = ["--checkpoints", folder / "moved.pt", folder / "best.pt"]
-        with pytest.raises(UserError, match="--part valid: toy has train, val, test"):
+        with pytest.raises(
+            UserError, match="--part valid: toy has no such split: choose train, val, test"
+        ):
             analyzed(folder, "--part", "valid", *checkpoints)
         analyzed(folder, "--part", "val", "--limit_batches", "2", "--workers", "1", *checkpoints)
         found = rows(folder / "analysis/gradients.csv")

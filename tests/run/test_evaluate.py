@@ -34,7 +34,9 @@ class TestCommand:
 
     def test_part(self, done, capsys):
         assert "toy val, 40 of 40 samples" in printed(capsys, done / "best.pt", "--part", "val")
-        with pytest.raises(UserError, match="--part dev: toy has train, val, test"):
+        with pytest.raises(
+            UserError, match="--part dev: toy has no such split: choose train, val, test"
+        ):
             evaluate.main([str(done / "best.pt"), "--part", "dev"])
 
     def test_another_architecture(self, copied):

@@ -169,7 +169,7 @@ BAD_INPUT = [
     ("--dataset mnist", "unknown dataset 'mnist'"),
     ("--fusion cat", "unknown fusion 'cat'"),
     ("--encoder vgg", "unknown encoder 'vgg'"),
-    ("--encoder sound=cnn", "--encoder sound=cnn: toy has no modality 'sound', only a, b"),
+    ("--encoder sound=cnn", "--encoder sound=cnn: toy has no modality 'sound', choose one of a, b"),
     ("--nonsense 3", "unknown flag --nonsense"),
     ("--no_probes", "--no_probes acts only with --method joint or --method unimodal"),
     ("--train", "--train is a flag of the original scripts"),

@@ -93,7 +93,10 @@ class Preparation:
             raise UserError(f"--raw {flags.raw}: no clip found in it; {raw.hint}")
         twice = [id for id, n in Counter(clip.id for clip in raw.clips).items() if n > 1]
         if twice:
-            raise UserError(f"--raw {flags.raw}: {len(twice)} clips found twice, first {twice[0]}")
+            raise UserError(
+                f"--raw {flags.raw}: {len(twice)} clips found twice, first {twice[0]}: "
+                "keep one file of each"
+            )
         for name, listed in raw.lists.items():
             if lacking := {"train", "test"} - {part for part, _ in listed.values()}:
                 what = f"split {name} has no clip for {' and '.join(sorted(lacking))}"
@@ -125,7 +128,7 @@ class Preparation:
         self._finish(journal)
 
     def _check_links(self) -> None:
-        """UserError for a link where files are written, and removed: it could lead anywhere."""
+        """Raise UserError for a link where files are written or removed: it could lead anywhere."""
         folders = [self.out / name for name in self.raw.modalities]
         shards = [shard for folder in folders if folder.is_dir() for shard in folder.iterdir()]
         others = [self.scratch, self.out / "splits", self.out / "journal.jsonl"]
@@ -176,7 +179,7 @@ class Preparation:
         self._check_bad(journal, finished=True)
 
     def _to_do(self, journal: Journal) -> list[Clip]:
-        """The clips to make; the journal forgets them, and those that are to leave the set."""
+        """Return the clips to make; drop these, and clips no longer wanted, from the journal."""
         todo = []
         for clip in self.raw.clips:
             if journal.has(clip):
@@ -201,7 +204,7 @@ class Preparation:
         return [archive.stat().st_size, recipe_hash({"wanted": sorted(self.wanted)})]
 
     def _check_bad(self, journal: Journal, *, finished: bool) -> None:
-        """UserError for too many bad clips at the end, and where nothing works from the start."""
+        """Raise UserError for too many bad clips at the end, or if all fail at the start."""
         hopeless = not journal.good and len(journal.bad) >= HOPELESS
         if not finished and not hopeless:
             return
@@ -227,7 +230,7 @@ class Preparation:
             )
 
     def _check_space(self, journal: Journal) -> None:
-        """UserError if the disk is too small for an estimate of what is to come."""
+        """Raise UserError if the disk is too small for the estimated size."""
         clips = len(self.asked - journal.good.keys())
         needed = clips * sum(map(self._bytes_each, self.raw.modalities.values()))
         folder = next(p for p in (self.out.absolute(), *self.out.absolute().parents) if p.exists())
@@ -240,7 +243,7 @@ class Preparation:
             )
 
     def _bytes_each(self, kind: str) -> float:
-        """A generous guess at what one clip's modality takes."""
+        """Return a generous estimate of the bytes of one clip's modality."""
         if kind == "audio":
             return {"stft": 257 * 188 * 4, "fbank": 1024 * 128 * 4}[self.recipe["audio"]["name"]]
         if kind == "frames":
@@ -296,7 +299,7 @@ def _raw_shapes(clips: list[Clip], modality: str) -> Iterator[tuple[str, Sequenc
 
 
 def _common_shape(modality: str, shapes: Iterable[tuple[str, Sequence | None]]) -> tuple[int, ...]:
-    """The shape of all (id, shape), () if they have none; UserError where two differ."""
+    """Return the one shape of all (id, shape), () without any; UserError if two differ."""
     found: dict[tuple[int, ...], str] = {}
     for id, shape in shapes:
         found.setdefault(tuple(shape or ()), id)

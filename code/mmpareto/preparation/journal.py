@@ -1,4 +1,4 @@
-"""What became of every clip, kept while it happens, so that a later call can go on."""
+"""The outcome of every clip, written at once, so that a later call can go on."""
 
 import json
 from contextlib import suppress
@@ -63,7 +63,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Tried:
-    """What became of a clip: it was prepared, or left out for a problem."""
+    """The outcome of a clip: it was prepared, or left out for a problem."""
 
     id: str
     label: str
@@ -152,7 +152,7 @@ class Journal:
         return self.good.keys() | self.bad.keys()
 
     def has(self, clip: Clip) -> bool:
-        """Whether clip was prepared from these raw files, and its own are still there."""
+        """Return whether clip was prepared from these raw files, and its files still exist."""
         if not self.has_id(clip.id):
             return False
         seen = {name: s._replace(sha256="") for name, s in self.good[clip.id].sources.items()}

@@ -53,7 +53,7 @@ def convert_clip(clip: Clip, recipe: dict, out: Path) -> Tried:
 
 
 def _store(out: Path, modality: str, id: str, item: Item) -> Stored:
-    """Write an item aside, then move it into its place; nothing half-written is ever there.
+    """Write an item to a temporary place, then move it, so no partial file is ever visible.
 
     Files are not synced one by one, as `write_atomically` does: a clip may have hundreds.
     """

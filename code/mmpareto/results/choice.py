@@ -1,4 +1,4 @@
-"""Which setting of --tune every method gets: validation chooses, and what follows of it."""
+"""The choice of a --tune setting for each method by validation, and the runs that follow."""
 
 import statistics
 
@@ -7,14 +7,14 @@ from .plans import Comparison, Plan, label
 
 
 def of_rule(rows: list[dict], select: str) -> list[dict]:
-    """The rows of the epoch that --select names; of the last one where no other was chosen."""
+    """Return the rows of the epoch that --select names; else those of the last epoch."""
     return [row for row in rows if row["rule"] == select] or [
         row for row in rows if row["rule"] == "last"
     ]
 
 
 def ranked(comparison: Comparison, rows: list[dict]) -> dict[str, list[dict[str, str]]]:
-    """{method: the settings that have all runs that choose}, the best first, equals in their order.
+    """Return {method: settings with all tuning runs}, best first, equals in given order.
 
     The best has the highest mean validation accuracy.
     """
@@ -28,8 +28,9 @@ def ranked(comparison: Comparison, rows: list[dict]) -> dict[str, list[dict[str,
         whole = [(s, values) for s, values in tried if len(values) == len(comparison.tune_seeds)]
         if any(None in values for _, values in whole):
             raise UserError(
-                f"--tune: {label(name, whole[0][0])} was scored on the test split only, and "
-                "validation has to choose: give a --split with a validation part, or drop --tune"
+                f"--tune: {label(name, whole[0][0])} was scored on the test split only, but "
+                "--tune chooses by validation: give a --split with a validation part, or drop "
+                "--tune"
             )
         whole.sort(key=lambda pair: statistics.mean(pair[1]), reverse=True)
         found[name] = [setting for setting, _ in whole]
@@ -37,12 +38,12 @@ def ranked(comparison: Comparison, rows: list[dict]) -> dict[str, list[dict[str,
 
 
 def first_plans(comparison: Comparison) -> list[Plan]:
-    """Plans that do not depend on a choice: without --tune_seeds, all of them."""
+    """Return the plans that need no choice; without --tune_seeds these are all plans."""
     return [plan for plan in comparison.plans if plan.seed in comparison.tune_seeds]
 
 
 def plans_of_choice(comparison: Comparison) -> list[Plan]:
-    """Plans of the settings that --tune_seeds have chosen, with the table's seeds."""
+    """Return the plans of the settings chosen by --tune_seeds, with the table's seeds."""
     if comparison.seeds == comparison.tune_seeds:
         return []
     rows = [row for plan in first_plans(comparison) for row in plan.rows]
@@ -59,7 +60,7 @@ def asked_plans(comparison: Comparison) -> list[Plan]:
 def table_rows(comparison: Comparison, rows: list[dict]) -> tuple[list[dict], list[str]]:
     """The rows of the chosen epoch and of each method's chosen setting.
 
-    And what the reader has to know of the choice.
+    Also return notes on the choice for the reader.
     """
     kept, notes, rows = [], [], of_rule(rows, comparison.select)
     if not comparison.settings[0]:

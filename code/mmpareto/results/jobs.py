@@ -1,4 +1,4 @@
-"""Commands side by side: each in a process of its own, and all stopped together."""
+"""Run commands in parallel, each in its own process, and stop them all together."""
 
 import os
 import signal
@@ -19,9 +19,9 @@ TAIL = 4096  # bytes of output in which its last line is looked for
 
 
 class Child:
-    """A command of ours that runs, and does not outlive this process.
+    """A running command, which ends with this process at the latest.
 
-    All it prints goes to log; without a log to our console.
+    Its output goes to log; without a log, to our console.
     """
 
     def __init__(self, command: list[str], environment: dict[str, str], log: Path | None = None):
@@ -48,7 +48,7 @@ class Child:
         return code
 
     def last_line(self) -> str:
-        """What it said last, when it has ended; without a log the error with which it ended."""
+        """Return the last line of an ended child; without a log, its exit error."""
         lines = [line.strip() for line in self._end.decode(errors="replace").splitlines()]
         return next((line.removeprefix("error: ") for line in reversed(lines) if line), "")
 
@@ -56,7 +56,7 @@ class Child:
 def run(tasks: Iterable, slots: Iterable, start: Callable[..., Child], ended: Callable) -> None:
     """Call start(task, slot) for every task, each slot holding one, then ended(task, child).
 
-    Whatever ends this, Ctrl-C and SIGTERM among it, no child is left running.
+    No child is left running, even after Ctrl-C or SIGTERM.
     """
     waiting, free, running = list(tasks), list(slots), {}
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -94,7 +94,7 @@ def stop(children: Iterable[Child]) -> None:
 
 
 def share_of_cores(count: int) -> dict[str, str]:
-    """The environment of one of count children: an equal share of the cores, in threads.
+    """Return the environment of one of count children: an equal share of threads.
 
     A single child decides itself; OMP_NUM_THREADS, where the user has set it, is kept.
     """

@@ -1,4 +1,4 @@
-"""What compare.py trains: every run that its flags ask for, and what its folder holds."""
+"""The runs that compare.py trains, planned from its flags and the folders found."""
 
 import json
 import re
@@ -56,11 +56,11 @@ class Plan:
 
     @property
     def identity(self) -> str | None:
-        """The identity of its finished run's data; None where that is not known."""
+        """The identity of the finished run's data; None if unknown."""
         return self.run and self.run.config.identity
 
     def look(self) -> None:
-        """Read the folder; UserError where it holds a run of other flags, finished or not."""
+        """Read the folder; UserError if it holds a run with other flags, finished or not."""
         config = options.as_config(self.flags)
         with clear_errors(f"--out {self.folder}"):
             if (self.folder / "result.json").exists():
@@ -126,7 +126,7 @@ def folder_name(name: str, setting: dict[str, str], seed: str | int) -> str:
 
 
 def plan_comparison(flags: Namespace, rest: list[str]) -> Comparison:
-    """All that is asked for; every run's flags, and those found in its folder, are checked."""
+    """Plan all runs; check each run's flags, and those found in its folder."""
     _check_own(_flags_in(rest), "")
     names = [find_name(name) for name in _split(flags.methods)]
     settings = find_settings(flags.tune)
@@ -146,8 +146,8 @@ def plan_comparison(flags: Namespace, rest: list[str]) -> Comparison:
         raise UserError("--tune_seeds acts only with --tune: give both")
     if both := set(seeds) & set(tune_seeds):
         raise UserError(
-            f"--tune_seeds {flags.tune_seeds}: {min(both)} is one of --seeds, too, whose scores "
-            "have to be of runs that did not choose: give others"
+            f"--tune_seeds {flags.tune_seeds}: seed {min(both)} is also in --seeds: "
+            "the two lists must not overlap: give other --tune_seeds"
         )
     plans = [*tuning, *final]
     check_distinct(plans)
@@ -155,7 +155,9 @@ def plan_comparison(flags: Namespace, rest: list[str]) -> Comparison:
         plan.look()
     select = plans[0].flags.select
     if flags.tune and select == "best-test":
-        raise UserError("--tune: validation chooses, --select best-test has none: drop one")
+        raise UserError(
+            "--tune chooses by validation, --select best-test by test: drop one of these two flags"
+        )
     baseline = find_name(flags.baseline) if flags.baseline else "uniform"
     if flags.baseline and baseline not in names:
         raise UserError(f"--baseline {flags.baseline}: choose one of --methods {flags.methods}")
@@ -166,7 +168,7 @@ def plan_comparison(flags: Namespace, rest: list[str]) -> Comparison:
 
 
 def find_name(name: str) -> str:
-    """METHOD:FLAG=VALUE:FLAG... in its registered spelling; what its flags are is checked later."""
+    """Return METHOD:FLAG=VALUE:FLAG... in its registered spelling; flags are checked later."""
     method, *own = name.split(":")
     if not all(own):
         raise UserError(f"--methods {name}: a flag is empty: give METHOD:FLAG=VALUE")
@@ -175,7 +177,7 @@ def find_name(name: str) -> str:
 
 
 def find_settings(words: list[str]) -> list[dict[str, str]]:
-    """Every combination of --tune's values, the first flag's changing last."""
+    """Return all combinations of --tune's values; the first flag changes slowest."""
     tuned: dict[str, list[str]] = {}
     for word in words:
         flag, _, values = word.partition("=")
@@ -194,7 +196,9 @@ def _check_own(words: Iterable[str], where: str) -> None:
     if found := flags & SET_HERE.keys():
         raise UserError(f"--{min(found)}: compare.py sets it itself: {SET_HERE[min(found)]}")
     if where and (common := flags & IN_COMMON):
-        raise UserError(f"{where}: --{min(common)} has to be the same for all: give it as a flag")
+        raise UserError(
+            f"{where}: --{min(common)} must be equal for all methods: give it as a flag"
+        )
 
 
 def _flags_in(words: list[str]) -> set[str]:
@@ -211,7 +215,7 @@ def plan_run(
     method, *own = name.split(":")
     words = [*rest, "--method", method, *(f"--{word}" for word in own), "--random_seed", seed]
     if both := _flags_in(words) & setting.keys():
-        raise UserError(f"--tune {min(both)}: it is given with a single value, too: drop one")
+        raise UserError(f"--tune {min(both)}: --{min(both)} is given, too: drop one of the two")
     words = from_anywhere([*words, *(f"--{flag}={value}" for flag, value in setting.items())])
     try:
         flags = options.parse(words)
@@ -238,7 +242,7 @@ def from_anywhere(words: list[str]) -> list[str]:
 
 
 def check_distinct(plans: list[Plan]) -> None:
-    """UserError where two plans would compute the same run, or share a folder."""
+    """Raise UserError if two plans would compute the same run, or share a folder."""
     labels: dict[str, str] = {}
     free = options.FREE_ON_RESUME - {"epochs"}
     for plan in plans:
@@ -246,14 +250,17 @@ def check_distinct(plans: list[Plan]) -> None:
         run = json.dumps({flag: config[flag] for flag in config.keys() - free}, sort_keys=True)
         for key in (run, str(plan.folder)):
             if key in labels:
-                raise UserError(f"{labels[key]} and {plan.label}: one run is given twice: drop one")
+                raise UserError(
+                    f"{labels[key]} and {plan.label}: both name the same run: drop one "
+                    "from --methods, --seeds or --tune"
+                )
             labels[key] = plan.label
 
 
 def check_data(trained_on: Iterable[tuple[Plan, str | None]]) -> None:
-    """UserError where runs whose dataset has the same flags have seen different data.
+    """Raise UserError if runs with equal dataset flags have seen different data.
 
-    trained_on: runs, and the identity of the data of each; None where that is not known.
+    trained_on: runs, each with the identity of its data; None if unknown.
     """
     first: dict[str, tuple[Plan, str]] = {}
     for plan, found in trained_on:
@@ -270,7 +277,7 @@ def check_data(trained_on: Iterable[tuple[Plan, str | None]]) -> None:
 
 
 def check_before_training(compared: Comparison, slots: list[str | None]) -> None:
-    """What needs this machine's GPUs and data."""
+    """Check what depends on this machine: GPUs and data."""
     for gpu in slots:
         if gpu is not None:
             devices.pick_device(compared.plans[0].flags.device, gpu)

@@ -17,7 +17,7 @@ FILE = "comparison.json"  # of a comparison's folder
 
 
 def table_lock(folder: Path) -> Lock:
-    """Waits for whoever writes tables into folder at this moment; runs there may go on."""
+    """Wait until no other process writes tables into folder; runs there may go on."""
     with clear_errors(f"--out {folder}"):
         return Lock(folder, tables=True)
 
@@ -32,9 +32,9 @@ def write_runs(comparison: Comparison, rows: list[dict]) -> Path:
 
 
 def reopen(folder: Path) -> tuple[Comparison, list[dict]]:
-    """The comparison that has written folder, without its plans, and its rows.
+    """Read the comparison saved in folder, without its plans, and its rows.
 
-    Numbers have the digits that runs.csv has.
+    Numbers have the digits of runs.csv.
     """
     try:
         asked = records.as_record(records.load(folder / FILE), Asked)

@@ -44,9 +44,9 @@ def accuracies(scores: dict[str, Any]) -> list[str]:
 
 
 def summarise(comparison: Comparison, rows: list[dict]) -> list[dict]:
-    """A row of plain numbers for every method: mean and standard deviation of all that rows hold.
+    """Return a row of plain numbers for each method: means and standard deviations.
 
-    Accuracies, F1, conflict and differences are shares (0 to 1); None is what cannot be known.
+    Accuracies, F1, conflict and differences are shares (0 to 1); None if unknown.
     """
     columns = accuracies(rows[0])
     columns += [f"F1{column[3:]}" for column in columns]

@@ -1,4 +1,4 @@
-"""A run's best.pt and last.pt: what they hold, and how it comes back into the parts of a run."""
+"""A run's best.pt and last.pt: their content, and loading it into the parts of a run."""
 
 from argparse import SUPPRESS, ArgumentTypeError, Namespace
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from .records import Record
 
 @dataclass(frozen=True)
 class DataRecord:
-    """What a run notes of its data."""
+    """The record that a run keeps of its data."""
 
     recipe: str  # its hash
     classes: list[str]
@@ -32,7 +32,7 @@ class DataRecord:
 
 @dataclass(frozen=True)
 class Best(Record):
-    """The epoch that best.pt is of; 0 before the first."""
+    """The epoch saved in best.pt; 0 before the first epoch."""
 
     epoch: int
     Acc: float
@@ -40,7 +40,7 @@ class Best(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class State(Record):
-    """What best.pt holds, and last.pt as well: all that evaluation needs."""
+    """The content of best.pt, also part of last.pt: all that evaluation needs."""
 
     config: dict[str, Any]
     data: DataRecord
@@ -51,7 +51,7 @@ class State(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Resumable(State):
-    """What last.pt holds: all that going on needs."""
+    """The content of last.pt: all that resuming needs."""
 
     best: Best
     logs: dict[str, int]  # sizes
@@ -67,7 +67,7 @@ class Resumable(State):
 
 
 def read_state(path: Path, kind: type[State] = State) -> Any:
-    """Load a run's best.pt or last.pt as that kind; `Resumable` is its last.pt alone."""
+    """Load a run's best.pt or last.pt as kind; only last.pt holds a `Resumable`."""
     state = read(path)
     try:
         return as_record(state, kind)
@@ -80,7 +80,7 @@ def read_state(path: Path, kind: type[State] = State) -> Any:
 
 
 class Trained(NamedTuple):
-    """A model as a checkpoint holds it, with the data it was trained on."""
+    """A model loaded from a checkpoint, with the data it was trained on."""
 
     flags: Namespace  # of its training
     epoch: int
@@ -92,7 +92,10 @@ class Trained(NamedTuple):
     def part(self, name: str) -> Split:
         """The split that --part names."""
         if name not in self.data.splits:
-            raise UserError(f"--part {name}: {self.data.name} has {', '.join(self.data.splits)}")
+            raise UserError(
+                f"--part {name}: {self.data.name} has no such split: choose "
+                f"{', '.join(self.data.splits)}"
+            )
         return self.data.splits[name]
 
 
@@ -100,7 +103,7 @@ def add_part_flag(parser, used_for: str) -> None:
     """--part, and one line for --split, which names a division of the data in train.py."""
 
     def refuse(text: str):
-        raise ArgumentTypeError(f"it is called --part here: give --part {text}")
+        raise ArgumentTypeError(f"this command calls it --part: give --part {text}")
 
     parser.add_argument("--part", default="test", help=f"train, val or test{used_for}")
     parser.add_argument("--split", type=refuse, default=SUPPRESS, help=SUPPRESS)
@@ -109,7 +112,7 @@ def add_part_flag(parser, used_for: str) -> None:
 def load(path: Path, flags: Namespace) -> Trained:
     """Read best.pt or last.pt; flags say where to run (`device`, `gpu_ids`) and the `data_root`.
 
-    Without a data_root the data is where the run found it.
+    Without a data_root the run's own path is used.
     """
     state = read_state(path)
     own = from_config(state.config, path)
@@ -137,7 +140,7 @@ def known_by(data: Data) -> DataRecord:
 
 
 def is_same_data(data: Data, state: State, path: Path) -> bool:
-    """Whether data is what a checkpoint saw; UserError where classes or recipe are others."""
+    """Return whether data equals a checkpoint's; UserError if classes or recipe differ."""
     found, trained_on = known_by(data), state.data
     if found.recipe != trained_on.recipe:
         raise UserError(
@@ -153,14 +156,14 @@ def is_same_data(data: Data, state: State, path: Path) -> bool:
 
 
 def check_sizes(flags: Namespace, data: Data, state: dict[str, Tensor], source: Path) -> None:
-    """UserError unless a state dict fits the model, before there is memory for any of its sizes."""
+    """Raise UserError unless the state dict fits the model, before memory is allocated."""
     setup.chosen_encoders(flags, data)  # imported outside, so that nothing else of them is without
     with fitting(source), torch.device("meta"):
         check_weights(setup.build_model(flags, data), state, source)
 
 
 def load_weights(model: Fusion, state: dict, source: Path) -> None:
-    """Load a state dict; UserError where it belongs to another architecture."""
+    """Load a state dict; UserError if it belongs to another architecture."""
     check_weights(model, state, source)
     model.load_state_dict(state)
 
@@ -178,9 +181,9 @@ def check_weights(model: Fusion, state: dict, source: Path) -> None:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Load its state dict; buffers come to lie in memory as parameters do, as if made here.
+    """Load the optimizer's state dict; buffers get the memory layout of their parameters.
 
-    Fused optimizers take that for granted, and another device may have had another memory format.
+    Fused optimizers require it, and another device may have used another memory format.
     """
 
     def settings() -> Any:
@@ -207,7 +210,7 @@ def check_alike(found: Any, expected: Any, what: str) -> None:
 
 
 def form(value: Any) -> Any:
-    """Keys, lengths, shapes and types: what two values that do for each other have in common."""
+    """Return keys, lengths, shapes and types: interchangeable values have the same."""
     if isinstance(value, dict):
         return {key: form(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -220,7 +223,7 @@ def form(value: Any) -> Any:
 
 @contextmanager
 def fitting(path: Path) -> Iterator[None]:
-    """UserError where what path holds cannot be loaded into the parts of a run."""
+    """Raise UserError if the content of path cannot be loaded into the parts of a run."""
     try:
         yield
     except UserError:

@@ -14,7 +14,7 @@ from ..system.errors import UserError
 
 
 def pick_device(name: str, gpu_ids: str | None) -> torch.device:
-    """The device to train on; warns aloud about a GPU that cannot be used."""
+    """Return the device to train on; warn about a GPU that cannot be used."""
     ids = [] if gpu_ids is None else [part.strip() for part in gpu_ids.split(",")]
     if len(ids) > 1:
         raise UserError(
@@ -24,8 +24,8 @@ def pick_device(name: str, gpu_ids: str | None) -> torch.device:
         )
     if ids and distributed.is_launched():
         raise UserError(
-            f"--gpu_ids {gpu_ids}: torchrun gives every process its GPU: drop it, and choose with "
-            f"CUDA_VISIBLE_DEVICES={gpu_ids}"
+            f"--gpu_ids {gpu_ids}: torchrun gives every process its GPU: drop --gpu_ids, choose "
+            f"with CUDA_VISIBLE_DEVICES={gpu_ids}"
         )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -39,7 +39,7 @@ def pick_device(name: str, gpu_ids: str | None) -> torch.device:
             )
         if name not in ("auto", "cuda"):
             raise UserError(
-                f"--gpu_ids chooses a CUDA GPU, but --device is {name}: drop one of them"
+                f"--gpu_ids chooses a CUDA GPU, but --device is {name}: drop one of these two flags"
             )
         count = torch.cuda.device_count()
         if ids and not (ids[0].isdecimal() and int(ids[0]) < count):
@@ -87,7 +87,7 @@ def seed_everything(seed: int, deterministic: bool) -> None:
 
 
 def place(model: Fusion, device: torch.device, precision: str) -> Fusion:
-    """The model on device at a precision, convolutions in the memory format that is fast there."""
+    """Move the model to device and precision; convolutions get the fastest memory format."""
     model.precision = precision
     # 1.5 times as fast in evaluation on a CPU, and what a GPU's bfloat16 convolutions want
     is_channels_last = device.type == "cpu" or precision == "bf16"
@@ -98,7 +98,9 @@ def place(model: Fusion, device: torch.device, precision: str) -> Fusion:
 def synchronised(model: Fusion, device: torch.device) -> Fusion:
     """The model with BatchNorm's statistics taken over all processes' shares of a batch."""
     if device.type != "cuda":
-        raise UserError(f"--sync_bn: torch has it on CUDA GPUs only, not on {device}: drop it")
+        raise UserError(
+            f"--sync_bn: torch has it on CUDA GPUs only, not on {device}: drop --sync_bn"
+        )
     if not distributed.is_launched():
         raise UserError("--sync_bn acts only in several processes: use script/distributed.sh")
     return torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)

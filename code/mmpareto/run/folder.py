@@ -1,4 +1,4 @@
-"""A run's folder: what is written where, and where a resumed run goes on."""
+"""A run's folder: its files, and how a resumed run continues them."""
 
 import json
 import math
@@ -37,7 +37,7 @@ class Run:
     epochs.jsonl    one line per epoch                    result.json the test scores, at the end
     steps.jsonl     one line per optimizer step
 
-    From its check on, or from its creation, the folder is this process's until `close`.
+    This process holds the folder from its check, or its creation, until `close`.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any], resume: bool):
@@ -68,7 +68,7 @@ class Run:
                 raise
 
     def close(self) -> None:
-        """Leave the folder to others."""
+        """Release the folder to other processes."""
         if self.lock:
             self.lock.release()
 
@@ -204,7 +204,7 @@ class Run:
 
 
 class Finished(NamedTuple):
-    """What a finished run has written, each file read once."""
+    """The files of a finished run, each read once."""
 
     config: Config
     result: Result
@@ -251,7 +251,7 @@ def _json_line(content: dict) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null stands for both."""
+    """Replace NaN and infinity by null, because JSON has neither."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""The command line of training: from words to checked flags, and to a config and back."""
+"""The command line of training: parse and check flags, turn them to a config and back."""
 
 import os
 from argparse import Namespace
@@ -36,7 +36,7 @@ FREE_ON_RESUME = {
 
 
 def parse(arguments: list[str]) -> Namespace:
-    """All flags with their values; UserError for anything that cannot be trained."""
+    """Return all flags with their values; UserError if they cannot be trained."""
     for flag in arguments:
         if (name := flag.split("=")[0]) in REPLACED:
             raise UserError(f"{name} is a flag of the original scripts: {REPLACED[name]}")
@@ -71,7 +71,9 @@ def _find_dataset(flags: Namespace) -> None:
     folder = Path(flags.dataset)
     if flags.dataset not in DATASETS and folder.is_dir():
         if flags.data_root:
-            raise UserError(f"--data_root: --dataset {folder} is a folder already: drop one")
+            raise UserError(
+                f"--dataset {folder} is a folder, so --data_root has no use: drop --data_root"
+            )
         flags.dataset, flags.data_root = read_metadata(folder).dataset, folder
     elif flags.dataset not in DATASETS and len(folder.parts) > 1:
         raise UserError(f"--dataset {folder}: no such folder: give a prepared set, or a name")
@@ -84,12 +86,12 @@ def check_data_root(dataset: str, data_root: Path | None) -> None:
 
 
 def data_name(flags: Namespace) -> str:
-    """What runs are called after: the dataset, or the folder where one name stands for many."""
+    """Return the name for runs: the dataset, or its folder if several sets share the name."""
     return flags.data_root.name if DATASETS[flags.dataset].one_of_many else flags.dataset
 
 
 def data_flags(flags: Namespace) -> dict:
-    """The dataset's own flags, which may make other data of the same files."""
+    """Return the dataset's own flags, which can change the data made from the files."""
     parser = Parser(add_help=False)
     DATASETS[flags.dataset].add_flags(parser)
     own = vars(parser.parse_args([]))
@@ -104,7 +106,7 @@ def as_config(flags: Namespace) -> dict:
 def from_config(config: dict, source: Path) -> Namespace:
     """The flags of `as_config`, as far as model and data need them; UserError if they are none.
 
-    They are read as a command line is, so that every value is one that could have been given.
+    They are parsed like a command line, so every value is checked in the same way.
     """
     words, flags = [], Namespace(data_root=None)
     try:
@@ -134,7 +136,7 @@ def from_config(config: dict, source: Path) -> Namespace:
 
 
 def changes(old: dict, new: dict) -> list[str]:
-    """Flags in which two configs would compute different runs, as "name was this, is that"."""
+    """List the flags that make two configs different runs, as "name was this, is that"."""
     rows, free = [], FREE_ON_RESUME - METHODS[new["method"]].fixed_on_resume
     free -= {"data_root"} if DATASETS[new["dataset"]].one_of_many else set()
     either = ("best-val", "last")  # every run holds both results
@@ -147,13 +149,15 @@ def changes(old: dict, new: dict) -> list[str]:
 
 def _check_pairs(flags: Namespace) -> None:
     if flags.momentum is not None and "momentum" not in OPTIMIZER_DEFAULTS[flags.optimizer]:
-        raise UserError(f"--momentum acts only with --optimizer sgd, not {flags.optimizer}")
+        raise UserError(
+            f"--momentum acts only with --optimizer sgd, not {flags.optimizer}: drop --momentum"
+        )
     needs = {"lr_decay_ratio": "lr_decay_step", "tensorboard_path": "use_tensorboard"}
     for name, other in needs.items():
         if getattr(flags, name) and not getattr(flags, other):
-            raise UserError(f"--{name} acts only with --{other}: give both")
+            raise UserError(f"--{name} acts only with --{other}: give both flags")
     if flags.resume and flags.out is None:
-        raise UserError("--resume goes on in a run's folder: give it, too, with --out DIR")
+        raise UserError("--resume continues the run in --out: give its folder with --out DIR")
     if flags.limit_batches and flags.limit_batches < flags.accumulate:
         raise UserError(
             f"--limit_batches {flags.limit_batches}: one step needs --accumulate "

@@ -149,7 +149,7 @@ def help_text(chosen: Namespace | None = None) -> str:
 
 
 def part_parser(registry: Registry, name: str) -> ArgumentParser:
-    """A parser of one part's own flags; its help is empty where there are none."""
+    """Return a parser of one part's own flags; without flags its help is empty."""
     parser = ArgumentParser(usage=SUPPRESS, add_help=False, formatter_class=PartHelp)
     chosen = getattr(registry[name], "defaults", {})  # a dataset's
     defaults = "its defaults: " + " ".join(f"--{flag} {value}" for flag, value in chosen.items())

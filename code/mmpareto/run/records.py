@@ -1,4 +1,4 @@
-"""What the files of a run hold: config.json, epochs.jsonl, steps.jsonl, result.json.
+"""The content of the files of a run: config.json, epochs.jsonl, steps.jsonl, result.json.
 
 None stands for a number that is not finite. Of unknown further fields a record keeps those that a
 reader may ask for.
@@ -27,7 +27,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Config(Record):
-    """config.json: what was run, and where."""
+    """config.json: flags, command and environment."""
 
     flags: dict[str, Any]
     versions: dict[str, str]
@@ -47,7 +47,7 @@ class Config(Record):
 
     @property
     def identity(self) -> str | None:
-        """The data's; None where that is not known."""
+        """The identity of the data; None if unknown."""
         return self.data.get("identity") if isinstance(self.data, dict) else None
 
     def past(self) -> list[dict[str, Any]]:
@@ -138,7 +138,7 @@ def _are_scores(scores: dict[str, int | float]) -> bool:
 
 
 def read_config(folder: Path) -> Config:
-    """The run's config.json; UserError, as of the others, where it is missing or damaged."""
+    """Read the run's config.json; UserError if it is missing or damaged."""
     return records.read(folder / "config.json", Config)
 
 
@@ -155,5 +155,7 @@ def read_result(folder: Path) -> Result:
     """The result of a finished run."""
     result = records.read(folder / "result.json", Result)
     if result.selected not in (*result.results,):
-        raise UserError(f"{folder / 'result.json'}: selected is none of its results: restore it")
+        raise UserError(
+            f"{folder / 'result.json'}: selected is none of its results: restore it from a copy"
+        )
     return result

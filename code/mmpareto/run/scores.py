@@ -33,7 +33,7 @@ Scores = dict[str, Score]
 
 
 def column(kind: str, name: str) -> str:
-    """What files and tables call a score of a prediction: Acc of the joint one, else Acc_NAME."""
+    """Return the column name of a score: Acc for the joint prediction, else Acc_NAME."""
     return kind if name == JOINT else f"{kind}_{name}"
 
 
@@ -68,7 +68,7 @@ def score(predictions: Named, targets: Named) -> Scores:
 
 
 class PerClass(NamedTuple):
-    """One number for each class, arrays (C,); NaN where there is none to be had."""
+    """One number for each class, arrays (C,); NaN if undefined."""
 
     precision: np.ndarray
     recall: np.ndarray
@@ -77,7 +77,7 @@ class PerClass(NamedTuple):
 
 
 def per_class(predictions: Named, targets: Named, classes: int) -> dict[str, PerClass]:
-    """How good each prediction is on each class, those without samples among them."""
+    """Return the scores of each prediction on each class, also on classes without samples."""
     every: dict[str, Any] = {"labels": range(classes), "zero_division": np.nan}
     return {
         name: PerClass(
@@ -100,7 +100,7 @@ def predict(
 ) -> tuple[Named, ...]:
     """Predicted classes, targets, and the softmax probabilities of the predicted classes.
 
-    UserError where a prediction is not finite: the largest of NaN is no class.
+    UserError if a prediction is not finite: NaN has no largest class.
     """
     predictions, truths, probabilities = [], [], []
     for output, targets in outputs(model, batches, device, limit):
@@ -123,7 +123,7 @@ def predict(
 def write_predictions(path: Path, ids: list[str], classes: list[str], *predicted: Named) -> None:
     """One row for each sample: id, label, prediction and probability, of all predictions.
 
-    Of a multi-task model every task has its label. Text is as `tables.quote_formula` puts it.
+    In a multi-task model every task has its own label. Text is as `tables.quote_formula` puts it.
     predicted: what `predict` returns.
     """
     predictions, targets, probabilities = predicted

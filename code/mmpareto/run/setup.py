@@ -1,4 +1,4 @@
-"""From flags to the things a run is made of: data, model, optimizer."""
+"""Build the parts of a run from its flags: data, model, optimizer."""
 
 from argparse import Namespace
 from copy import deepcopy
@@ -30,15 +30,15 @@ def load_data(flags: Namespace) -> Data:
         data = data._replace(splits={**data.splits, "train": train})
     if flags.batch_size % (processes := distributed.size()):
         raise UserError(
-            f"--batch_size {flags.batch_size}: it is the whole batch, and {processes} processes "
-            f"cannot share it equally: give a multiple of {processes}"
+            f"--batch_size {flags.batch_size}: {processes} processes cannot share the batch "
+            f"equally: give a multiple of {processes}"
         )
     size, batch = len(data.splits["train"]), flags.batch_size * flags.accumulate
     if size < batch:
         more = f" --accumulate {flags.accumulate}" if flags.accumulate > 1 else ""
         raise UserError(
             f"--batch_size {flags.batch_size}{more}: one step needs {batch} samples, the training "
-            f"split has {size}: lower it"
+            f"split has {size}: lower --batch_size"
         )
     return data
 
@@ -64,7 +64,7 @@ def chosen_encoders(flags: Namespace, data: Data) -> dict[str, type[Encoder]]:
         if given and modality not in names:
             raise UserError(
                 f"--encoder {choice}: {data.name} has no modality {modality!r}, "
-                f"only {', '.join(names)}"
+                f"choose one of {', '.join(names)}"
             )
         names.update(dict.fromkeys([modality] if given else names, ENCODERS.find(name)))
     encoders = {modality: ENCODERS[name] for modality, name in names.items()}
@@ -82,7 +82,7 @@ def _pretrainable(encoder: type[Encoder]) -> bool:
 
 
 def check_single_samples(model: Fusion, split: Split, device: torch.device) -> None:
-    """UserError where a batch of one leaves BatchNorm a single number per channel."""
+    """Raise UserError if a batch of one leaves BatchNorm a single number per channel."""
     inputs, _ = split.read([0])
     try:
         with torch.no_grad():
@@ -105,7 +105,7 @@ def build_optimizer(flags: Namespace, model: Fusion, device: torch.device):
 def header(
     flags: Namespace, data: Data, model: Fusion, device: torch.device, steps: int
 ) -> list[str]:
-    """What a log says of its run before the first epoch."""
+    """Return the lines that a log shows before the first epoch."""
     known, is_cuda = environment(), device.type == "cuda"
     name = torch.cuda.get_device_name(device) if is_cuda else f"{known['threads']} threads"
     sizes = ", ".join(f"{split} {len(part)}" for split, part in data.splits.items())

@@ -53,7 +53,7 @@ class Moments:
 
 
 class Fixed(NamedTuple):
-    """What one encoder's two gradients are like."""
+    """Statistics of one encoder's two gradients."""
 
     joint: Moments
     unimodal: Moments
@@ -93,9 +93,9 @@ class Looked(NamedTuple):
 
 
 def look(trained: Trained, checkpoint: Path, workers: int, limit: int | None) -> dict[str, Fixed]:
-    """{encoder: what its gradients are like} over the batches that the next epoch would train on.
+    """Return {encoder: statistics of its gradients} over the batches of the next epoch.
 
-    Statistics of BatchNorm are those of training; the model is left as it was, to the bit.
+    BatchNorm uses its training statistics; the model is left unchanged, bit for bit.
     checkpoint: where the model comes from, for messages. limit: only so many batches.
     """
     model, flags = trained.model, trained.flags

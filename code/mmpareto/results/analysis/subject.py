@@ -1,4 +1,4 @@
-"""What is analysed: one run, or all runs of a table."""
+"""The subject of an analysis: one run, or all runs of a table."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -35,7 +35,7 @@ class Subject(NamedTuple):
         return {name: method.single_loss for name, method in methods.items()}
 
     def settings(self) -> dict[str, str]:
-        """The flags that all runs have in common; of a run of its own all."""
+        """The flags that all runs have in common; for a single run, all flags."""
         every = [run.flags for seeds in self.runs.values() for run in seeds]
         return {
             name: str(value)
@@ -47,7 +47,7 @@ class Subject(NamedTuple):
 
 
 def find(folder: Path) -> Subject:
-    """What lies in folder."""
+    """Find the run or the comparison in folder."""
     if (folder / saved.FILE).exists():
         return _compared(folder)
     if (folder / "config.json").exists():
