@@ -158,7 +158,7 @@ def test_interrupted_run(tmp_path, monkeypatch, calls):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(jobs, "Child", interrupt)
-    with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
+    with pytest.raises(KeyboardInterrupt, match="run the same command to go on"):
         compared(tmp_path)
 
 
