@@ -80,6 +80,17 @@ def test_run(before, monkeypatch, capsys):
     assert capsys.readouterr().err == "interrupted\n"
 
 
+def test_interrupt_that_python_wraps(capsys):
+    """In a class body's __set_name__, as while torch imports a part of itself."""
+
+    def main(arguments):
+        raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()
+
+    with pytest.raises(SystemExit, match="130"):
+        entry.run(main)
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_interrupt_that_python_would_drop(capsys):
     """In a __del__, as where a DataLoader ends its processes."""
 

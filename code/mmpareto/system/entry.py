@@ -48,16 +48,22 @@ def run(main: Callable[[list[str]], None]) -> None:
         with interruptible(), usable():
             main(sys.argv[1:])
     except KeyboardInterrupt as interrupt:
-        # a parent that hears LAST_WORDS says itself that it was interrupted
-        sys.exit(130 if LAST_WORDS in os.environ else _fail(130, str(interrupt) or "interrupted"))
+        sys.exit(_interrupted(str(interrupt)))
     except UserError as error:
         sys.exit(_fail(2, f"error: {error}"))
     except Exception as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # Python 3.11 wraps it in __set_name__
+            sys.exit(_interrupted(""))
         if _is_of_memory(error):
             told = f"not enough memory ({reason(error)}): give a smaller --batch_size"
             sys.exit(_fail(2, f"error: {told}"))
         _tell_parent(f"{type(error).__name__}: {reason(error)}")
         raise
+
+
+def _interrupted(message: str) -> int:
+    # a parent that hears LAST_WORDS says itself that it was interrupted
+    return 130 if LAST_WORDS in os.environ else _fail(130, message or "interrupted")
 
 
 def _is_of_memory(error: Exception) -> bool:
