@@ -3,8 +3,8 @@
 python code/prepare.py cremad --raw DIR --out DIR
 python code/prepare.py folder --raw DIR --csv clips.csv --out DIR --workers 8
 
-A call that was interrupted goes on when it is repeated. data/DATASET/README.md says where to get
-the raw files.
+Repeat a command that was interrupted: it goes on where it stopped. data/DATASET/README.md says
+where to get the raw files.
 """
 
 from mmpareto.system import entry

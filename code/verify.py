@@ -1,4 +1,4 @@
-"""Check a prepared set: tables, labels, splits, and files: there, whole and readable.
+"""Check a prepared set: tables, labels and splits, and that all files are whole and readable.
 
 python code/verify.py data/cremad
 python code/verify.py data/cremad --full
@@ -34,7 +34,7 @@ def check(folder: Path, *, full: bool = False, workers: int = 1) -> None:
         count = sum(map(len, found.findings.values()))
         raise UserError(
             f"{folder}: {count} findings of {len(found.findings)} kinds, see above: delete "
-            "damaged files and repeat the set's prepare.py command, which makes what is missing; "
+            "damaged files and repeat the set's prepare.py command, which makes missing ones; "
             "an empty part of a split needs more raw clips, or other lists"
         )
     print(f"OK       {'every file' if full else 'tables, sizes and a sample of files'} checked")

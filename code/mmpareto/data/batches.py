@@ -14,7 +14,7 @@ from .samples import Batch, Split
 
 
 class ShuffledBatches:
-    """This process's share of whole batches of shuffled indices.
+    """Yields this process's share of whole batches of shuffled indices.
 
     Order and draw follow from (seed, epoch) alone, whatever the number of processes.
     """
@@ -34,7 +34,7 @@ class ShuffledBatches:
 
 
 def consecutive(size: int, batch_size: int) -> list[Any]:
-    """This process's share of (indices, None) in order, batch_size each; the last has the rest."""
+    """Return this process's (indices, None) in order, batch_size each; the last has the rest."""
     starts = distributed.own(range(0, size, batch_size))
     return [(list(range(start, min(start + batch_size, size))), None) for start in starts]
 
@@ -69,16 +69,16 @@ class Loader(DataLoader):
 
     def _limited(self, error: Exception) -> UserError:
         return UserError(
-            f"--workers {self.num_workers}: processes that load data cannot be started, or heard "
+            f"--workers {self.num_workers}: processes that load data cannot be started or reached "
             f"({reason(error)}): give fewer, or raise the limit (ulimit -a shows it; of /dev/shm "
             "docker run --shm-size 8g)"
         )
 
 
 def loader(split: Split, batches, *, workers: int = 0, pin_memory: bool = False) -> Loader:
-    """Batches of split; batches yields (indices, draw), or is the size of consecutive ones."""
-    # A process has two pipes, and some batches on their way, each of whose tensors is a file.
-    # Without enough of them some processes would never end.
+    """Load split; batches yields (indices, draw), or is the size of consecutive batches."""
+    # Each process opens two pipes, and one file for each tensor of a batch on its way.
+    # If there are not enough, some processes never end.
     needed, limit = 32 + 12 * workers, getrlimit(RLIMIT_NOFILE)[0]
     if workers and limit != RLIM_INFINITY and limit < needed:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What there is to prepare: clips, their raw files, and a first look at whether those are media."""
+"""Clips to prepare, their raw files, and a first check that these are media."""
 
 import os
 import re
@@ -33,7 +33,7 @@ class Source(NamedTuple):
 
 
 class Clip(NamedTuple):
-    """A sample to be; group is what must not be split, as an actor, or empty."""
+    """A sample to prepare; group is empty, or names what must stay together, such as an actor."""
 
     id: str
     label: str
@@ -50,7 +50,7 @@ class Problem(NamedTuple):
 
 
 class State(NamedTuple):
-    """What tells whether a source is still the one it was, and whether two are the same."""
+    """Shows whether a source has changed since an earlier call, and whether two are equal."""
 
     name: str
     row: int | None
@@ -60,7 +60,7 @@ class State(NamedTuple):
 
 
 class Bad(Exception):
-    """A raw file that cannot be used; its args are the reason as one word, and the detail."""
+    """A raw file cannot be used; args are the reason as one word, and the detail."""
 
 
 class Raw(NamedTuple):
@@ -74,7 +74,7 @@ class Raw(NamedTuple):
     left_out: dict[str, Problem] = {}  # id: why it is not tried
     lists: dict[str, dict[str, tuple[str, str]]] = {}  # split: {id: (part, label)}
     archives: list[Path] = []  # tar files with more clips, read as streams
-    identify: Callable[[str], Clip | None] = lambda name: None  # member's name: its clip, no path
+    identify: Callable[[str], Clip | None] = lambda name: None  # by a member's name, without path
     notes: list[str] = []
     lengths: dict[str, int] = {}  # modality: what its arrays' first axis is padded or cut to
     vocabularies: dict[str, int] = {}  # modality: what its tokens are below
@@ -83,7 +83,7 @@ class Raw(NamedTuple):
 
 
 def files_below(folder: Path, *endings: str) -> Iterator[Path]:
-    """Files with one of these endings at any depth, sorted; without AppleDouble's "._" twins.
+    """Yield files with one of these endings at any depth, sorted; skip AppleDouble's "._" twins.
 
     Folders that are links are followed, each real folder once.
     """
@@ -99,7 +99,7 @@ def files_below(folder: Path, *endings: str) -> Iterator[Path]:
 
 
 def check_media(paths: Iterable[Path], hint: str) -> None:
-    """UserError where files are no media but what downloads leave in their place.
+    """Raise UserError for files that a failed download has left in place of media.
 
     Git LFS pointers decode silently to nothing; log-in and quota pages come as HTML.
     """
@@ -129,7 +129,7 @@ def check_media(paths: Iterable[Path], hint: str) -> None:
 
 
 def state_of(source: Source) -> State:
-    """What a source is now, without its sum: reading files takes long."""
+    """Return the state of a source, without its sum: reading files takes long."""
     path = source.path
     if not path.exists():
         return State(path.name, source.row, -1, 0)

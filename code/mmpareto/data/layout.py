@@ -1,4 +1,4 @@
-"""A prepared set on disk: its files, and what their names and cells may be.
+"""A prepared set on disk: its files, and rules for their names and cells.
 
 metadata.json    dataset, classes, modalities, recipe and its hash, splits, counts, versions; it is
                  written last, so a folder without it is not finished
@@ -36,14 +36,14 @@ WORDS = 2**24  # in a vocabulary
 
 @dataclass(frozen=True)
 class Spec:
-    """A modality of a set; its name is that of a plain folder."""
+    """A modality of a set; its name is also the name of its folder."""
 
     kind: str  # as of `Modality`
     vocabulary: int | None = None  # of tokens
     shape: list[int] | None = None  # of an array; None for pictures
 
     def __post_init__(self) -> None:
-        """ValueError unless a reader can be made of it."""
+        """Raise ValueError unless a reader can be made of it."""
         shape, words = self.shape or [], self.vocabulary or 0
         axes = {
             "frames": [0], "image": [0], "tokens": [1], "spectrogram": [2], "flow": [4],
@@ -88,7 +88,7 @@ class Metadata:
 
 
 def read_metadata(root: Path) -> Metadata:
-    """metadata.json of the prepared set in root; UserError where there is none, or another."""
+    """Read metadata.json of the prepared set in root; UserError if it is missing or damaged."""
     path = root / "metadata.json"
     if not path.exists():
         what = "it has no metadata.json: make one with code/prepare.py"
@@ -107,7 +107,7 @@ def read_metadata(root: Path) -> Metadata:
 
 
 def _are_names(texts: list[str]) -> bool:
-    """Whether they differ, and a terminal can show them."""
+    """Return whether all texts differ, and a terminal can show them."""
     return len(set(texts)) == len(texts) and not any(map(CONTROL.search, texts))
 
 
@@ -116,7 +116,7 @@ def _is_file_name(name: str) -> bool:
 
 
 def is_inside(path: str) -> bool:
-    """Whether a set's path leads to a place below its folder, and a file can be called so."""
+    """Return whether a set's path stays below its folder, and is possible as a file name."""
     parts = PurePosixPath(path)
     return (
         bool(parts.parts)
@@ -130,7 +130,7 @@ def is_inside(path: str) -> bool:
 
 
 def is_linked(root: Path, path: str) -> bool:
-    """Whether a part of path below root is a link: it could lead out of the set."""
+    """Return whether a part of path below root is a link: it could lead out of the set."""
     place = str(root)
     for part in PurePosixPath(path).parts:
         place = f"{place}/{part}"
@@ -140,7 +140,7 @@ def is_linked(root: Path, path: str) -> bool:
 
 
 def is_index(text: str) -> bool:
-    """Whether a cell is a whole number from 0, of no more digits than any count here has."""
+    """Return whether a cell is a whole number from 0, not longer than any count here."""
     return text.isascii() and text.isdecimal() and len(text) < 19
 
 
@@ -156,6 +156,6 @@ def split_path(root: Path, name: str) -> Path:
 
 
 def split_names(root: Path, metadata: Metadata) -> list[str]:
-    """The default split first; files that the user has added come last."""
+    """Return the names of the splits: the default first, those that the user added last."""
     found = {path.stem for path in (root / "splits").glob("*.csv")}
     return metadata.splits + sorted(found - set(metadata.splits))

@@ -1,4 +1,4 @@
-"""Which clips a split holds: published lists, and those of a prepared set."""
+"""Lists of clips: published ones, and the splits of a prepared set."""
 
 import hashlib
 from collections import Counter
@@ -18,11 +18,11 @@ def read_lists(
     headers: Iterable[tuple[str, ...]],
     published: Container[str],
 ) -> tuple[dict[str, List], list[str]]:
-    """{name of a split: its clips} from one file for each part, and notes; without paths, neither.
+    """Read one file for each part; return {name of the split: its clips} and notes.
 
-    parse: a row to (id, label), None for a row of no interest, ValueError with what was expected.
-    headers: first rows to pass over. published: sha256 sums of the rows of OGM-GE's files; a split
-    of these alone is called "ogmge", any other "custom".
+    parse turns a row into (id, label), or None if it is not wanted; its ValueError says what was
+    expected. headers: first rows to skip. published: sha256 sums of the rows of OGM-GE's files; a
+    split of these alone is called "ogmge", any other "custom".
     """
     if not paths:
         return {}, []
@@ -54,7 +54,7 @@ def read_lists(
 
 
 def _files(paths: list[Path]) -> dict[str, Path]:
-    """{part: file}, in the order of PARTS."""
+    """Return {part: file}, in the order of PARTS."""
     if len(paths) == 1 and paths[0].is_dir():
         paths = sorted(p for p in paths[0].iterdir() if p.suffix in (".csv", ".txt") and _part(p))
     files = {}
@@ -86,7 +86,7 @@ def _part(path: Path) -> str:
 def read_split(
     root: Path, metadata: Metadata, wanted: str | None
 ) -> tuple[str, dict[str, list[str]]]:
-    """The name of a split, the default one if none is wanted, and the ids of its parts."""
+    """Return the name of the wanted split (None: the default one) and the ids of its parts."""
     names = split_names(root, metadata)
     if not names:
         raise UserError(f"{root} has too few clips to be split: write splits/NAME.csv (id,split)")
@@ -109,7 +109,7 @@ def read_split(
 
 
 def read_manifest(root: Path, metadata: Metadata) -> dict[str, dict[str, str]]:
-    """The manifest's rows by their id."""
+    """Return the manifest's rows by their id."""
     rows, path = {}, root / "manifest.csv"
     for row in read_table(path, manifest_columns(metadata.modalities)):
         if row["id"] in rows:

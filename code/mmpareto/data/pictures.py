@@ -3,18 +3,18 @@
 import os
 from pathlib import Path
 
-# Read once, when cv2 is imported; a user who has set it, or imported cv2 before, has decided.
+# cv2 reads it once, when it is imported. A value that the user has set stays.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**27))
 
 import cv2
 import numpy as np
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # a missing file is told once
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # our error is enough
 cv2.setNumThreads(0)  # a thread pool does not survive the fork of a loading process
 
 
 def decode(content: np.ndarray) -> np.ndarray | None:
-    """The picture (H, W, 3) in a file's bytes; None where there is none, or one too large."""
+    """Return the picture (H, W, 3) in a file's bytes; None if it is no picture or too large."""
     try:
         return cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
     except cv2.error:  # a size above the limit, and some kinds of damage

@@ -1,7 +1,7 @@
-"""Reading prepared files, one reader for each way a modality is kept.
+"""Readers of prepared files, one for each way a modality is kept.
 
 A reader has the `shape` and `dtype` of a sample; `read(path, row, random, out)` fills out with one.
-Nothing is random where random is None.
+If random is None, nothing is random.
 """
 
 import math
@@ -76,9 +76,10 @@ class Array:
 
 
 def choose_stills(stills: int, count: int, random: Random | None) -> list[int]:
-    """One still of each of count equal segments: any in training, else the middle one.
+    """Choose one still of each of count equal segments: any in training, else the middle one.
 
-    The rule of the authors' loader, counted from 0. Fewer stills than wanted are repeated in order.
+    This is the rule of the authors' loader, counted from 0. If there are fewer stills than wanted,
+    they are repeated in order.
     """
     if stills < count:
         return [i * stills // count for i in range(count)]
@@ -88,10 +89,10 @@ def choose_stills(stills: int, count: int, random: Random | None) -> list[int]:
 
 
 def crop(height: int, width: int, random: Random) -> tuple[int, int, int, int]:
-    """Top, left, height and width of the usual random resized crop.
+    """Return top, left, height and width of the usual random resized crop.
 
-    8 to 100 % of the area, aspect ratio 3/4 to 4/3; after ten misses the largest central part of
-    a permitted ratio (Szegedy et al. 2015, as torchvision has it).
+    It has 8 to 100 % of the area and a ratio of 3/4 to 4/3; after ten misses it is the largest
+    central part of a permitted ratio (Szegedy et al. 2015, as torchvision has it).
     """
     low, high = 3 / 4, 4 / 3
     for _ in range(10):

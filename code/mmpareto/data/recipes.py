@@ -1,7 +1,7 @@
 """Recipes by name: every number that decides what a prepared file holds.
 
-A recipe goes whole into metadata.json and, as a hash, into every log. Change a number and it is
-another recipe: give it another name.
+metadata.json holds the whole recipe, every log its hash. With another number it is another
+recipe: give it another name.
 """
 
 from typing import Any
@@ -64,10 +64,10 @@ def named(
     lengths: dict[str, int],
     vocabularies: dict[str, int],
 ) -> dict:
-    """The whole recipe of a set: what was chosen, for the kinds of source that it has.
+    """Return the whole recipe of a set: the chosen ones, for the kinds of source that it has.
 
-    choices: {family: name}; modalities: {name: kind}; lengths, vocabularies: of
-    arrays and of tokens, by modality.
+    choices: {family: name}; modalities: {name: kind}; lengths (of arrays) and vocabularies (of
+    tokens): by modality.
     """
     recipe: dict[str, Any] = {"modalities": modalities}
     for family in dict.fromkeys(RECIPE_OF[k] for k in modalities.values() if k in RECIPE_OF):
@@ -80,7 +80,7 @@ def named(
 
 
 def first_difference(old: dict, new: dict, path: str = "") -> str:
-    """The first difference of two recipes, as "frames.fps was 3, is 1"."""
+    """Return the first difference of two recipes, as "frames.fps was 3, is 1"."""
     for key in sorted(old.keys() | new.keys()):
         a, b = old.get(key), new.get(key)
         if a != b and isinstance(a, dict) and isinstance(b, dict):

@@ -1,4 +1,4 @@
-"""What a dataset is: splits of samples, their modalities, and what stands for them in logs."""
+"""A dataset: splits of samples, their modalities, and their identity in logs."""
 
 import hashlib
 import json
@@ -17,10 +17,10 @@ _TAKEN = nn.ModuleDict()  # its attributes cannot be names of its members
 
 
 class Modality(NamedTuple):
-    """kind: "image", "frames", "flow", "spectrogram", "array" or "tokens". shape: of one sample.
+    """Kind (image, frames, flow, spectrogram, array or tokens) and shape of one sample.
 
     Images and spectrograms are (C, H, W), frames (T, C, H, W), optical flow (T, 2, H, W), arrays
-    anything; tokens are L integers below vocabulary, 0 where a text has ended.
+    anything; tokens are L integers below vocabulary, 0 for padding.
     """
 
     kind: str
@@ -43,7 +43,7 @@ class Batch(NamedTuple):
 
 
 def to_device(inputs: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """A batch's inputs as `Batch.to` moves them."""
+    """Move a batch's inputs to a device, as `Batch.to` describes."""
     moved = {name: values.to(device, non_blocking=True) for name, values in inputs.items()}
     for name, values in moved.items():
         if values.dtype == torch.uint8:
@@ -62,18 +62,18 @@ class Split(Dataset):
 
     @property
     def ids(self) -> list[str]:
-        """What the samples are called; without names of their own, numbers from 0."""
+        """Return the names of the samples; here numbers from 0."""
         return [str(index) for index in range(len(self))]
 
     def read(self, indices: list[int], draw: int | None = None) -> tuple[dict[str, Tensor], Tensor]:
-        """draw: decides, with the sample, what is random about it; None, nothing is random."""
+        """Read samples. draw and the sample decide what is random; None: nothing is random."""
         raise NotImplementedError
 
     def subset(self, indices: Sequence[int]) -> "Split":
         raise NotImplementedError
 
     def __getitems__(self, batch: tuple[list[int], int | None]):
-        """What a DataLoader's process calls: a batch, or the UserError, without a stack trace.
+        """Return a batch, or a UserError without a stack trace, to a process of a DataLoader.
 
         The batch goes into shared memory here: the thread that sends it would keep an error to
         itself, and the main process would wait for ever.
@@ -119,27 +119,27 @@ class Data(NamedTuple):
     recipe: dict[str, Any]  # how the samples were made, as JSON
     tasks: tuple[str, ...] = ()  # of multi-task learning, one column of the targets each
     notes: tuple[str, ...] = ()  # further lines for the header of a log
-    # From a dataset it stands for what the files hold; from setup.load_data, for all samples.
+    # A dataset sets it from the contents of its files; setup.load_data then from all samples.
     identity: str = ""
 
 
 def choosing_split(splits: Iterable[str], select: str) -> str:
-    """The split whose accuracies rows show and choose best.pt: validation, if there is one."""
+    """Return the split that rows show and that chooses best.pt: validation, if there is one."""
     return "test" if select == "best-test" or "val" not in splits else "val"
 
 
 def is_modality_name(name: str) -> bool:
-    """Whether a modality can be called so: a Python identifier that torch does not use itself."""
+    """Return whether a modality can have this name: an identifier that torch does not use."""
     return name.isidentifier() and name[0] != "_" and name != "joint" and not hasattr(_TAKEN, name)
 
 
 def recipe_hash(recipe: dict[str, Any]) -> str:
-    """Twelve hex digits that stand for a recipe in logs."""
+    """Return twelve hex digits that stand for a recipe in logs."""
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def identity(data: Data) -> str:
-    """Twelve hex digits that stand for all samples: recipe, names, order, labels, files."""
+    """Return twelve hex digits that stand for all samples: recipe, names, order, labels, files."""
     known = [data.recipe, data.classes, data.identity, list(data.splits)]
     found = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
     for split in data.splits.values():
@@ -149,7 +149,7 @@ def identity(data: Data) -> str:
 
 
 def digest_of(tensors: Iterable[Tensor]) -> str:
-    """Twelve hex digits that stand for the bytes of tensors on the CPU."""
+    """Return twelve hex digits that stand for the bytes of tensors on the CPU."""
     found = hashlib.sha256()
     for tensor in tensors:
         found.update(tensor.contiguous().numpy().data)
@@ -157,7 +157,7 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
 
 
 def stratified(split: Split, size: int, seed: int) -> Split:
-    """A subset of size samples, drawn by seed; the (first task's) classes keep their shares."""
+    """Return size samples drawn by seed; the (first task's) classes keep their shares."""
     targets = split.targets if split.targets.dim() == 1 else split.targets[:, 0]
     classes = len(targets.unique())
     if not classes <= size <= len(split):

@@ -1,4 +1,4 @@
-"""Datasets: one file each; `base.Dataset` says what one has to give."""
+"""Datasets, one file each; `base.Dataset` shows what a dataset must define."""
 
 from ..system.registry import Registry
 from .base import Dataset

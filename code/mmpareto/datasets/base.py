@@ -1,4 +1,4 @@
-"""The face of a dataset: what it says of itself, its flags, and how its samples are loaded."""
+"""The base class of datasets: facts, flags and loading."""
 
 from argparse import ArgumentParser, Namespace
 from typing import Any, ClassVar
@@ -7,15 +7,15 @@ from ..data.samples import Data
 
 
 class Dataset:
-    """A dataset is a class, and no object of it is ever made. A subclass has to give `load`.
+    """A dataset is a class that is never instantiated. A subclass must define `load`.
 
-    One whose raw files code/prepare.py can read is a `shared.prepared.Prepared`.
+    Subclass `shared.prepared.Prepared` instead if code/prepare.py makes the samples.
     """
 
-    built_in: ClassVar[bool] = False  # it reads no files, so --data_root would say nothing
-    one_of_many: ClassVar[bool] = False  # --data_root, not its name, says which data it is
-    is_multitask: ClassVar[bool] = False  # targets have a column for each of `Data.tasks`
-    encoder: ClassVar[str | None] = None  # the default; None: that of each modality's kind
+    built_in: ClassVar[bool] = False  # it reads no files, so --data_root has no use
+    one_of_many: ClassVar[bool] = False  # several sets share its name; --data_root says which one
+    is_multitask: ClassVar[bool] = False  # targets have one column for each of `Data.tasks`
+    encoder: ClassVar[str | None] = None  # the default; None: chosen by the modality's kind
     defaults: ClassVar[dict[str, Any]] = {}  # of train.py's flags, by name
 
     @classmethod
@@ -24,5 +24,5 @@ class Dataset:
 
     @classmethod
     def load(cls, flags: Namespace) -> Data:
-        """The samples in flags.data_root; UserError where they are missing or damaged."""
+        """Return the samples in flags.data_root; UserError if they are missing or damaged."""
         raise NotImplementedError

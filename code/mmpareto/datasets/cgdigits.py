@@ -40,7 +40,7 @@ class CGDigits(Dataset):
 
 
 def read_digits(side: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """{split: (digits (N, side, side) in [0, 1], labels (N,))}."""
+    """Return {split: (digits (N, side, side) in [0, 1], labels (N,))}."""
     digits = load_digits()
     images = torch.from_numpy(digits.images).float()[:, None] / 16
     images = F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)[:, 0]

@@ -30,7 +30,7 @@ class CGMNIST(Dataset):
 
 
 def read_splits(root: Path) -> dict[str, tuple[Tensor, Tensor]]:
-    """{split: (digits uint8 (N, 28, 28), labels (N,))}."""
+    """Return {split: (digits uint8 (N, 28, 28), labels (N,))}."""
     images, labels = read_mnist(root, train=True)
     return {
         "train": (images[:-VALIDATION], labels[:-VALIDATION]),
@@ -40,7 +40,7 @@ def read_splits(root: Path) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def read_mnist(root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
-    """Digits uint8 (N, 28, 28) and labels (N,) from files in torchvision's layout."""
+    """Read digits uint8 (N, 28, 28) and labels (N,) from files in torchvision's layout."""
     from torchvision.datasets import MNIST
 
     expected = SIZES[train]
@@ -67,7 +67,7 @@ def read_mnist(root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
 
 
 def _check_files(folder: Path, part: str, count: int) -> None:
-    """UserError if a file has a wrong size, before torchvision reads it into memory."""
+    """Raise UserError if a file has a wrong size, before torchvision reads it into memory."""
     for kind, header, each in (("images-idx3", 16, 28 * 28), ("labels-idx1", 8, 1)):
         path = folder / f"{part}-{kind}-ubyte"
         packed = path.with_name(f"{path.name}.gz")

@@ -60,7 +60,7 @@ class CREMAD(Prepared):
 
 
 def _find(raw: Path) -> list[dict[str, Path]]:
-    """{id: file} of the sounds, and of the films; UserError where a folder is missing."""
+    """Return {id: file} of the sounds and of the films; UserError if a folder is missing."""
     readme = "data/cremad/README.md"
     if not raw.is_dir():
         raise UserError(f"--raw {raw}: no such folder: {readme} lists its contents")
@@ -77,7 +77,7 @@ def _find(raw: Path) -> list[dict[str, Path]]:
 
 
 def _id(stem: str) -> str:
-    """Old copies have one file whose level is X, for XX."""
+    """Return the id of a file; old copies have one whose level is X instead of XX."""
     return stem + "X" if stem.endswith("_X") else stem
 
 

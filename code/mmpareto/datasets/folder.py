@@ -21,7 +21,7 @@ ENDINGS = {
 
 
 class Folder(Prepared):
-    """Rows id, label and one path for each modality; split and group are optional."""
+    """Your own data, from a CSV file with an id, a label and one path for each modality."""
 
     name = "folder"
     one_of_many = True  # its data_root says which data it is
@@ -33,15 +33,15 @@ class Folder(Prepared):
         super().add_prepare_flags(parser)
         # fmt: off
         parser.add_argument("--csv", type=Path, metavar="FILE",
-            help="columns id, label, split (train, val, test; optional), group (its clips "
-                 "stay in one part; optional) and one column of paths, relative to --raw, for "
+            help="table with the columns id, label, split (train, val, test; optional), group (its "
+                 "clips stay in one part; optional) and one column of paths below --raw for "
                  f"each modality, called NAME or NAME:KIND, KIND one of {', '.join(KINDS)} "
                  "(default: clips.csv in --raw)")
         parser.add_argument("--length", nargs="+", default=[], metavar="MODALITY=N",
             help="pad with zeros, or cut, the first axis of an array, flow or tokens to N")
         parser.add_argument("--vocabulary", nargs="+", default=[], metavar="MODALITY=N",
-            help="tokens are integers from 1 to N - 1, and 0 where a text has ended; needed for "
-                 "each modality of that kind")
+            help="vocabulary size: tokens are integers from 1 to N - 1, and 0 for padding; needed "
+                 "for each modality of kind tokens")
         # fmt: on
 
     @classmethod
@@ -98,7 +98,7 @@ class Folder(Prepared):
 def _modalities(
     path: Path, header: list[str], names: list[str], first: list[str]
 ) -> dict[str, str]:
-    """{name: kind} from the header, or from the file names in the first row."""
+    """Return {name: kind} from the header, or from the file names in the first row."""
     if missing := [name for name in ("id", "label") if name not in names]:
         raise UserError(
             f"{path}: column {' and '.join(missing)} not found in its first line "
@@ -139,7 +139,7 @@ def _source(where: str, raw: Path, name: str, kind: str, value: str) -> Source:
 def _numbers(
     flag: str, words: list[str], kinds: dict[str, str], expected: Sequence[str]
 ) -> dict[str, int]:
-    """{modality: N} of the words after a flag, for modalities of the expected kinds."""
+    """Return {modality: N} of the words after a flag, for modalities of the expected kinds."""
     numbers = {}
     for word in words:
         name, _, number = word.partition("=")

@@ -81,7 +81,7 @@ class KineticsSounds(Prepared):
 
 
 def _parse(row: list[str]) -> tuple[str, str] | None:
-    """A row of OGM-GE's lists (name,10,label number) or of Kinetics-400's annotation."""
+    """Parse a row of OGM-GE's lists (name,10,label number) or of Kinetics-400's annotation."""
     if len(row) >= len(ANNOTATION):
         label, video, start, end, *_ = row
         if not (start.isdecimal() and end.isdecimal()):

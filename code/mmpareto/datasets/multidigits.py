@@ -8,7 +8,7 @@ from .shared.digits import SIDE, Overlaid, overlaid
 
 
 class MultiDigits(Overlaid):
-    """multimnist in small: 60 % train, 15 % validation and 25 % test."""
+    """A small multimnist: 60 % train, 15 % validation and 25 % test."""
 
     built_in = True
     defaults = {"epochs": 20, "learning_rate": 0.01}

@@ -26,7 +26,7 @@ def write_set(
 ) -> None:
     """Write all tables of the clips in good, metadata.json last.
 
-    metadata: the fields of `Metadata`, without those that follow from the rest.
+    metadata: fields of `Metadata`; this function adds the others.
     """
     files = [file for record in good for file in record.files]
     columns = manifest_columns(metadata["modalities"])
@@ -58,7 +58,7 @@ def write_set(
 def _version(tool: str) -> str:
     try:
         return version(tool)
-    except PackageNotFoundError:  # as opencv-python-headless is another package
+    except PackageNotFoundError:  # opencv-python-headless is another package
         return "unknown"
 
 
@@ -72,14 +72,14 @@ def manifest_row(record: Tried) -> dict[str, Any]:
 
 
 def problem_rows(journal: Journal, left_out: dict[str, Problem]) -> list[dict[str, str]]:
-    """The rows of problems.csv; left_out: why clips were not tried, unless the journal has them."""
+    """Return the rows of problems.csv; left_out says why clips were not tried."""
     good = [record for _, record in sorted(journal.good.items())]
     bad = {record.id: record.problem for record in journal.bad.values() if record.problem}
     untried = {id: left_out[id] for id in left_out.keys() - journal.ids}
     rows = [(id, "excluded", problem) for id, problem in (bad | untried).items()]
     rows += [(record.id, "kept", doubt) for record in good for doubt in record.doubts]
     rows += [(id, "kept", twin) for id, twin in twins(good)]
-    # a detail may quote what a file says of itself
+    # a detail may quote text from a raw file
     return [
         {"id": id, "modality": problem.modality, "action": action, "reason": problem.reason,
          "detail": quote_formula(printable(problem.detail))}
@@ -88,7 +88,7 @@ def problem_rows(journal: Journal, left_out: dict[str, Problem]) -> list[dict[st
 
 
 def twins(good: list[Tried]) -> Iterator[tuple[str, Problem]]:
-    """Clips whose raw file is another's, byte for byte, under another label."""
+    """Yield each clip whose raw file equals that of a clip with another label, byte for byte."""
     first: dict[tuple[str, str], Tried] = {}
     for record in good:
         for name, state in record.sources.items():
@@ -100,7 +100,7 @@ def twins(good: list[Tried]) -> Iterator[tuple[str, Problem]]:
 
 
 def sweep(out: Path, modalities: Iterable[str], good: list[Tried]) -> None:
-    """Remove what clips left behind that were bad this time, or killed before they were noted."""
+    """Remove the files of clips that are not good: bad ones, and those a kill interrupted."""
     listed = {out / file.path for record in good for file in record.files}
     for name in modalities:
         for folder, _, files in os.walk(out / name, topdown=False):

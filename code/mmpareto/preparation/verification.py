@@ -1,4 +1,4 @@
-"""Is a prepared set whole? Every check of code/verify.py."""
+"""The checks of code/verify.py: is a prepared set whole?"""
 
 import os
 import random
@@ -19,15 +19,15 @@ from ..system import paths
 from ..system.errors import UserError, printable
 from ..system.tables import read_table
 
-SAMPLE = 0.05  # share of the media files that are read without full
+SAMPLE = 0.05  # share of the media files that are read unless full
 EXAMPLES = 10  # things shown of each kind of finding
-Finding = tuple[str, str]  # its kind, and what it was found in
+Finding = tuple[str, str]  # its kind, and the file or clip
 
 
 class Verification:
-    """The set in root, checked: findings, each a kind with the things it was found in, and facts.
+    """Checks the set in root: `findings` has the faults by kind, `facts` describes the set.
 
-    UserError only where there is no set at all.
+    UserError only if there is no set at all.
     """
 
     def __init__(self, root: Path, *, full: bool, workers: int):
@@ -90,10 +90,11 @@ class Verification:
             if row["label"] not in self.metadata.classes:
                 self._add("label that is no class", f"{row['id']}: {row['label']}")
         if len(self.clips) != self.metadata.counts["clips"]:
-            self._add("number of clips", f"{len(self.clips)}, of {self.metadata.counts['clips']}")
+            told = self.metadata.counts["clips"]
+            self._add("number of clips", f"{len(self.clips)} found, metadata.json says {told}")
 
     def _check_paths(self) -> None:
-        """Every path stays inside, every file is listed once, none is there that is not listed."""
+        """Check that every path stays inside, and that files.csv lists exactly the files."""
         expected, listed = set(), {row["path"] for row in self.files}
         for row in self.clips:
             for name, spec in self.metadata.modalities.items():
@@ -115,7 +116,7 @@ class Verification:
         for path in expected - listed:
             self._add("not in files.csv", path)
         for path in listed - expected:
-            self._add("in files.csv, but of no clip", path)
+            self._add("in files.csv, but no clip uses it", path)
         for name in self.metadata.modalities:
             for folder, _, names in os.walk(self.root / name):
                 for file in names:
@@ -150,7 +151,7 @@ class Verification:
             self.facts.append(f"Split    {name}: {', '.join(sizes)}{overlap}")
 
     def _check_files(self, full: bool, workers: int) -> int:
-        """Sizes of all files; contents of all, or of a seeded sample, whose number is returned."""
+        """Check all sizes, and the contents of all or of a seeded sample; return how many."""
         numbers = range(len(self.files))
         sample = min(len(numbers), max(100, round(SAMPLE * len(numbers))))
         chosen = set(numbers if full else random.Random(0).sample(numbers, sample))
@@ -196,7 +197,7 @@ class Verification:
             return None if is_picture else ("picture that does not decode", name)
         spec = self.metadata.modalities.get(name.split("/")[0])
         try:
-            # mapped: no memory is taken for what a header claims
+            # mapped: a header that claims much takes no memory
             values = np.load(path, mmap_mode="r", allow_pickle=False)
         except Exception:  # numpy parses the header as Python and fails in many ways
             values = None

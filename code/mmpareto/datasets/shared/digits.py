@@ -21,15 +21,15 @@ PALETTE = (
 )  # fmt: skip
 NOISE = 0.1  # standard deviation of a tint around its palette colour, on the scale of [0, 1]
 
-SIDE, CANVAS = 28, 36  # of a digit, and of what two are laid on
+SIDE, CANVAS = 28, 36  # of a digit, and of the canvas for two
 SHIFT = 6  # how far the right digit lies below and to the right of the left one
 MEAN, DEVIATION = 0.1307, 0.3081  # of MNIST's pixels, in [0, 1]
 
 
 class ColoredSplit(TensorSplit):
-    """Digits (B, 1, H, W) in [0, 1] under "gray"; times one tint (3,) per digit under "color".
+    """Reads "gray", digits (B, 1, H, W) in [0, 1], and "color", each digit times its tint (3,).
 
-    Where there are "noisy" digits, gray has these.
+    If there are "noisy" digits, gray has these.
     """
 
     def read(self, indices: list[int], draw: int | None = None) -> tuple[dict[str, Tensor], Tensor]:
@@ -41,7 +41,7 @@ class ColoredSplit(TensorSplit):
 def colored(
     name: str, digits: dict[str, tuple], recipe: dict, classes: int = 10, noise: float = 0.0
 ) -> Data:
-    """The dataset of {split: (digits (N, H, W) in [0, 1], labels (N,))}.
+    """Return the dataset of {split: (digits (N, H, W) in [0, 1], labels (N,))}.
 
     A tint is palette[k] + N(0, NOISE^2) per channel, clipped to [0, 1]; k is the label in the
     training split and uniformly random in the others, where colour therefore misleads. noise: share
@@ -98,7 +98,7 @@ class OverlaidSplit(TensorSplit):
 
 
 def overlaid(name: str, digits: dict[str, tuple], recipe: dict, flags: Namespace) -> Data:
-    """The dataset of {split: (digits uint8 (N, 28, 28), labels (N,))}."""
+    """Return the dataset of {split: (digits uint8 (N, 28, 28), labels (N,))}."""
     splits = {}
     for offset, (split, (images, labels)) in enumerate(digits.items()):
         random = np.random.RandomState([SEED, offset])  # see colored
@@ -126,7 +126,7 @@ def overlaid(name: str, digits: dict[str, tuple], recipe: dict, flags: Namespace
 
 
 def canvases(left: Tensor, right: Tensor) -> Tensor:
-    """uint8 (N, 36, 36): the larger value where digits (N, 28, 28) overlap."""
+    """Return uint8 (N, 36, 36): the larger value where digits (N, 28, 28) overlap."""
     canvas = left.new_zeros(len(left), CANVAS, CANVAS)
     canvas[:, :SIDE, :SIDE] = left
     place = canvas[:, SHIFT : SHIFT + SIDE, SHIFT : SHIFT + SIDE]
@@ -135,14 +135,14 @@ def canvases(left: Tensor, right: Tensor) -> Tensor:
 
 
 def overlay(left: Tensor, right: Tensor) -> Tensor:
-    """Canvases at the size of one digit, by nearest neighbours."""
+    """Return `canvases` at the size of one digit, by nearest neighbours."""
     return F.interpolate(canvases(left, right)[:, None], size=(SIDE, SIDE), mode="nearest")[:, 0]
 
 
 def salt_and_pepper(
     images: Tensor, share: float, random: np.random.RandomState, white: float = 255
 ) -> Tensor:
-    """Images in which a share of all pixels is 0 or white, with equal chances."""
+    """Return images in which a share of all pixels is 0 or white, with equal chances."""
     noisy = images.clone()
     for chunk in noisy.split(CHUNK):
         drawn = torch.from_numpy(random.random_sample(chunk.shape))

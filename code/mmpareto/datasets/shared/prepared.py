@@ -1,4 +1,4 @@
-"""What the datasets in the prepared layout share: reading, splits, flags, and preparing."""
+"""The base class of datasets in the prepared layout: flags, splits and reading."""
 
 import os
 from argparse import ArgumentParser, Namespace
@@ -27,12 +27,12 @@ from ..base import Dataset
 class Prepared(Dataset):
     """A dataset whose samples prepare.py has made from raw clips; see `data.layout`.
 
-    A subclass says how its raw files become clips (`collect`) and the names of its recipes.
+    A subclass defines `collect`, which finds clips in raw files, and its recipes.
     """
 
-    name: ClassVar[str]  # as it is registered, and as metadata.json has it
+    name: ClassVar[str]  # in the registry and in metadata.json
     recipes: ClassVar[dict[str, str]]  # {family of `data.recipes`: the default}
-    stills: ClassVar[int | None] = 2  # of each clip in a sample; None for a set without frames
+    stills: ClassVar[int | None] = 2  # in a sample, of each clip; None without frames
     hint: ClassVar[str]  # where the raw files come from, for messages
     lists: ClassVar[str] = ""  # which lists a published split comes in, for --help; "" for none
     defaults = {"workers": min(8, os.cpu_count() or 1)}
@@ -47,12 +47,12 @@ class Prepared(Dataset):
             help="height and width of pictures and frames, >= 1")
         if cls.stills:
             add("--num_frames", type=positive(int), default=cls.stills, metavar="N",
-                help="stills of each clip, one of each of N equal parts of it, >= 1")
+                help="stills of each clip, one from each of its N equal parts, >= 1")
         # fmt: on
 
     @classmethod
     def add_prepare_flags(cls, parser: ArgumentParser) -> None:
-        """Flags of prepare.py besides --raw and --out."""
+        """Add the flags of prepare.py besides --raw and --out."""
         add = parser.add_argument
         # fmt: off
         for family, default in cls.recipes.items():
@@ -72,7 +72,7 @@ class Prepared(Dataset):
 
     @classmethod
     def collect(cls, flags: Namespace) -> Raw:
-        """The clips in flags.raw."""
+        """Return the clips in flags.raw."""
         raise NotImplementedError
 
     @classmethod
@@ -115,7 +115,7 @@ class Prepared(Dataset):
 
 
 class PreparedSplit(Split):
-    """Clips read from their files; rows are of the manifest."""
+    """Reads clips from their files; `rows` are rows of the manifest."""
 
     def __init__(self, root: Path, rows: list[dict], readers: dict, classes: dict[str, int]):
         self.root, self.rows, self.readers, self.classes = root, rows, readers, classes
@@ -149,15 +149,17 @@ class PreparedSplit(Split):
 def _check_parts(
     root: Path, split: str, listed: dict, parts: dict, metadata: layout.Metadata
 ) -> None:
-    """UserError for a part without clips, a bad row, or a clip gone without a reason."""
+    """Raise UserError for an empty part, a bad row, or a clip that is missing without a reason."""
     for part, rows in parts.items():
         if not rows:
-            raise UserError(f"--split {split}: not one clip of {part} is in the set {root}")
+            raise UserError(
+                f"--split {split}: {root} has no clip for {part}: add some, or choose another split"
+            )
         for row in rows:
             where = f"{root / 'manifest.csv'}: {row['id']} has"
             stills = [value for column, value in row.items() if column.endswith(layout.STILLS)]
             if not all(layout.is_index(n) and int(n) > 0 for n in stills):
-                raise UserError(f"{where} no number of stills")
+                raise UserError(f"{where} no number of stills: prepare the set anew")
             for name in metadata.modalities:
                 _, mark, number = row[name].partition("#")
                 if not layout.is_inside(row[name]) or (mark and not layout.is_index(number)):
