@@ -1,4 +1,4 @@
-"""What a method is to the training loop, and what the five basic ones share."""
+"""The base classes of all methods: what the training loop calls, and what methods share."""
 
 from argparse import Namespace
 from collections.abc import Callable
@@ -20,22 +20,22 @@ from ..system.flags import epochs
 
 
 class Decision(NamedTuple):
-    """What a method makes of one batch, as tensors: reading them is left to the loop."""
+    """What a method decides about one batch, as tensors; only the training loop reads them."""
 
-    loss: Tensor  # scalar; the log's loss, and what is minimised where nothing else is said
+    loss: Tensor  # scalar: the loss in the log, minimised unless `minimised` is given
     losses: dict[str, Tensor]  # "joint" and each modality's, or each task's
-    probes: dict[str, Tensor] = {}  # those of them that train probes, minimised besides the loss
-    minimised: Tensor | None = None  # scalar whose gradient is taken, where it is not the loss's
-    objectives: Objectives | None = None  # whose gradients are integrated in each encoder
+    probes: dict[str, Tensor] = {}  # the losses that train probes, minimised besides the loss
+    minimised: Tensor | None = None  # scalar to minimise in place of the loss
+    objectives: Objectives | None = None  # the losses whose gradients meet in each encoder
     encoders: dict[str, Stats] = {}  # how each encoder's two gradients were integrated
-    measures: dict[str, Tensor] = {}  # scalars that the method has decided by, for the log
+    measures: dict[str, Tensor] = {}  # scalars for the log that explain the decision
 
 
 def numbers(decisions: list[Decision], **more: Tensor) -> dict:
-    """The decisions of one optimizer step's micro-batches as plain numbers.
+    """Returns plain numbers for one optimizer step, from the decisions of its micro-batches.
 
     more: further scalars of the step. Losses are means over micro-batches. Every number is a mean
-    over processes, and so the same in each. One host sync.
+    over processes, so that all processes get the same. Costs one host sync.
     """
     last = decisions[-1]
     losses = {name: [d.losses[name].detach() for d in decisions] for name in last.losses}
@@ -58,17 +58,17 @@ def numbers(decisions: list[Decision], **more: Tensor) -> dict:
 
 
 class Method:
-    """Turns a batch into gradients; a subclass defines `decide`, and `adjust` where it needs it.
+    """Turns a batch into gradients. A subclass defines `decide`, and `adjust` to change gradients.
 
-    Gradient accumulation and the mean over processes are this class's own: `backward` sees to both.
+    `backward` handles gradient accumulation and the mean over processes for every subclass.
 
-    model: the fusion whose `.grad` is filled. flags: the parsed flags, its own among them.
+    model: the fusion whose `.grad` is filled. flags: the parsed flags, with the method's own.
     """
 
     default_fusion = "concat"
     needs_validation = False  # whether it cannot train without a validation split
-    fixed_on_resume: frozenset[str] = frozenset()  # flags that others may change then
-    single_loss: str | None = None  # "joint" or "unimodal", of one that trains encoders by it alone
+    fixed_on_resume: frozenset[str] = frozenset()  # flags that --resume may not change
+    single_loss: str | None = None  # "joint" or "unimodal": the only loss that trains encoders
 
     def __init_subclass__(cls, **settings) -> None:
         super().__init_subclass__(**settings)
@@ -96,35 +96,38 @@ class Method:
     def start_epoch(self, trainer) -> None:
         """Called before every epoch, with `Trainer` of train.py.
 
-        A method may use its flags, data, model, device, scheduler, epoch (the number of epochs
-        already trained), train_epoch and fork.
+        A method may use the trainer's flags, data, model, device, scheduler, epoch (the number of
+        epochs already trained), train_epoch and fork.
         """
         self.epoch = trainer.epoch + 1
 
     def forward(self, inputs: dict[str, Tensor]) -> Output:
-        """The forward pass of a step."""
+        """Runs the forward pass of a step."""
         return self.model(inputs)
 
     def decide(self, output: Output, batch: Batch) -> Decision:
-        """What to minimise of a batch, from the output of its forward pass."""
+        """Returns what to minimise for a batch, given the output of its forward pass."""
         raise NotImplementedError
 
     def adjust(self) -> dict[str, Tensor]:
-        """Change the gradients of a whole optimizer step, the mean over processes; measures."""
+        """Changes the gradients of an optimizer step, which are means over processes.
+
+        Returns measures for the log.
+        """
         return {}
 
     def backward(self, decision: Decision, *, share=1.0, last=True) -> Decision:
-        """Add a decision's gradients times share to `.grad`; no subclass replaces it.
+        """Adds a decision's gradients, times share, to `.grad`. No subclass replaces this method.
 
-        last: whether the optimizer steps next; with gradient accumulation several micro-batches,
-        each with its share, precede it. Returns the decision with all that was decided since.
+        last: whether the optimizer steps next. With gradient accumulation only the last
+        micro-batch of a step has last=True. Returns the decision with what was decided here.
         """
         encoders = decision.encoders | self.differentiate(decision, share, last)
         measures = decision.measures | (self.adjust() if last else {})
         return decision._replace(encoders=encoders, measures=measures)
 
     def differentiate(self, decision: Decision, share: float, last: bool) -> dict[str, Stats]:
-        """Add the decision's gradients times share to `.grad`, at last as means over processes."""
+        """Adds the gradients, times share, to `.grad`; if last, averages them over processes."""
         minimised = decision.loss if decision.minimised is None else decision.minimised
         (total([minimised, *decision.probes.values()]) * share).backward()
         if last:
@@ -132,15 +135,15 @@ class Method:
         return {}
 
     def clip_groups(self) -> list[list[nn.Parameter]]:
-        """Parameters whose gradients are clipped together; those in no group are left alone."""
+        """Returns groups of parameters that are clipped together. Others are not clipped."""
         return [list(self.model.parameters())]
 
 
 class ProbedMethod(Method):
-    """A method that leaves some heads untrained: unless --no_probes, they train as probes.
+    """A method whose loss does not train all heads: the others train as probes.
 
-    A probe is a head trained on detached features: it measures what an encoder knows and changes
-    nothing else, to the last bit.
+    A probe is a head trained on detached features: it shows what an encoder knows and changes
+    nothing else, to the last bit. --no_probes leaves these heads untrained.
     """
 
     @classmethod
@@ -152,7 +155,7 @@ class ProbedMethod(Method):
         # fmt: on
 
     def probe(self, output: Output) -> Output | None:
-        """Predictions from detached features; None with --no_probes, and of tasks."""
+        """Returns predictions from detached features; None with --no_probes or several tasks."""
         if self.flags.no_probes or self.model.multitask:
             return None
         detached = tree_map_only(Tensor, Tensor.detach, output)
@@ -162,7 +165,7 @@ class ProbedMethod(Method):
 class JointMethod(ProbedMethod):
     """A method that trains encoders and joint prediction; the unimodal heads are probes.
 
-    window: the default of --window, FIRST-LAST, of a method that acts in some epochs only.
+    window: the default of --window (FIRST-LAST) for a method that acts in some epochs only.
     """
 
     window: str | None = None
@@ -182,7 +185,7 @@ class JointMethod(ProbedMethod):
         return first <= self.epoch <= last
 
     def decide(self, output: Output, batch: Batch) -> Decision:
-        """The joint loss."""
+        """Returns the joint loss, and the losses of the probes."""
         joint, probe = output.joint_loss(batch.targets), self.probe(output)
         probes = probe.unimodal_losses(batch.targets) if probe else {}
         return Decision(joint, {"joint": joint, **probes}, probes)
@@ -202,10 +205,10 @@ class IntegratingMethod(Method):
 
     @staticmethod
     def runs_with(fusion: type[Fusion]) -> bool:
-        return not fusion.multitask or not fusion.late  # tasks apart have no gradients that meet
+        return not fusion.multitask or not fusion.late  # separate encoders: no gradients meet
 
     def rule(self, encoder: str) -> Rule:
-        """The rule of one encoder, under its name; asked for once."""
+        """Returns the rule for the encoder of that name; called once for each encoder."""
         raise NotImplementedError
 
     def __init__(self, model: Fusion, flags: Namespace):
@@ -228,9 +231,9 @@ class IntegratingMethod(Method):
 
 
 class GramianMethod(IntegratingMethod):
-    """One whose rule needs no more of j and g than their Gramian, which features have as well.
+    """A method whose rule needs only the Gramian of j and g, which features can give as well.
 
-    scaled: whether h is a mean of j and g, which --scale can bring to the size of their sum.
+    scaled: whether h is a mean of j and g; --scale 2 then brings it to the size of their sum.
     """
 
     scaled = False
@@ -244,8 +247,8 @@ class GramianMethod(IntegratingMethod):
                  "features (as cheap as uniform, but without the method's guarantees)")
         if cls.scaled:
             add("--scale", type=int, choices=(1, 2), default=1,
-                help="factor on the encoders' gradients: 1 keeps the method's mean of both; 2 "
-                     "turns it into the size of their sum, as in uniform")
+                help="factor on the encoders' gradients: 1 keeps the mean of both gradients; 2 "
+                     "brings it to the size of their sum, as in uniform")
         # fmt: on
 
     def __init__(self, model: Fusion, flags: Namespace):

@@ -12,25 +12,25 @@ from ..models.predict import mean_losses
 from ..system.flags import positive
 from .base import Decision, Method
 
-FLAT = 1e-12  # below it a squared change of the overfitting gap counts as none
+FLAT = 1e-12  # a squared change of the overfitting gap below this counts as none
 
 
 class GBlend(Method):
-    """L = w_J L_joint + sum_k w_k L_k, with weights by generalisation per overfitting.
+    """L = w_J L_joint + sum_k w_k L_k: a loss that generalises more and overfits less weighs more.
 
-    Before every --super_epoch epochs (online; by default once, for the whole training: offline)
-    each loss trains a copy of the model alone for as many epochs; its fall on the validation split
-    is its generalisation G, the growth of the gap between both splits its overfitting O, and its
-    weight max(G, 0) / O^2, made to sum to --weight_sum. Losses are means over samples in
-    evaluation mode, the first ones taken before the copies train. The copies take over the
-    optimizer's state and are thrown away. All unimodal losses train one copy, in which they do not
-    touch each other. Clamping at zero is ours; if nothing generalises all weights are equal.
+    The weights are estimated once (offline), or before every --super_epoch epochs (online). Each
+    loss trains a copy of the model alone, for as many epochs. The loss's fall on the validation
+    split is its generalisation G, the growth of its gap between both splits its overfitting O. Its
+    weight is max(G, 0) / O^2, and all weights are made to sum to --weight_sum. Losses are means
+    over samples in evaluation mode, first measured before the copies train. The copies start with
+    the optimizer's state and are thrown away. All unimodal losses train one copy, in which they do
+    not touch each other. Clamping at zero is ours; if nothing generalises, all weights are equal.
 
-    In the paper weights sum to 1; N + 1 brings them to the size of the uniform baseline's.
+    In the paper the weights sum to 1; a sum of N + 1 is that of the uniform baseline.
     """
 
     needs_validation = True
-    fixed_on_resume = frozenset({"epochs"})  # an estimate trains as long as the run will
+    fixed_on_resume = frozenset({"epochs"})  # an estimate trains as long as the run
 
     @classmethod
     def add_flags(cls, parser) -> None:
@@ -67,7 +67,7 @@ class GBlend(Method):
         return Decision(loss, losses, measures=measures)
 
     def estimate(self, trainer, epochs: int) -> Tensor:
-        """The weights, summing to 1, that epochs of training each loss alone speak for."""
+        """Returns weights that sum to 1, after training each loss alone for epochs."""
         before = self.gap(trainer)
         after: dict[str, dict[str, float]] = {"train": {}, "val": {}}
         for method, names in (("unimodal", self.names[:-1]), ("joint", self.names[-1:])):
@@ -83,7 +83,7 @@ class GBlend(Method):
 
     @staticmethod
     def gap(trainer) -> dict[str, dict[str, float]]:
-        """Every loss on both splits."""
+        """Returns {split: every loss on it}, for train and val."""
         flags, found = trainer.flags, {}
         for split in ("train", "val"):
             batches = loader(trainer.data.splits[split], flags.batch_size, workers=flags.workers)
@@ -92,7 +92,7 @@ class GBlend(Method):
 
 
 def blend(train_before: Tensor, val_before: Tensor, train_after: Tensor, val_after: Tensor):
-    """Weights that sum to 1, of the losses before and after, all of shape (number of losses,)."""
+    """Returns weights that sum to 1, from the losses before and after (one entry a loss)."""
     generalisation = val_before - val_after
     overfitting = (val_after - train_after) - (val_before - train_before)
     raw = generalisation.clamp(min=0) / overfitting.square().clamp(min=FLAT)

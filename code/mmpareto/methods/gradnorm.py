@@ -14,17 +14,17 @@ from ..models.fusions.base import Fusion, Output, total
 from ..system.flags import non_negative, positive
 from .base import Decision, IntegratingMethod
 
-LEAST = 1e-3  # of a weight, which gradient descent alone could make negative
+LEAST = 1e-3  # lower limit of a weight; gradient descent alone could make it negative
 
 
 class GradNorm(IntegratingMethod):
     """h = w_J j + w_k g with weights that let both losses fall at one rate; w_J + w_k = 2.
 
-    With G = w ||gradient|| on the encoder's last stage and r the loss's share of its first value,
-    over the mean of both shares, the weights descend sum |G - mean(G) r^alpha|, the target held
-    fixed; they are then made positive and to sum to 2. A step uses the weights before its update.
-    No parameter has all losses in common, so each encoder has its own pair, which acts on its own
-    gradient only (ours).
+    G is w ||gradient|| on the encoder's last stage. r is the loss's share of its first value, over
+    the mean of both shares. The weights descend sum |G - mean(G) r^alpha|, with the target held
+    fixed; then they are made positive and to sum to 2. A step uses the weights before its update.
+    No parameter is trained by all losses, so each encoder has its own pair of weights, which acts
+    on its own gradient only (ours).
     """
 
     @classmethod
@@ -39,7 +39,7 @@ class GradNorm(IntegratingMethod):
 
     def __init__(self, model: Fusion, flags: Namespace):
         super().__init__(model, flags)
-        self._norms: dict[str, Tensor] = {}  # of both gradients of each encoder's last stage
+        self._norms: dict[str, Tensor] = {}  # {encoder: norms of both gradients on its last stage}
         # {encoder: its joint and own loss (2,)} of the micro-batches since the last step
         self._losses: list[dict[str, Tensor]] = []
 
@@ -75,7 +75,7 @@ class GradNorm(IntegratingMethod):
 
     @torch.no_grad()
     def integrate(self, encoder: str, last: Tensor, j: list[Tensor], g: list[Tensor]) -> tuple:
-        """last: where the last stage's gradients stand in j and g."""
+        """Integrates one encoder; last: where the last stage's gradients stand in j and g."""
         gram = integrate.gramian(j, g)
         self._norms[encoder] = gram[::2, last].sum(1).sqrt()
         return integrate.apply(j, g, gram, *self.state[f"weights_{encoder}"].to(gram).clone())
@@ -84,7 +84,7 @@ class GradNorm(IntegratingMethod):
 def updated(
     weights: Tensor, norms: Tensor, shares: Tensor, alpha: float, learning_rate: float
 ) -> Tensor:
-    """The next weights (2,), from the gradients' norms and each loss's share of its first value."""
+    """Returns the next weights (2,), from gradient norms and shares of the first losses."""
     length = weights * norms
     target = length.mean() * (shares / shares.mean()) ** alpha
     weights = (weights - learning_rate * (length - target).sign() * norms).clamp(min=LEAST)

@@ -20,23 +20,21 @@ VARIANTS = {
 class MetaBalance(IntegratingMethod):
     """h = j + (rho n_J / n_k + 1 - rho) g in every parameter tensor: g is brought near j's length.
 
-    n are running means of the tensor's gradient norms, from zero (which cancels in the ratio). The
-    joint loss is the target, the unimodal one auxiliary. The paper also names variants that only
-    shrink or only enlarge g; the released code does both. A tensor without a gradient of its own
-    loss is left alone, where the release divides by zero.
+    n_J and n_k are running means of the tensor's norms of j and g. They start at zero, which
+    cancels in the ratio. The joint loss is the target, the unimodal loss auxiliary. The paper also
+    names variants that only shrink or only enlarge g; the released code does both. Where g is
+    zero, the tensor keeps j; the release divides by zero there.
     """
 
     @classmethod
     def add_flags(cls, parser) -> None:
+        # fmt: off
         add = parser.add_argument
-        add(
-            "--rho",
-            type=share,
-            default=0.7,
-            help="how closely norms are matched, from 0 (not at all) to 1",
-        )
+        add("--rho", type=share, default=0.7,
+            help="how closely norms are matched, from 0 (not at all) to 1")
         add("--beta", type=fraction, default=0.9, help="memory of the norms, in [0, 1)")
         add("--variant", choices=VARIANTS, default="both", help="which tensors of g are changed")
+        # fmt: on
 
     def rule(self, encoder: str) -> Rule:
         params = [p for p in self.model.encoders[encoder].parameters() if p.requires_grad]

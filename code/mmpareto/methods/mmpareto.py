@@ -12,7 +12,7 @@ from .base import GramianMethod
 
 
 class MMParetoMethod(GramianMethod):
-    """Direction common to both gradients of an encoder, length gamma times that of their sum."""
+    """h follows a direction common to j and g, and is gamma times as long as j + g."""
 
     @classmethod
     def add_flags(cls, parser) -> None:

@@ -13,15 +13,15 @@ from .base import Decision, JointMethod
 
 
 class OGMGE(JointMethod):
-    """The joint loss; convolutions of encoders that lead take a smaller gradient, all take noise.
+    """Trains the joint loss; a leading encoder gets smaller gradients, and all encoders get noise.
 
-    score_k is the sum over a batch of the true class's softmax in what the joint head makes of
-    modality k alone, rho_k its ratio to the mean of the others' scores (ours for N > 2). Gradients
-    of encoder k's convolutions are multiplied by c_k = 1 - tanh(alpha rho_k) where rho_k > 1, and
-    get noise N(0, std^2), std over the entries of each tensor before (GE). BatchNorm, biases and
-    heads are left alone; an encoder without convolutions is modulated in its matrices (ours).
+    score_k sums the softmax of the true class over a batch, in what the joint head makes of
+    modality k alone. rho_k is score_k over the mean of the other scores (ours for N > 2). Gradients
+    of encoder k's convolutions are multiplied by c_k = 1 - tanh(alpha rho_k) where rho_k > 1. Then
+    each gets noise N(0, std^2), with std over its entries before that (GE). BatchNorm, biases and
+    heads are left alone; in an encoder without convolutions the matrices are modulated (ours).
 
-    The released code damps the first of two modalities whose scores are equal; here nobody is.
+    The released code damps the first of two modalities with equal scores; here neither is damped.
     """
 
     window = "1-51"
@@ -67,18 +67,18 @@ class OGMGE(JointMethod):
 
 
 def coefficients(scores: Tensor, alpha: float) -> Tensor:
-    """c_k (N,) of scores (N,): 1 for all that do not lead."""
+    """Returns c_k (N,) from scores (N,): 1 for a modality that does not lead."""
     others = (scores.sum() - scores) / (len(scores) - 1)
     ratio = scores / others.clamp(min=torch.finfo(scores.dtype).tiny)
     return torch.where(ratio > 1, 1 - torch.tanh(alpha * ratio), 1.0)
 
 
 def modulated(encoder: nn.Module) -> list[Tensor]:
-    """The gradients of convolutions' weights; without any, those of matrices."""
+    """Returns the gradients of convolutions; if there are none, those of matrices."""
     gradients = [p.grad for p in encoder.parameters() if p.grad is not None]
     return [x for x in gradients if x.dim() == 4] or [x for x in gradients if x.dim() >= 2]
 
 
 def noise_of(gradient: Tensor) -> Tensor:
-    """Gaussian noise as large as the gradient's entries vary."""
+    """Returns Gaussian noise with the standard deviation of the gradient's entries."""
     return torch.randn_like(gradient) * (gradient.std() + 1e-8)

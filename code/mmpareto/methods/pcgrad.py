@@ -4,7 +4,7 @@ from .base import TorchJDMethod
 
 
 class PCGrad(TorchJDMethod):
-    """In conflict, j and g each lose their part along the other's old value; then they are added.
+    """h = j' + g': in conflict, j' is j without its part along g, and g' is g without that along j.
 
     Without conflict h = j + g: the scale is that of uniform.
     """

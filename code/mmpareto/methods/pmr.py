@@ -16,8 +16,8 @@ from ..models.predict import outputs
 from ..system.flags import fraction, non_negative
 from .base import Decision, JointMethod
 
-SHARE = 0.1  # of the training samples that prototypes are made of
-FAR = 1e4  # distance of a class without a prototype: its probability is zero
+SHARE = 0.1  # share of the training samples that make the prototypes
+FAR = 1e4  # distance to a class without a prototype; its probability becomes zero
 
 
 class PMR(JointMethod):
@@ -93,7 +93,7 @@ class PMR(JointMethod):
         return decision._replace(loss=decision.loss + rebalance, measures=measures)
 
     def rebalance(self, features: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, dict]:
-        """What is added to the joint loss, and the weights."""
+        """Returns the term that is added to the joint loss, and the weights w_k."""
         flags, known = self.flags, self.state["known"]
         logs = []
         for name, z in features.items():
@@ -112,26 +112,26 @@ class PMR(JointMethod):
 
 
 def sample(split: Split, seed: int, epoch: int) -> list[int]:
-    """A random tenth of split, and one sample of each class that it would lack."""
+    """Returns indices of a random tenth of split, plus one sample of each class it lacks."""
     order = np.random.default_rng([seed, epoch]).permutation(len(split))
     _, first = np.unique(split.targets.numpy()[order], return_index=True)
     return order[np.union1d(np.arange(ceil(SHARE * len(split))), first)].tolist()
 
 
 def class_means(z: Tensor, targets: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Means (C, D) of features (n, D) by class, zero for classes without any; which have some."""
+    """Returns means (C, D) of features (n, D) by class, and which classes have features."""
     counts = torch.bincount(targets, minlength=classes)
     sums = z.new_zeros(classes, z.shape[1]).index_add_(0, targets, z)
     return sums / counts.clamp(min=1)[:, None], counts > 0
 
 
 def distances(z: Tensor, prototypes: Tensor) -> Tensor:
-    """Euclidean distances (B, C); their gradient at zero is zero."""
+    """Returns Euclidean distances (B, C); at distance zero the gradient is zero."""
     return torch.cdist(z, prototypes, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def weights_of(scores: Tensor, variant: str) -> Tensor:
-    """w_k of scores (N,): how far each modality lags behind the fastest."""
+    """Returns w_k (N,) from scores (N,): how far each modality lags behind the fastest."""
     if variant == "release":
         return (scores < scores.max()).to(scores.dtype)
     lag = scores.max() / scores.clamp(min=torch.finfo(scores.dtype).tiny) - 1

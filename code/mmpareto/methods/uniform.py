@@ -14,11 +14,11 @@ from .base import Decision, Method
 
 
 class Uniform(Method):
-    """L = L_joint + sum_k L_k, in one backward pass; of tasks, the sum of theirs.
+    """L = L_joint + sum_k L_k, in one backward pass; with two tasks, the sum of their losses.
 
-    With --gamma the encoders' gradients are multiplied, not those of heads and fusion: what
-    MMPareto does on every step without conflict. Observed, each encoder's two gradients are taken
-    apart first and only looked at.
+    --gamma multiplies the gradients of encoders, but not those of heads and fusion, as MMPareto
+    does on every step without conflict. --observe also computes each encoder's two gradients
+    separately, and only records their numbers.
     """
 
     @staticmethod

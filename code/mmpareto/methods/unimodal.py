@@ -10,8 +10,8 @@ from .base import Decision, ProbedMethod
 class Unimodal(ProbedMethod):
     """L = sum_k L_k; the joint head is a probe.
 
-    Encoders that do not exchange anything share no parameter, so the sum trains them exactly as
-    separate runs would, each clipped on its own. Of tasks, each trains alone.
+    The encoders share no parameter, so the sum trains each exactly as a run of its own would.
+    Each is also clipped on its own. With two tasks, each task trains alone.
     """
 
     single_loss = "unimodal"
