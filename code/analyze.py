@@ -51,11 +51,11 @@ def parser() -> Parser:
     add("dir", type=Path, metavar="DIR", help="a run's folder, or a comparison's")
     add("--out", type=Path, metavar="DIR", help="where to write (default: analysis in DIR)")
     add("--checkpoints", type=Path, nargs="+", metavar="FILE",
-        help="whose encoders to hold fixed for the gradient magnitudes, of any runs (default: a "
-             "run's own last.pt; of a comparison none)")
+        help="checkpoints of any runs; gradient magnitudes are measured with their encoders fixed "
+             "(default: a run's own last.pt; for a comparison none)")
     add("--window", type=positive(int), default=20, metavar="N",
         help="steps over which a conflict rate is taken, >= 1 (default: %(default)s)")
-    checkpoint.add_part_flag(parser, ": what the confusion matrices are of (default: %(default)s)")
+    checkpoint.add_part_flag(parser, ": confusion matrices are made of it (default: %(default)s)")
     add("--logs_only", action="store_true",
         help="load no model and no data: no gradient magnitudes, no confusion matrices")
     add("--data_root", type=Path, metavar="DIR", help="(default: where the run found its data)")

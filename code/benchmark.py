@@ -41,13 +41,13 @@ def add_flags(parser, command: str) -> None:
             help="samples in a batch (default: 64 256)")
     if command == "scaling":
         add("--modalities", type=positive(int), nargs="+", default=[1, 2, 4],
-            help="numbers of them (default: 1 2 4)")
+            help="numbers of modalities (default: 1 2 4)")
         add("--millions", type=positive(int), nargs="+", default=[1, 10, 100],
-            help="of parameters in an encoder whose gradients are integrated (default: 1 10 100)")
+            help="millions of parameters in the encoder (default: 1 10 100)")
         add("--fusion", default="concat", help="where modalities meet (default: %(default)s)")
     if command in STEPS:
         add("--steps", type=positive(int), default=STEPS[command],
-            help="of every job in a round (default: %(default)s)")
+            help="steps of every job in a round (default: %(default)s)")
         add_device_flags(parser)
     else:
         add("--clips", type=positive(int), default=256,
@@ -55,7 +55,7 @@ def add_flags(parser, command: str) -> None:
         add("--raw", type=Path, metavar="DIR", help="raw CREMA-D clips to use instead")
     if command == "loader":
         add("--workers", type=non_negative(int), default=0,
-            help="processes of both readers (default: %(default)s)")
+            help="processes that each reader uses (default: %(default)s)")
     # fmt: on
 
 

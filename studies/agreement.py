@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
 
 
 class Observed(MMParetoMethod):
-    """Trains by parameters, and at every step asks what features would have done."""
+    """Train by parameters; at every step also compute what features would have decided."""
 
     def __init__(self, model: Fusion, flags: Namespace):
         super().__init__(model, flags)

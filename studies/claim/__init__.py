@@ -1,1 +1,1 @@
-"""Which part of MMPareto does the work: what studies/claim/run.py trains, and makes of it."""
+"""The study of docs/claim.md, which asks what part of MMPareto does the work: see run.py."""

@@ -41,7 +41,7 @@ def contrast(runs: list[Run], part: str, arms: str) -> Contrast | None:
 
 
 def holm(ps: list[float]) -> list[float]:
-    """Holm's correction: the k-th smallest of n times n - k + 1, never below a smaller one's."""
+    """Holm's correction: the k-th smallest of n is multiplied by n - k + 1, and never falls."""
     corrected, least = [0.0] * len(ps), 0.0
     for rank, place in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
         least = max(least, min(1.0, (len(ps) - rank) * ps[place]))

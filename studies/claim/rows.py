@@ -51,7 +51,7 @@ class Epoch(NamedTuple):
 
 
 def grouped(rows: Iterable, *columns: str) -> dict[Any, list]:
-    """{what rows have in these columns: those rows}, in their order."""
+    """Group rows by their values in columns: {values: rows}, in their order."""
     found = defaultdict(list)
     for row in rows:
         found[attrgetter(*columns)(row)].append(row)
@@ -63,7 +63,7 @@ def scored(runs: list[Run], part: str, arm: str) -> list[Run]:
 
 
 def read_runs(part: str, compared: Comparison, plans: list[Plan]) -> list[Run]:
-    """The finished ones."""
+    """Read the finished runs among plans."""
     runs = []
     for plan in plans:
         for row in of_rule(plan.rows, "best-val"):
@@ -109,13 +109,13 @@ def turn(stats: EncoderStats) -> float:
 
 
 def kept(path: Path, rows: list[NamedTuple]) -> list[NamedTuple]:
-    """The rows with the digits that the file has, which is written: tables are made of it."""
+    """Write rows to path and read them back: tables and file then have the same digits."""
     write_numbers(path, [row._asdict() for row in rows])
     return read_rows(path, type(rows[0]))
 
 
 def read_rows(path: Path, kind: type[NamedTuple]) -> list[NamedTuple]:
-    """What `kept` has written."""
+    """Read the rows that `kept` wrote."""
     with open(path, encoding="utf-8", newline="") as file:
         lines = list(csv.reader(file))[1:]
     cells = [[unquote_formula(cell) or None for cell in line] for line in lines]

@@ -64,7 +64,7 @@ def rates(runs: list[Run]) -> list[dict[str, str]]:
 
 
 def same_rate(runs: list[Run]) -> list[dict[str, str]]:
-    """Differences with nothing chosen: at each rate, and of each seed's mean over all rates."""
+    """Differences at each rate, and differences of each seed's mean over all rates."""
     mine = [run for run in runs if run.part == FIXED]
     tried = sorted(grouped(mine, "learning_rate").items())
     rows = []

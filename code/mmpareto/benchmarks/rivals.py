@@ -14,7 +14,7 @@ Losses = tuple[Tensor, dict[str, Tensor]]
 
 
 class Rival:
-    """What both share."""
+    """The parts that both rivals share."""
 
     def __init__(self, model: Fusion):
         self.model = self.forward = model

@@ -54,7 +54,7 @@ VARIANTS = {  # of `measure_throughput`: what to build, flags
 
 
 class Stepper:
-    """A model, and all it takes to train it; called, it takes one training step."""
+    """A model with its method and optimizer; a call takes one training step."""
 
     def __init__(self, name: str, modalities: dict, device: torch.device, *more: str):
         rival = RIVALS.get(name)
@@ -81,7 +81,7 @@ class Stepper:
 
     @contextmanager
     def wrapped(self, wrap: Callable[[str, Callable], Callable]) -> Iterator[None]:
-        """Meanwhile each part of a step is what wrap(its name, its call) returns."""
+        """Replace each part of a step by wrap(its name, its call), until the context ends."""
         integrator = getattr(self.method, "integrator", None) or SimpleNamespace(rules={})
         rules = {name: wrap("integration", rule) for name, rule in integrator.rules.items()}
         with (
@@ -217,7 +217,7 @@ def measure_scaling(flags: Namespace) -> None:
 
 
 def scaled(number: int, device: torch.device, flags: Namespace) -> str:
-    """What a step with so many modalities takes, in words."""
+    """Describe what a step with that number of modalities takes."""
     modalities = {f"picture_{i}": DIGITS["color"] for i in range(number)}
     batch = random_batch(64 // distributed.size(), modalities, device)
     fusion = FUSIONS.find(flags.fusion)
@@ -260,7 +260,7 @@ def measure_throughput(flags: Namespace) -> None:
 
 
 def traverse_twice(stepper: Stepper, batch: Batch) -> None:
-    """The floor of every exact method: forward, two traversals, nothing integrated."""
+    """Take the least that an exact method needs: forward, two traversals, nothing integrated."""
     output = stepper.model(batch.inputs)
     joint, own, _ = stepper.model.objectives(output, output.losses(batch.targets))
     params = list(stepper.model.parameters())

@@ -33,7 +33,7 @@ def cremad_ids(count: int) -> list[str]:
 
 
 def write_cremad(raw: Path, count: int, *, size: tuple[int, int] = (480, 360)) -> list[str]:
-    """AudioWAV (16 kHz) and VideoFlash (Sorenson FLV, 29.97 fps); returns the ids."""
+    """Write AudioWAV (16 kHz) and VideoFlash (Sorenson FLV, 29.97 fps); returns the ids."""
     (raw / "AudioWAV").mkdir(parents=True)
     (raw / "VideoFlash").mkdir()
     ids = cremad_ids(count)
@@ -57,7 +57,7 @@ def kinetics_ids(count: int) -> dict[str, str]:
 
 
 def write_kinetics(raw: Path, ids: dict[str, str], *, seconds: float = 4.0) -> None:
-    """MP4 files in folders named after their classes."""
+    """Write MP4 files into folders named after their classes."""
     raw.mkdir(parents=True, exist_ok=True)
     for id, label in ids.items():
         (raw / label).mkdir(exist_ok=True)
@@ -77,7 +77,7 @@ def write_kinetics_archive(path: Path, ids: dict[str, str], *, seconds: float = 
 
 
 def kinetics_clip(id: str, label: str, seconds: float) -> bytes:
-    """An MP4 file with H.264 pictures and an AAC sound track at 44.1 kHz."""
+    """Write an MP4 file with H.264 pictures and an AAC sound track at 44.1 kHz."""
     random = Random(id)
     number = kinetics_sounds.CLASSES.index(label)
     sound = tone(number, seconds, 44100, random)
@@ -88,7 +88,7 @@ def kinetics_clip(id: str, label: str, seconds: float) -> bytes:
 
 
 def write_modelnet(raw: Path, classes: Sequence[str], objects: dict[str, int]) -> None:
-    """Twelve PNG views of each object; objects: {"train": number per class, "test": ...}."""
+    """Write twelve PNG views of each object; objects: {"train": number per class, "test": ...}."""
     for label in classes:
         index, numbers = modelnet40.CLASSES.index(label), count(1)
         for part, size in objects.items():
@@ -148,7 +148,7 @@ def write_video(
     target: Path | BinaryIO, frames: list, codec: str, sound: np.ndarray | None, *,
     rate: Fraction = RATE, sound_rate: int = 44100,
 ) -> None:  # fmt: skip
-    """frames (H, W, 3) in BGR and mono sound, as FLV (codec flv1) or MP4 (libx264)."""
+    """Write frames (H, W, 3) in BGR and mono sound as FLV (codec flv1) or MP4 (libx264)."""
     with av.open(target, "w", format="flv" if codec == "flv1" else "mp4") as file:
         video = file.add_stream(codec, rate=rate)
         video.height, video.width = frames[0].shape[:2]

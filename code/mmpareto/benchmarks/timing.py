@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 
 def now() -> float:
-    """Seconds, when all that a GPU was given is done."""
+    """The time in seconds, once a GPU has done all its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -18,7 +18,7 @@ def now() -> float:
 def compare(
     jobs: dict[str, Callable[[], object]], repeats: int, steps: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of a step of every job, in turns, so that a slow spell meets all.
+    """Seconds of a step of every job; jobs take turns, so that a slow moment meets all of them.
 
     A first round warms up; repeats rounds are measured, of so many steps each.
     """

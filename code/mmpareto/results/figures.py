@@ -1,4 +1,4 @@
-"""Pictures in one style, and that of a comparison: the accuracies of all seeds, their means."""
+"""The style of all pictures, and the picture of a comparison: all seeds and their means."""
 
 import io
 import statistics

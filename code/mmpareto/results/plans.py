@@ -23,11 +23,11 @@ MEASURED = ("conflict", "seconds_per_epoch")  # of a run besides its scores
 SET_HERE = {
     "method": "give --methods",
     "random_seed": "give --seeds",
-    "resume": "drop it",
+    "resume": "drop --resume",
     "out": "give one for all runs",
     "ckpt_path": "give one for all runs",
     "gpu_ids": "give them for all runs",
-    "tensorboard_path": "drop it, every run has its own",
+    "tensorboard_path": "drop it: every run has its own",
 }
 # Without these in common, numbers of two runs have no place in one table.
 IN_COMMON = {"dataset", "data_root", "split", "select"}
@@ -242,7 +242,7 @@ def from_anywhere(words: list[str]) -> list[str]:
 
 
 def check_distinct(plans: list[Plan]) -> None:
-    """Raise UserError if two plans would compute the same run, or share a folder."""
+    """Raise UserError if two plans would compute the same run or share a folder."""
     labels: dict[str, str] = {}
     free = options.FREE_ON_RESUME - {"epochs"}
     for plan in plans:

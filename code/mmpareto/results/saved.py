@@ -23,7 +23,7 @@ def table_lock(folder: Path) -> Lock:
 
 
 def write_runs(comparison: Comparison, rows: list[dict]) -> Path:
-    """Every run, seed and rule; and what is compared, for `reopen`."""
+    """Write every run, seed and rule, and what is compared: `reopen` reads both."""
     path = comparison.folder / "runs.csv"
     write_numbers(path, rows)
     asked = {k: v for k, v in vars(comparison).items() if k not in ("folder", "plans")}
@@ -75,7 +75,7 @@ def _value(column: str, cell: str, texts: set[str]) -> Any:
 
 
 def write_numbers(path: Path, rows: Iterable[dict]) -> None:
-    """Rows need not have the same columns: versions that a run has noted differ over time."""
+    """Write rows; they need not have the same columns, as the versions that runs note differ."""
     short = [{k: _cell(v) for k, v in row.items()} for row in rows]
     write_table(path, list(dict.fromkeys(key for row in short for key in row)), short)
 

@@ -1,4 +1,4 @@
-"""From finished runs to a table of methods: means over seeds, paired differences, files."""
+"""Turn finished runs into a table of methods: means over seeds, paired differences, files."""
 
 import re
 import statistics
@@ -39,7 +39,7 @@ def deviation(values: list[float]) -> float | None:
 
 
 def accuracies(scores: dict[str, Any]) -> list[str]:
-    """Acc and every Acc_MODALITY among their names."""
+    """The names of the accuracies among scores: Acc and every Acc_MODALITY."""
     return [name for name in scores if name.split("_")[0] == "Acc"]
 
 

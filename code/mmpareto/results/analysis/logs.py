@@ -54,7 +54,7 @@ class Step(NamedTuple):
 
 
 def read(folder: Path, label: str | None = None) -> Logs:
-    """The run in folder; UserError where there is none, or a damaged one."""
+    """Read the run in folder; UserError if there is none or it is damaged."""
     config = records.read_config(folder)
     try:
         name = f"{config.flags['method']}, seed {config.flags['random_seed']}"
@@ -79,7 +79,7 @@ def read(folder: Path, label: str | None = None) -> Logs:
 
 
 def trace(logs: Logs, encoder: str) -> list[Step]:
-    """The steps that were taken and recorded; skipped ones keep their number to themselves."""
+    """The steps that were taken and recorded; skipped steps are left out but counted."""
     return [
         Step(number, step.epoch, step.encoders[encoder])
         for number, step in enumerate(logs.steps, start=1)

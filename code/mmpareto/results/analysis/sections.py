@@ -57,11 +57,11 @@ def make(subject: Subject, folder: Path, flags: Namespace) -> list[Section]:
 def look(subject: Subject, flags: Namespace) -> tuple[list[Looked], str]:
     """The checkpoints that --checkpoints names, or a run's own last one; or why there is none."""
     if flags.logs_only:
-        return [], "Not looked at, with --logs_only."
+        return [], "Not measured, because --logs_only was given."
     if flags.checkpoints:
         return _look(flags.checkpoints, flags), ""
     if len(subject.first) > 1:
-        return [], "Not looked at: name checkpoints of these or other runs with --checkpoints."
+        return [], "Not measured: give checkpoints of these or other runs with --checkpoints."
     try:
         return _look([subject.first[0].folder / LAST], flags), ""
     except Unfit as error:
@@ -124,7 +124,7 @@ def training(work: Work) -> Section:
 
 
 def conflicts(work: Work) -> Section:
-    """(a), with the weights that were chosen; conflicts.csv has every window."""
+    """Show panel (a) and the chosen weights; write every window to conflicts.csv."""
     tables, pictures, rows = [], [], []
     for run in (run for run in work.subject.first if run.encoders):
         first, second = run.objectives
@@ -142,8 +142,8 @@ def conflicts(work: Work) -> Section:
         ]
     if not tables:
         note = (
-            "No run has recorded its encoders' two gradients: methods that integrate them do, and "
-            "uniform with --observe."
+            "No run has recorded both gradients of its encoders. Methods that integrate gradients "
+            "record them, and so does uniform with --observe."
         )
         return Section("Conflicts", [note])
     work.write("conflicts", rows)
@@ -170,7 +170,7 @@ def _span(group: dict) -> str:
 
 
 def magnitudes(work: Work, looked: list[Looked], why_not: str) -> Section:
-    """(d); gradients.csv has the numbers in full, gradients_batches.csv those of every batch."""
+    """Show panel (d); write gradients.csv, and gradients_batches.csv with every batch."""
     if not looked:
         return Section(FIXED, [why_not])
     for name, rows_of in (("gradients", Looked.numbers), ("gradients_batches", Looked.batches)):
@@ -201,7 +201,7 @@ def _short(name: str, value: Any) -> str:
 
 def predictions(part: str, matrices: list[Confusion]) -> Section:
     if not matrices:
-        return Section("Confusion matrices", ["Not made, with --logs_only."])
+        return Section("Confusion matrices", ["Not made, because --logs_only was given."])
     note = f"Split {part}; a row is the true class, a column the predicted one."
     return Section("Confusion matrices", [note], confusions=matrices)
 
