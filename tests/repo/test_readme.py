@@ -40,7 +40,7 @@ def test_words_of_the_rows_are_explained():
 
 
 def example():
-    return next(block for block in blocks("python", README) if "class Model" in block)
+    return next(block for block in blocks("python", README) if "MMPareto(" in block)
 
 
 def test_library_example():
