@@ -1,4 +1,4 @@
-"""CREMA-D: what is made of its clips and lists, and what is left out."""
+"""CREMA-D: which clips are prepared, which are left out, and which splits follow."""
 
 import os
 import shutil
@@ -56,7 +56,7 @@ class TestCremad:
         assert {p: p.stat().st_mtime_ns for p in one_set.rglob("*.jpg")} == times
 
     def test_odd_clips(self, raw, tmp_path):
-        """A file missing, known bad, misnamed, twice, and longer than the picture.
+        """One file is missing, known bad, misnamed, there twice, or longer than the picture.
 
         Without a list, what is there is taken; a clip with one of its files is reported.
         """
@@ -89,7 +89,7 @@ class TestCremad:
 
 class TestBadClips:
     def test_until_they_are_mended(self, raw_clips, raw, one_set, copy):
-        """A cut FLV that still decodes, an empty file, a text as WAV, among six clips to make."""
+        """Among six clips are an FLV cut off, an empty file and a text called .wav."""
         (copy / "metadata.json").unlink()
         lines = (copy / "journal.jsonl").read_text().splitlines(keepends=True)
         (copy / "journal.jsonl").write_text("".join(lines[0:1] + lines[7:]))
@@ -115,7 +115,7 @@ class TestBadClips:
         assert contents(copy) == contents(one_set)
 
     def test_a_prepared_clip_whose_raw_file_goes_bad(self, raw, copy):
-        """Its prepared files leave the set, and the folder."""
+        """Its prepared files are removed from the tables and from the folder."""
         path = first(raw, "VideoFlash")
         path.write_bytes(b"")
         prepare_set("cremad", raw, copy, "--max_bad", 0.1)

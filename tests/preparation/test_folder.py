@@ -104,7 +104,7 @@ class TestFolder:
         assert np.load(tmp_path / "set" / row[-1]).tolist() == [1.0] * 7 + [0.0] * 5
 
     def test_an_edited_table(self, raw, out, tmp_path):
-        """Another label, a row gone, paths exchanged between files of one size: as if anew."""
+        """After a changed label, a removed row and exchanged paths the set is as if made anew."""
         text = (raw / "clips.csv").read_text()
         text = text.replace("clip-1,dog", "clip-1,cat").replace("2.npy", "x.npy")
         text = text.replace("3.npy", "2.npy").replace("x.npy", "3.npy")
@@ -151,7 +151,7 @@ class TestFolder:
             assert prepare_set("folder", raw, out)["splits"] == ["random", "mine"]
 
     def test_a_class_with_one_clip(self, raw, out):
-        """It trains; the others are split."""
+        """All its clips train; the others are split."""
         self.edit(raw, lambda text: text.replace("clip-0,cat", "clip-0,yak"))
         metadata = prepare_set("folder", raw, out)
         assert metadata["splits"] == ["random"]

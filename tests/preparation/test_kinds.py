@@ -20,7 +20,7 @@ WORDS = 20  # of the vocabulary
 
 
 def write_raw(root, count=60):
-    """Noise, with something of the class in every modality; texts of 3 to 7 words."""
+    """Write clips of noise that show their class in every modality; texts have 3 to 7 words."""
     import cv2
 
     root.mkdir(parents=True)
@@ -60,7 +60,7 @@ def prepared(raw, tmp_path_factory):
 
 
 def changed(raw, tmp_path, **arrays):
-    """A copy with other arrays, {modality_number: values}."""
+    """Copy the raw files and replace arrays, {modality_number: values}."""
     copy = shutil.copytree(raw, tmp_path / "raw")
     for place, values in arrays.items():
         name, number = place.split("_")
@@ -165,7 +165,7 @@ def test_wrong_flags(raw, tmp_path, flags, message):
 
 
 def test_flow_of_another_layout(raw, tmp_path):
-    """Of one clip it is seen before anything is prepared; of all, it is a reason."""
+    """One such clip ends the call at once; if all are so, each is excluded with the reason."""
     copy = changed(raw, tmp_path, motion_4=np.zeros((3, 16, 16, 2)))
     assert "motion" in error_of("folder", copy, tmp_path / "set", *FLAGS)
     assert not (tmp_path / "set").exists()
@@ -176,7 +176,7 @@ def test_flow_of_another_layout(raw, tmp_path):
 
 
 def test_content_that_the_hashes_know(prepared, tmp_path, capsys):
-    """Wrong from the start, with true sizes and sums."""
+    """verify.py reads the values: these are wrong, but sizes and hashes are right."""
     copy = shutil.copytree(prepared, tmp_path / "set")
     motion, words, pose = rows(copy / "manifest.csv")[0][4:]
     wrong = {

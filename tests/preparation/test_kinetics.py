@@ -1,4 +1,4 @@
-"""Kinetics-Sounds, out of folders and out of archives, and ModelNet40."""
+"""Kinetics-Sounds from folders and from archives, and ModelNet40."""
 
 import json
 import shutil
@@ -107,7 +107,7 @@ class TestKinetics:
         assert message.endswith("in a folder named after its class")
 
     def test_damage_and_second_chances(self, ids, kinetics_lists, tmp_path):
-        """What came before a cut is kept; the whole archive completes the set.
+        """Clips before the cut are kept; the whole archive completes the set.
 
         It is read again for a clip that lost files or had bad luck.
         """

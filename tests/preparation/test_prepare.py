@@ -18,7 +18,7 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 
 
 def test_a_folder_with_other_things(raw, tmp_path):
-    """Nothing is deleted, though a subfolder be called like a modality, or hold the raw files."""
+    """Nothing is deleted, even if a subfolder has a modality's name or holds the raw files."""
     before = contents(raw)
     assert "the folder holds other things" in error_of("cremad", raw, raw)
     (tmp_path / "other/audio").mkdir(parents=True)
@@ -135,7 +135,7 @@ class TestKilled:
 
 
 def is_importing(pid):
-    """Whether it is the process that workers are forked from, and has come to torch."""
+    """Return whether pid is the process that workers are forked from, now importing torch."""
     try:
         command, maps = (Path("/proc", pid, name).read_bytes() for name in ("cmdline", "maps"))
     except OSError:  # it has ended meanwhile

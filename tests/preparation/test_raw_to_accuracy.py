@@ -62,7 +62,7 @@ def test_cremad(tmp_path):
 
 
 def test_kinetics_sounds(tmp_path):
-    """Out of the mirror's archive, by lists in the published form."""
+    """The clips come from the mirror's archive, the lists have the published form."""
     classes = (0, 4, 8, 12, 16, 20, 24, 28)
     ids = {id: SOUNDS[classes[i % 8]] for i, id in enumerate(synthetic.kinetics_ids(96))}
     synthetic.write_kinetics_archive(tmp_path / "raw/train/part_0.tar.gz", ids, seconds=2.0)

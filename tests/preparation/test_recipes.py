@@ -1,4 +1,4 @@
-"""Prepared files hold what the names of their recipes say."""
+"""Prepared files hold what their recipes say."""
 
 import io
 import pickle
@@ -25,12 +25,12 @@ NTSC = Fraction(30000, 1001)
 
 
 def prepared(kind, path, name=None):
-    """What a file becomes by the recipe of this name."""
+    """Convert a file by the recipe of this name."""
     return convert(Source(kind, path), named({RECIPE_OF.get(kind): name}, {"m": kind}, {}, {}))
 
 
 def sound_features(folder, samples, rate, name):
-    """The recipe's features of float samples, (n,) or (n, channels), by way of a WAV file."""
+    """Write samples (n,) or (n, channels) to a WAV file and return the recipe's features."""
     soundfile.write(folder / "a.wav", samples, rate, subtype="FLOAT")
     return np.load(io.BytesIO(prepared("audio", folder / "a.wav", name).files[".npy"]))
 
@@ -40,7 +40,7 @@ def noise(shape, level=0.2):
 
 
 def resampled(wave, old, new):
-    """A sinc in a Hann window of 6 zero crossings a side, cut off at 0.99 of the lower Nyquist."""
+    """Resample by a sinc in a Hann window: 6 zero crossings a side, cut off at 0.99 of Nyquist."""
     cutoff = 0.99 * min(old, new)
     places = np.arange(-(-len(wave) * new // old)) / new  # seconds
     reach = int(np.ceil(6 * old / cutoff)) + 1
@@ -52,7 +52,7 @@ def resampled(wave, old, new):
 
 
 def stft(wave):
-    """The stft recipe for 66150 samples at 22050 Hz."""
+    """Compute the stft recipe for 66150 samples at 22050 Hz."""
     padded = np.pad(wave.astype(float), 256)
     frames = padded[353 * np.arange(188)[:, None] + np.arange(512)]
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(512) / 512)
@@ -60,7 +60,7 @@ def stft(wave):
 
 
 def fbank(wave):
-    """The fbank recipe for samples at 16 kHz, without its rows of filling."""
+    """Compute the fbank recipe for samples at 16 kHz, without the rows that fill up."""
     starts = 160 * np.arange(1 + (len(wave) - 400) // 160)
     frames = wave.astype(float)[starts[:, None] + np.arange(400)]
     frames -= frames.mean(1, keepdims=True)
@@ -94,7 +94,7 @@ def test_stft_by_hand(tmp_path, rate, samples, level):
 
 @pytest.mark.parametrize(("old", "new"), [(16000, 22050), (44100, 16000)])
 def test_sine_stays_the_same_sine(monkeypatch, old, new):
-    """To 0.1 % of the amplitude, away from the edges; scipy's resampler agrees to 0.3 %."""
+    """It is right to 0.1 % of the amplitude, except at the edges; scipy agrees to 0.3 %."""
     monkeypatch.setitem(features._FEATURES, "plain", lambda wave, recipe: wave)
     sine, analytic = (np.sin(2 * np.pi * 1000 * np.arange(2 * rate) / rate) for rate in (old, new))
     found = features.spectrogram(sine.astype(np.float32), old, {"name": "plain", "rate": new})
@@ -125,7 +125,7 @@ def large():
 
 
 def stills(path, name):
-    """The numbers that a video's stills carry, and their shapes."""
+    """Return the numbers that a video's stills show, and the set of their shapes."""
     files = prepared("frames", path, name).files
     assert list(files) == [f"/{i:06d}.jpg" for i in range(len(files))]
     decoded = [cv2.imdecode(np.frombuffer(content, np.uint8), 1) for content in files.values()]
@@ -134,13 +134,13 @@ def stills(path, name):
 
 
 def shown(count, rate, fps):
-    """Numbers of the frames shown at (k + 0.5) / fps seconds, of count frames."""
+    """Return the numbers of the frames shown at (k + 0.5) / fps seconds; the film has count."""
     times = [Fraction(2 * k + 1, 2 * fps) for k in range(count)]
     return [int(t * rate) for t in times if t < count / rate]
 
 
 def write_timed(path, frames):
-    """A video of (number, picture); a frame is shown at number / 12 seconds."""
+    """Write a video of (number, picture), each shown at number / 12 seconds."""
     with av.open(str(path), "w") as file:
         video = file.add_stream("libx264", rate=12, width=480, height=360, pix_fmt="yuv420p")
         for number, picture in frames:
@@ -186,14 +186,14 @@ class TestFrames:
         assert stills(tmp_path / "a.mp4", "3fps")[0] == shown(count, 12, 3)
 
     def test_apple_double(self, tmp_path, large):
-        """The "._" twins that macOS leaves beside pictures are none."""
+        """The "._" twins that macOS leaves beside pictures are ignored."""
         cv2.imwrite(str(tmp_path / "a.png"), large[5])
         (tmp_path / "._a.png").write_bytes(b"\0\5\x16\7" * 30)
         assert stills(tmp_path, "3fps")[0] == [5]
 
 
 def bad(kind, path, name=None, *, half=False):
-    """Why a file, or its first half, is refused: the reason and the detail."""
+    """Return the reason and the detail for which a file, or its first half, is refused."""
     if half:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(Bad) as caught:

@@ -27,7 +27,7 @@ def findings(folder, capsys, **how):
 
 
 def overlap(folder):
-    """Actors that test shares with train, and those of test."""
+    """Return the actors in both train and test, and the actors in test."""
     parts = {"train": set(), "test": set(), "val": set()}
     for id, part in rows(folder / "splits/random.csv"):
         parts[part].add(id[:4])
@@ -164,7 +164,7 @@ class TestTraining:
             assert all(torch.equal(one[name], other[name]) for name in one)
 
     def test_two_folders_are_two_datasets(self, tmp_path):
-        """Their runs have their names, and one is not taken for the other."""
+        """Runs carry the name of the set, and one set's run is not taken for the other's."""
         folders = [write_arrays(tmp_path / name, labels=(0, 1) * 3) for name in ("one", "two")]
         one, two = (options.parse(["--dataset", str(folder)]) for folder in folders)
         assert one.out.name.startswith("one-mmpareto-s0-")

@@ -1,4 +1,4 @@
-"""Clips inside tar archives, read as streams: nothing is unpacked that is not wanted."""
+"""Read clips from tar archives as streams; only wanted clips are unpacked."""
 
 import os
 import shutil
@@ -11,11 +11,11 @@ from ..data.clips import Clip
 from ..system.errors import UserError
 
 LARGEST = 2**32  # bytes of a wanted file
-LARGEST_HEADER = 2**20  # bytes of a long name and other notes on a member, which memory has to hold
+LARGEST_HEADER = 2**20  # bytes of a long name and other notes on a member, read into memory
 
 
 class _Member(tarfile.TarInfo):
-    """A member whose header is refused before a size it claims is read into memory."""
+    """A member whose header is refused if it claims more than memory should hold."""
 
     @classmethod
     def frombuf(cls, buf, encoding, errors):
@@ -27,7 +27,7 @@ class _Member(tarfile.TarInfo):
 
 
 def _too_large(member: tarfile.TarInfo) -> str:
-    return f"it says that {member.name!r} has {member.size} bytes, no clip has"
+    return f"it says that {member.name!r} has {member.size} bytes; no clip is so large"
 
 
 def members(
@@ -36,7 +36,7 @@ def members(
     is_done: Callable[[str], bool],
     scratch: Path,
 ) -> Iterator[Clip]:
-    """The archive's wanted clips that are not done, each extracted into scratch."""
+    """Yield the wanted clips of an archive that are not done, each extracted into scratch."""
     seen = set()
     try:
         with tarfile.open(archive, "r|*", tarinfo=_Member) as tar:
@@ -51,12 +51,12 @@ def members(
                 path = scratch / f"raw.{name}"
                 with open(path, "wb") as file:
                     shutil.copyfileobj(tar.extractfile(member), file)
-                os.utime(path, (member.mtime, member.mtime))  # so that it is told from a later one
+                os.utime(path, (member.mtime, member.mtime))  # a changed archive is known by it
                 sources = {m: s._replace(path=path) for m, s in clip.sources.items()}
                 yield clip._replace(sources=sources)
-    # names and times in an archive can be what no file may have: a ValueError, an OverflowError
+    # A name or time that no file can have raises ValueError or OverflowError.
     except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError, OverflowError) as error:
         raise UserError(
             f"{archive}: is damaged or cut off after {len(seen)} wanted clips ({error}): download "
-            "it again and run this again; finished clips are kept"
+            "it again, then run the same command again; finished clips are kept"
         ) from None

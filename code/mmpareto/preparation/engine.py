@@ -1,4 +1,4 @@
-"""Preparing a set clip by clip: in parallel, atomically, and from where the last call stopped."""
+"""Prepare a set clip by clip, in parallel; a later call goes on where the last one stopped."""
 
 import multiprocessing
 import shutil
@@ -31,19 +31,19 @@ from .tables import problem_rows, sweep, write_set
 from .worker import begin, convert_clip
 
 PATIENCE = 600  # seconds that one clip may take
-# What workers import, imported once in the process that they are forked from. This package cannot
-# be among it: that process does not look for modules where the program lies.
+# Workers are forked from a process that imports these once. That process does not look for modules
+# where the program lies, so this package cannot be among them.
 HEAVY = ["av", "cv2", "filelock", "pebble", "sklearn.utils", "soundfile", "torch", "torchaudio"]
-HOPELESS = 50  # so many bad clips without a good one end the work early
-BY_CHANCE = ("worker_died", "timeout")  # problems that another try may not have
+HOPELESS = 50  # this many bad clips and no good one end the work early
+BY_CHANCE = ("worker_died", "timeout")  # problems that may not occur in another try
 REFUSED = "problems-of-last-call.csv"
 
 
 def server() -> multiprocessing.context.BaseContext:
-    """The process that workers are forked from, started."""
+    """Start the process that workers are forked from, and return its context."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(HEAVY)
-    resource_tracker.ensure_running()  # a part of the next call, which lets Ctrl-C in again
+    resource_tracker.ensure_running()  # the next call does this too, but then lets Ctrl-C in
     with held_back():
         forkserver.ensure_running()
     return context
@@ -58,16 +58,17 @@ def _workers(count: int) -> Iterator[ProcessPool]:
     finally:
         with held_back():
             pool.stop()
-            # One that is still coming up would find the pool's locks gone, and say so.
+            # A worker that is still starting would print that the pool's locks are gone.
             for process in set(multiprocessing.active_children()) - others:
                 process.kill()
             pool.join()
 
 
 class Preparation:
-    """One call of prepare.py for a dataset of clips.
+    """Prepare a dataset of clips, for one call of prepare.py.
 
-    flags: raw, out, workers, max_bad and the names of recipes; allow_missing where there are lists.
+    flags has raw, out, workers, max_bad and the names of recipes, and allow_missing for datasets
+    with lists.
     """
 
     def __init__(self, raw: Raw, flags: Namespace):
@@ -76,7 +77,7 @@ class Preparation:
         self.recipe = recipes.named(vars(flags), raw.modalities, raw.lengths, raw.vocabularies)
         self.listed = {id for ids in raw.lists.values() for id in ids}
         self.wanted = self.listed - raw.left_out.keys() if raw.archives else set()
-        # what this call is about; the set may hold more, of earlier calls
+        # ids of this call; the set may hold others of earlier calls
         self.asked = self.wanted | {clip.id for clip in raw.clips}
 
     def run(self) -> None:
@@ -128,13 +129,13 @@ class Preparation:
         self._finish(journal)
 
     def _check_links(self) -> None:
-        """Raise UserError for a link where files are written or removed: it could lead anywhere."""
+        """Raise UserError for a link among the places written to: it could lead anywhere."""
         folders = [self.out / name for name in self.raw.modalities]
         shards = [shard for folder in folders if folder.is_dir() for shard in folder.iterdir()]
         others = [self.scratch, self.out / "splits", self.out / "journal.jsonl"]
         for path in (*others, *folders, *shards):
             if path.is_symlink():
-                raise UserError(f"{path}: is a link, which could lead out of the set: take it out")
+                raise UserError(f"{path}: is a link, which may lead out of the set: remove it")
 
     def _convert_all(self, journal: Journal) -> None:
         pending: dict[Future, Clip] = {}
@@ -174,12 +175,12 @@ class Preparation:
                     collect(3 * workers)
                 collect(0)
             except UserError:
-                collect(0)  # an archive ended early; what came out of it is kept
+                collect(0)  # an archive ended early; its clips so far are kept
                 raise
         self._check_bad(journal, finished=True)
 
     def _to_do(self, journal: Journal) -> list[Clip]:
-        """Return the clips to make; drop these, and clips no longer wanted, from the journal."""
+        """Return the clips to prepare; the journal forgets them, and clips no longer wanted."""
         todo = []
         for clip in self.raw.clips:
             if journal.has(clip):
@@ -193,7 +194,7 @@ class Preparation:
         return todo
 
     def _unread(self, journal: Journal) -> list[Path]:
-        """The archives that may hold clips still to be made, or to be tried again."""
+        """Return the archives that may hold clips to prepare or to try again."""
         archives = self.raw.archives
         reasons = {record.problem.reason for record in journal.bad.values() if record.problem}
         if archives and reasons.isdisjoint(BY_CHANCE) and all(map(journal.has_id, journal.good)):
@@ -216,8 +217,8 @@ class Preparation:
             raise UserError(
                 f"{len(bad)} of {len(asked)} clips cannot be used ({told}), more than --max_bad "
                 f"{allowed:g} allows; first {bad[0][0]}: {bad[0][1].detail}; all in "
-                f"{self._write_problems(journal)}: mend or replace their files and run this again, "
-                "or raise --max_bad"
+                f"{self._write_problems(journal)}: repair or replace their files and run the same "
+                "command again, or raise --max_bad"
             )
 
     def _check_lists(self, found: set[str]) -> None:
@@ -226,7 +227,7 @@ class Preparation:
             raise UserError(
                 f"--lists: {len(missing)} of {len(self.listed)} listed clips "
                 f"({len(missing) / len(self.listed):.1%}) have no raw files, first "
-                f"{', '.join(missing[:10])}: get them, or --allow_missing to go without"
+                f"{', '.join(missing[:10])}: get them, or give --allow_missing to leave them out"
             )
 
     def _check_space(self, journal: Journal) -> None:
@@ -252,7 +253,7 @@ class Preparation:
         return 50e3
 
     def _finish(self, journal: Journal) -> None:
-        """The tables of the set; metadata.json last."""
+        """Write the tables of the set, metadata.json last."""
         raw = self.raw
         good = [record for _, record in sorted(journal.good.items())]
         if raw.archives:
@@ -266,7 +267,7 @@ class Preparation:
             size = raw.vocabularies.get(name)
             specs[name] = Spec(STORED_KINDS.get(kind, kind), size, list(shape) or None)
         before = []
-        with suppress(UserError):  # a set without metadata, or with damaged ones
+        with suppress(UserError):  # no metadata yet, or damaged
             before = read_metadata(self.out).splits
         for name in ("metadata.json", REFUSED):  # from here on the tables of the set change
             (self.out / name).unlink(missing_ok=True)
@@ -290,16 +291,16 @@ class Preparation:
 
 
 def _raw_shapes(clips: list[Clip], modality: str) -> Iterator[tuple[str, Sequence[int]]]:
-    """(id, shape) of a modality's arrays as they will be kept; reads no more than headers."""
+    """Yield (id, shape) of a modality's prepared arrays; only headers are read."""
     for clip in clips:
         source = clip.sources[modality]
-        with suppress(Bad):  # told with the other bad clips
+        with suppress(Bad):  # reported later, with the other bad clips
             shape = load_array(source).shape
             yield clip.id, shape if source.length is None else (source.length, *shape[1:])
 
 
 def _common_shape(modality: str, shapes: Iterable[tuple[str, Sequence | None]]) -> tuple[int, ...]:
-    """Return the one shape of all (id, shape), () without any; UserError if two differ."""
+    """Return the shape that all (id, shape) have, () if there are none; UserError if two differ."""
     found: dict[tuple[int, ...], str] = {}
     for id, shape in shapes:
         found.setdefault(tuple(shape or ()), id)
@@ -313,7 +314,7 @@ def _common_shape(modality: str, shapes: Iterable[tuple[str, Sequence | None]]) 
 
 
 def _result(future, clip: Clip) -> Tried:
-    """The record of a clip whose conversion has ended, however it ended."""
+    """Return the record of a clip whose conversion ended well or badly."""
     try:
         return future.result()
     except ProcessExpired as death:

@@ -1,4 +1,4 @@
-"""Sound as spectrograms, by the recipes of `recipes.AUDIO`."""
+"""Compute spectrograms of sound by the recipes of `recipes.AUDIO`."""
 
 import numpy as np
 import torch
@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 def spectrogram(samples: np.ndarray, rate: int, recipe: dict) -> np.ndarray:
-    """The recipe's features, float32, of samples (n,) in [-1, 1] at rate samples a second."""
+    """Return the recipe's features, float32, of samples (n,) in [-1, 1], rate of them a second."""
     wave = torchaudio.functional.resample(torch.from_numpy(samples), rate, recipe["rate"])
     return _FEATURES[recipe["name"]](wave, recipe).numpy()
 
 
 def _stft(wave: Tensor, recipe: dict) -> Tensor:
-    """(n_fft / 2 + 1, samples // hop + 1)."""
+    """Return an array (n_fft / 2 + 1, samples // hop + 1)."""
     size = recipe["samples"]
     wave = wave.repeat(-(-size // len(wave)))[:size].clamp(-1, 1)
     spectrum = torch.stft(
@@ -24,7 +24,7 @@ def _stft(wave: Tensor, recipe: dict) -> Tensor:
 
 
 def _fbank(wave: Tensor, recipe: dict) -> Tensor:
-    """(rows, bins)."""
+    """Return an array (rows, bins)."""
     features = torchaudio.compliance.kaldi.fbank(
         (wave - wave.mean())[None], sample_frequency=recipe["rate"], htk_compat=True,
         use_energy=False, window_type="hanning", num_mel_bins=recipe["bins"], dither=0.0,

@@ -1,4 +1,4 @@
-"""The outcome of every clip, written at once, so that a later call can go on."""
+"""Write the outcome of each clip at once, so that a later call can go on from there."""
 
 import json
 from contextlib import suppress
@@ -16,7 +16,7 @@ from ..system.paths import blocker_of
 from ..system.records import as_record, check, is_count, parse
 from ..system.writing import write_text
 
-OURS = {"README.md", LOCK, ".tmp"}  # what a folder without a journal may hold
+OURS = {"README.md", LOCK, ".tmp"}  # a folder without a journal may hold these
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Head:
 
 @dataclass(frozen=True)
 class ReadArchive:
-    """An archive that needs no second reading while it is in this state."""
+    """An archive that was read; in this state it is not read again."""
 
     archive: str
     state: list[Any]
@@ -47,9 +47,9 @@ class File(NamedTuple):
 class Stored:
     """One modality of a clip, as it lies in the set."""
 
-    path: str  # of its file, or of its folder of stills
+    path: str  # its file, or its folder of stills
     stills: int | None
-    shape: list[int] | None  # of an array or spectrogram
+    shape: list[int] | None  # for an array or spectrogram
     files: list[File]
 
     def __post_init__(self) -> None:
@@ -82,9 +82,9 @@ class Tried:
 
 
 class Journal:
-    """One line of JSON for each clip that was tried; a clip's last line counts.
+    """A file with one line of JSON for each clip that was tried; the last line of a clip counts.
 
-    A damaged line costs one clip, which is made again. Equal sets have equal journals.
+    If a line is damaged, its clip is prepared again. Equal sets have equal journals.
     """
 
     def __init__(self, out: Path, dataset: str, recipe: dict):
@@ -100,12 +100,12 @@ class Journal:
             )
         text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
         entries = [_parsed(line) for line in text.splitlines()]
-        self.is_new = entries in ([], [None])  # None where it was cut off before its first clip
+        self.is_new = entries in ([], [None])  # None: cut off in its first line
         if not self.is_new:
             self._check_head(entries[0])
         for entry in entries[1:]:
             is_archive = isinstance(entry, dict) and "archive" in entry
-            with suppress(ValueError):  # cut off by a kill, or damaged: its clip is made again
+            with suppress(ValueError):  # cut off or damaged: its clip is prepared again
                 self._keep(as_record(entry, ReadArchive if is_archive else Tried))
 
     def _check_head(self, entry: Any) -> None:
@@ -138,17 +138,17 @@ class Journal:
         self._append(_line(record))
 
     def forget(self, id: str) -> None:
-        """Drop a clip that is made again, or that is no longer wanted."""
+        """Drop a clip that is prepared again or no longer wanted."""
         self.good.pop(id, None)
         self.bad.pop(id, None)
 
     def relabel(self, clip: Clip) -> None:
-        """The user's table may say something else of a clip now."""
+        """Take label and group from clip: the user may have changed the table."""
         self.good[clip.id] = replace(self.good[clip.id], label=clip.label, group=clip.group)
 
     @property
     def ids(self) -> set[str]:
-        """The ids of all clips that were tried."""
+        """Return the ids of all clips that were tried."""
         return self.good.keys() | self.bad.keys()
 
     def has(self, clip: Clip) -> bool:
@@ -165,7 +165,7 @@ class Journal:
         )
 
     def compact(self) -> None:
-        """Rewrite with one line for each clip, in order."""
+        """Rewrite the file with one line for each clip, in order."""
         archives = [ReadArchive(*item) for item in sorted(self.archives.items())]
         records = [record for _, record in sorted((self.good | self.bad).items())]
         write_text(self.path, "".join(map(_line, [self.head, *archives, *records])))
@@ -190,7 +190,7 @@ def _parsed(line: str) -> Any:
 
 
 def _line(record: Head | ReadArchive | Tried) -> str:
-    """A clip's line has a problem, or else modalities and doubts."""
+    """Return a record as a line; a clip has either a problem, or modalities and doubts."""
     content = asdict(record)
     if isinstance(record, Tried):
         for name in ("modalities", "doubts") if record.problem else ("problem",):

@@ -1,4 +1,4 @@
-"""Raw media in, the bytes of prepared files out: stills, pictures, spectrograms, arrays."""
+"""Convert raw media to the bytes of prepared files: stills, pictures, spectrograms, arrays."""
 
 import io
 import re
@@ -22,18 +22,18 @@ from ..system.paths import expect_regular
 from .features import spectrogram
 
 SOUND_FILES = (".wav", ".flac", ".ogg")  # read by soundfile; any other is a container with a track
-LARGEST_FILTER = 1_000_000  # for resampling, in numbers per tap; 44,101 Hz would take gigabytes
+LARGEST_FILTER = 1_000_000  # numbers of a resampling filter; one for 44,101 Hz takes gigabytes
 SILENT = 1e-4  # peak, on the scale of [-1, 1]
 NO_PROTOCOL = {"protocol_whitelist": "none"}  # FFmpeg may open nothing by itself
-LONGEST = 600  # seconds of a video; a frame beyond has a wrong time, or the video is no clip
+LONGEST = 600  # seconds of a video; a later frame has a wrong time, or the video is no clip
 FLAT = 1.0  # standard deviation of a picture, on the scale of [0, 255]
-Still = tuple[bytes, bool]  # as JPEG: whole pictures would fill the memory; whether it is flat
+Still = tuple[bytes, bool]  # the JPEG (pictures would fill the memory); whether it is flat
 
 
 class Item(NamedTuple):
     """One modality of one clip, ready to be written."""
 
-    files: dict[str, bytes]  # by what follows the clip's name: ".npy", or "/000000.jpg"...
+    files: dict[str, bytes]  # keys follow the clip's name: ".npy", or "/000000.jpg" and so on
     shape: tuple[int, ...] | None = None  # of an array or spectrogram
     seconds: float | None = None
     doubts: dict[str, str] = {}  # reason: detail
@@ -44,7 +44,7 @@ class Item(NamedTuple):
 
 
 def convert(source: Source, recipe: dict) -> Item:
-    """Read a source by the whole recipe of its set; Bad where it cannot be used."""
+    """Read a source by the whole recipe of its set; raise Bad if it cannot be used."""
     try:
         if not source.path.is_dir():
             expect_regular(source.path)
@@ -52,7 +52,7 @@ def convert(source: Source, recipe: dict) -> Item:
                 raise Bad("empty", f"{source.path.name} has 0 bytes")
         return _CONVERT[source.kind](source, recipe)
     except OSError as error:
-        name = Path(error.filename or source.path).name  # one of many stills has its own
+        name = Path(error.filename or source.path).name  # the one of many stills that failed
         raise Bad("unreadable", f"{name}: {error.strerror or error}") from None
 
 
@@ -73,12 +73,12 @@ def _frames(source: Source, recipe: dict) -> Item:
 
 
 def _stills(path: Path, recipe: dict) -> tuple[list[Still], float]:
-    """The recipe's frames, encoded, and the seconds that all frames take."""
+    """Return the frames that the recipe wants, encoded, and the length of the film in seconds."""
     kept: list[Still] = []
     start, shown, now = None, None, Fraction(0)
     with _opened(path, "video") as (container, stream):
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-        # Times are exact fractions: at common rates the wanted moments fall between two frames.
+        # Exact fractions: at common rates a wanted moment is the very moment when a frame begins.
         for number, frame in enumerate(_decoded(container, stream)):
             if frame.pts is None:
                 now = number / rate
@@ -107,7 +107,7 @@ def _stills(path: Path, recipe: dict) -> tuple[list[Still], float]:
 def _shown_until(
     frame: av.VideoFrame | None, end: Fraction, kept: int, recipe: dict
 ) -> list[Still]:
-    """frame, as often as stills number kept, kept + 1... fall before end."""
+    """Return frame once for each wanted moment before end, beginning with still number kept."""
     count = 0
     while Fraction(2 * (kept + count) + 1, 2 * recipe["fps"]) < end:
         count += 1
@@ -166,7 +166,7 @@ def _audio(source: Source, recipe: dict) -> Item:
         doubts["silent"] = f"peak {peak:.1e} of 1"
     wanted = recipe["audio"]["rate"]
     if rate * wanted > LARGEST_FILTER * gcd(rate, wanted) ** 2:
-        detail = f"{rate} Hz has next to nothing in common with {wanted} Hz: convert the file"
+        detail = f"{rate} Hz cannot be resampled to {wanted} Hz in little memory: convert the file"
         raise Bad("odd_rate", f"{source.path.name}: {detail}")
     features = spectrogram(wave, rate, recipe["audio"])
     return Item({".npy": _npy(features)}, features.shape, seconds, doubts)
@@ -188,13 +188,13 @@ def _samples(path: Path) -> tuple[np.ndarray, int, dict[str, str]]:
 
 
 def _check_end(path: Path) -> None:
-    """Bad for a sound file without its end, which decodes without an error.
+    """Raise Bad for a sound file without its end, which soundfile reads without an error.
 
-    A WAV file's header has its size, an Ogg file's last page says that it is the last.
+    The header of a WAV file tells its size; the last page of an Ogg file is marked as the last.
     """
     content, told = path.read_bytes(), ""
     size = int.from_bytes(content[4:8], "little") + 8
-    if content[:4] == b"RIFF" and len(content) < size < 2**32 - 1:  # a stream's has no true size
+    if content[:4] == b"RIFF" and len(content) < size < 2**32 - 1:  # a stream's size is not known
         told = f"its header says {size}"
     elif content[:4] == b"OggS" and not content[content.rfind(b"OggS") + 5] & 4:
         told = "its last page is missing"
@@ -203,7 +203,7 @@ def _check_end(path: Path) -> None:
 
 
 def _sound_track(path: Path) -> tuple[np.ndarray, int]:
-    """Samples (n, channels) of the first sound track, and their rate."""
+    """Return the samples (n, channels) of the first sound track, and their rate."""
     with _opened(path, "audio") as (container, stream):
         resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
         parts, size = [], 0
@@ -220,10 +220,10 @@ def _sound_track(path: Path) -> tuple[np.ndarray, int]:
 
 @contextmanager
 def _opened(path: Path, kind: str) -> Iterator[tuple]:
-    """The container and its first stream of this kind, decoded by one thread.
+    """Open a container and its first stream of this kind, to be decoded by one thread.
 
-    FFmpeg is given the open file: of a name it would make a protocol ("concat:..."), and a playlist
-    could have it read files from anywhere, were any protocol allowed.
+    FFmpeg gets the open file and no protocol. It would take some names for protocols ("concat:x"),
+    and a playlist could make it read any file.
     """
     try:
         with open(path, "rb") as file, av.open(file, options=NO_PROTOCOL) as container:
@@ -239,14 +239,14 @@ def _opened(path: Path, kind: str) -> Iterator[tuple]:
 
 
 def _decoded(container, stream) -> Iterator:
-    """The stream's frames; Bad where they end before the header says, as of a file cut off."""
+    """Yield the frames of the stream; raise Bad if they end before the header says."""
     end = 0.0
     for packet in container.demux([*container.streams.video, *container.streams.audio]):
         if packet.pts is not None:
             end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         if packet.stream_index == stream.index:
             yield from packet.decode()
-    if container.duration and container.format.name != "aac":  # whose duration is but a guess
+    if container.duration and container.format.name != "aac":  # its duration is only a guess
         told = container.duration / 1e6
         if end < told - max(0.25, 0.02 * told):
             name = Path(container.name).name
@@ -277,7 +277,7 @@ def _tokens(source: Source, recipe: dict) -> Item:
 
 
 def _of_length(values: np.ndarray, source: Source) -> Item:
-    """Pad the first axis with zeros, or cut it, if a length was asked for."""
+    """Pad the first axis with zeros, or cut it, if the user gave a length."""
     if source.length is not None:
         values = values[: source.length]
         missing = source.length - len(values)
@@ -286,7 +286,7 @@ def _of_length(values: np.ndarray, source: Source) -> Item:
 
 
 def load_array(source: Source) -> np.ndarray:
-    """The array (or its row) of a .npy file, not yet read into memory; Bad if there is none."""
+    """Return the array of a .npy file, or its row, not yet read into memory; Bad if it has none."""
     try:
         expect_regular(source.path)
         values = np.load(source.path, mmap_mode="r", allow_pickle=False)
@@ -300,7 +300,7 @@ def load_array(source: Source) -> np.ndarray:
 
 
 def _check_size(path: Path, numbers: int) -> None:
-    """Bad for more numbers than memory should be taken for, whatever a few bytes claim."""
+    """Raise Bad for so many numbers that they would fill the memory."""
     if numbers > LARGEST:
         raise Bad("too_large", f"{path.name}: {numbers} numbers, at most {LARGEST} allowed")
 
@@ -312,7 +312,7 @@ def _npy(values: np.ndarray) -> bytes:
 
 
 def _natural(path: Path) -> list:
-    """So that 10 comes after 9."""
+    """Return a key that sorts 10 after 9."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
 
 

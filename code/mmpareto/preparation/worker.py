@@ -1,4 +1,4 @@
-"""One clip in a process of its own: from raw files to prepared ones."""
+"""Prepare one clip in a worker process."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ from ..system.processes import begin_worker
 from .journal import File, Stored, Tried
 from .media import Item, convert
 
-LONGEST_GAP = 0.25  # seconds between the ends of sound and picture that need no remark
+LONGEST_GAP = 0.25  # seconds between the ends of sound and picture; above, a note is written
 
 
 def begin() -> None:
@@ -26,7 +26,7 @@ def begin() -> None:
 
 
 def convert_clip(clip: Clip, recipe: dict, out: Path) -> Tried:
-    """Prepare one clip, in a worker process; returns what became of it."""
+    """Prepare one clip and return the outcome."""
     sources: dict[str, State] = {}
     known = clip.id, clip.label, clip.group, sources
     items, doubts, ends = {}, [], {}
@@ -66,15 +66,15 @@ def _store(out: Path, modality: str, id: str, item: Item) -> Stored:
         if item.is_folder:
             aside.mkdir()
         for name, content in files.items():
-            (aside / name[len(path) + 1 :]).write_bytes(content)  # of one file, aside itself
+            (aside / name[len(path) + 1 :]).write_bytes(content)  # a single file is aside itself
         place.parent.mkdir(parents=True, exist_ok=True)
         if place.is_dir():
-            shutil.rmtree(place)  # of a process killed before its journal line
+            shutil.rmtree(place)  # left by a process that was killed
         os.replace(aside, place)
     except OSError as error:
         raise UserError(
-            f"{place}: cannot be written ({error.strerror}): make room and run this again; "
-            "finished clips are kept"
+            f"{place}: cannot be written ({error.strerror}): make room and run the same command "
+            "again; finished clips are kept"
         ) from None
     stills = len(files) if item.is_folder else None
     listed = [File(n, len(c), hashlib.sha256(c).hexdigest()) for n, c in files.items()]
