@@ -85,7 +85,7 @@ def parser() -> Parser:
 
 
 def check(flags: Namespace) -> None:
-    """UserError for flags that would fail, or have no effect, after a long evaluation."""
+    """Raise UserError for flags that would fail, or have no effect, after a long evaluation."""
     for name in ("severities", "random_seed"):
         if getattr(flags, name) is not None and not flags.robustness:
             raise UserError(

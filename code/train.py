@@ -132,7 +132,7 @@ class Trainer:
         self.finish()
 
     def train_epoch(self) -> list[dict]:
-        """One pass over the training split; returns the record of every optimizer step."""
+        """Train one epoch; returns the record of every optimizer step."""
         self.method.start_epoch(self)
         self.model.train()
         self.order.epoch = self.epoch + 1
@@ -188,7 +188,7 @@ class Trainer:
             guilty = ", ".join(name for name, loss in step["losses"].items() if not isfinite(loss))
             raise UserError(
                 f"epoch {step['epoch']}, step {step['step']}: {self.skipped_in_a_row} steps in a "
-                "row had a loss, gradient or running statistic not finite (losses: "
+                "row had a loss, a gradient or a running statistic that is not finite (losses: "
                 f"{guilty or 'all finite'}): check that data, or lower --learning_rate, now "
                 f"{self.flags.learning_rate}"
             )
@@ -212,7 +212,7 @@ class Trainer:
             self.run.finish(selected, {rule: best, "last": last})
 
     def model_state(self) -> dict:
-        """What evaluation needs."""
+        """Return what evaluation needs."""
         known = vars(checkpoint.known_by(self.data))
         return {"model": self.model.state_dict(), "epoch": self.epoch, "data": known}
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Train on several processes: one for each GPU of this machine, or PROCESSES of them.
 #   PROCESSES=2 sh script/distributed.sh --method mmpareto [any train.py flag]
-# On several machines, on each of them with its own NODE (from 0), and the address of machine 0:
+# On several machines, call it on each one with its NODE (from 0) and the address of machine 0:
 #   NODES=2 NODE=0 MASTER=10.0.0.1 sh script/distributed.sh ... --out DIR_THAT_ALL_SEE
 . "$(dirname "$0")/setup.sh"
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Figure 1 of the paper, and a page with it: cosines of the uniform baseline's gradients, accuracies
 # of joint and unimodal predictions, gradient magnitudes after the first and after the last epoch.
-# Any flag of compare.py and train.py may follow, but OUT says where (default: runs/figure1), as in
+# Any flag of compare.py and train.py may follow, except --out: OUT names the folder, as in
 #   OUT=DIR sh script/figure1.sh --encoder resnet18 --epochs 6
 # A second call goes on where the first stopped.
 . "$(dirname "$0")/setup.sh"

@@ -2,9 +2,9 @@
 # Find or make the Python that the scripts run with, and leave it in $python.
 #   sh script/setup.sh               set up by hand; the other scripts do it themselves
 #   PYTHON=python3 sh script/...     use this Python as it is
-# Without PYTHON: an active virtual or conda environment that satisfies requirements.txt, else .venv
-# in the repository, made on first use. A sourcing script may name further files of requirements,
-# relative to the repository, in more_requirements.
+# Without PYTHON, an active virtual or conda environment is used if it satisfies requirements.txt.
+# Otherwise .venv in the repository is used, and made on first use. A script that sources this file
+# may name further files of requirements, relative to the repository, in more_requirements.
 
 set -eu
 unset CDPATH
@@ -16,7 +16,7 @@ fail() {
     exit 2
 }
 
-# Whether the Python $1 has all requirements; what it lacks is left in $lacking.
+# Tell whether the Python $1 has all requirements, and leave in $lacking what it lacks.
 satisfies() {
     # tensorboard, a requirement, brings packaging: without it something is missing anyway.
     lacking=$(cd "$root" && "$1" - $requirements 2>/dev/null <<'PYTHON'
@@ -39,12 +39,12 @@ PYTHON
     ) && [ -z "$lacking" ]
 }
 
-# Whether another process has the number $1, somebody else's too.
+# Tell whether another process, of any user, has the number $1.
 is_running() {
     [ "$1" != $$ ] && { kill -0 "$1" 2>/dev/null || ps -p "$1" >/dev/null 2>&1; }
 }
 
-# Make .venv, or add what it lacks; a stamp for each set of requirements says that it is whole.
+# Make .venv, or add what it lacks. A stamp for each set of requirements says that it is whole.
 make_venv() {
     stamp="$root/.venv/whole-$(cd "$root" && cat $requirements | cksum | tr ' ' -)"
     [ ! -e "$stamp" ] || return 0

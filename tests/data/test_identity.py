@@ -75,7 +75,7 @@ def test_changed(copy, change, capsys):
     change(root)
     before = {p.name: p.read_bytes() for p in (copy / "run").iterdir() if p.suffix != ".json"}
     scores(copy, root)
-    assert "WARNING: this is not the data that" in capsys.readouterr().out.splitlines()[0]
+    assert "WARNING: the data has changed since" in capsys.readouterr().out.splitlines()[0]
     with pytest.raises(UserError, match=r"--resume: folder has changed since .*last.pt"):
         resume(copy, root)
     after = {name: (copy / "run" / name).read_bytes() for name in before if name != "last.pt"}

@@ -1,4 +1,4 @@
-"""docs/flags.md, made of the parsers of code/train.py: run this file to write it anew."""
+"""Make docs/flags.md from the parsers of code/train.py: run this file to write it anew."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ HEADINGS = {
 
 
 def page(parsers):
-    """The page's text; parsers is mmpareto.run.parsers."""
+    """Return the page's text; parsers is mmpareto.run.parsers."""
     lines, general = [START], parsers.general_parser()
     for group in general._action_groups:
         if rows := list(rows_of(general, group)):
@@ -42,7 +42,7 @@ def page(parsers):
 
 
 def rows_of(parser, group):
-    """(flag, meaning) of a group's flags, as the parser's help has them."""
+    """Yield (flag, meaning) of a group's flags, as the parser's help shows them."""
     formatter = parser._get_formatter()
     for action in group._group_actions:
         if "--help" not in action.option_strings:

@@ -1,4 +1,4 @@
-"""What a stranger types wrong: one line, which says what to do next."""
+"""A stranger's wrong command ends in one line that says what to do next."""
 
 import pytest
 
@@ -79,7 +79,7 @@ def test_one_line(command, words, told, tmp_path, monkeypatch):
 
 
 def test_help_says_each_default_once_and_as_it_is_typed():
-    """A default in words is not followed by None, nor a range by a list."""
+    """A default in words is not followed by None, and a range is not followed by a list."""
     text = " ".join(parsers.help_text().split())
     assert "one estimate) " in text and "(default: 1-51, the release's)" in text
     assert "default: None" not in text and "default: [" not in text

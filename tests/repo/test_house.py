@@ -77,7 +77,7 @@ def test_scripts_are_plain_sh(script):
 
 
 def test_extras_are_the_requirements():
-    """Names and lower bounds; and what `pip install .` brings without an extra."""
+    """Names and lower bounds agree; `pip install .` alone brings torch and numpy only."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     assert [name.split(">")[0] for name in project["dependencies"]] == ["torch", "numpy"]
@@ -92,7 +92,7 @@ def test_extras_are_the_requirements():
 
 
 def test_imports_nothing_optional():
-    """The library needs torch alone; training what a GPU server has: torchvision, scikit-learn."""
+    """The library imports torch alone; training adds torchvision and scikit-learn only."""
     code = """if True:
         import sys
         sys.path.insert(0, "code")

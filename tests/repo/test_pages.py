@@ -1,4 +1,4 @@
-"""Every page is true: its commands run as written, its links lead somewhere, its flags are all.
+"""Every page is true: its commands run as written, its links work, its lists of flags are whole.
 
 A page's `sh` blocks are run in order, in one folder, with this process's modules. DIR stands for
 small raw files of the set, and long work is cut short by flags that follow the page's own.
@@ -59,13 +59,13 @@ def without_blocks(page):
 
 
 def anchors(page):
-    """What a link to one of the page's headings ends with, by GitHub's rule."""
+    """Return the anchors of the page's headings, by GitHub's rule."""
     headings = re.findall(r"^#+ (.*)$", without_blocks(page), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def commands(page):
-    """The lines of its sh blocks, one command each, without comments."""
+    """Return the commands of the page's sh blocks, one a line, without comments."""
     blocks = re.findall(r"^```sh\n(.*?)^```$", text_of(page), re.MULTILINE | re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", "").splitlines()
     return [command for line in lines if (command := line.split(" #")[0].strip())]
@@ -77,7 +77,7 @@ def name_of(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links(page):
-    """To files that are there, and to headings that they have."""
+    """Links lead to files that exist, and to headings that they have."""
     for target in re.findall(r"\]\(([^)]+)\)", without_blocks(page)):
         if not target.startswith("https://"):
             path, _, anchor = target.partition("#")
@@ -93,7 +93,7 @@ def test_the_index_has_every_page():
 
 
 def test_no_paragraph_stands_twice():
-    """Of 12 words or more, on one page or on two."""
+    """No paragraph of 12 words or more stands twice, on one page or on two."""
     seen = {}
     for page in PAGES:
         text = re.sub(r"^\|.*$", "", without_blocks(page), flags=re.MULTILINE)
@@ -113,7 +113,7 @@ def test_no_paragraph_stands_twice():
     ],
 )
 def test_every_flag_is_listed(page, heading, command):
-    """And every flag that is listed exists."""
+    """Every listed flag exists, too."""
     section = text_of(ROOT / f"docs/{page}.md").split(heading)[1].split("\n## ")[0]
     rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `--")]
     known = set(re.findall(r"--\w+", command.parser().format_help())) - {"--help", "--ckpt_path"}
@@ -128,7 +128,7 @@ def test_flags_of_train(monkeypatch):
 
 
 def test_scripts_bring_the_solvers_of_their_methods():
-    """requirements.txt has none."""
+    """requirements.txt has no solvers."""
     texts = {path.name: text_of(path) for path in ROOT.glob("script/*.sh")}
     needy = {
         name for name, text in texts.items() if re.search(r"--methods .*(cagrad|upgrad)", text)
@@ -139,7 +139,7 @@ def test_scripts_bring_the_solvers_of_their_methods():
 
 
 def raw_files(dataset, root):
-    """The folder that DIR stands for, and the lists that LISTS stands for."""
+    """Make the raw files that DIR stands for, and the lists that LISTS stands for."""
     raw = root / f"raw-{dataset}"
     if raw.exists():
         return raw
@@ -163,7 +163,7 @@ def raw_files(dataset, root):
 
 
 def programs(command, root):
-    """[(module, arguments)] that a command starts; a script says what it would have started."""
+    """Return (module, arguments) of a command; a script is run with a PYTHON that prints them."""
     words = [word for word in shlex.split(command) if not re.match(r"[A-Z_]+=", word)]
     if words[0] == "sh":
         teller = root / "teller"
@@ -181,7 +181,7 @@ def programs(command, root):
 
 
 def quick(module, arguments):
-    """Flags that make the work short and leave what the page says in force."""
+    """Add flags that make the work short and do not change what the page says."""
     more = QUICK.get(module, "").split()
     if arguments[:1] == ["scaling"]:
         more += ["--modalities", "1", "--millions", "1"]

@@ -51,7 +51,7 @@ def test_library_example():
 
 @pytest.mark.slow
 def test_library_example_after_pip_install(tmp_path):
-    """In another folder; dependencies come from this environment, so no network is needed."""
+    """It runs in another folder; dependencies come from this environment, without a network."""
     source, site = tmp_path / "source", tmp_path / "site"
     shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".venv", ".git", "runs"))
     run(sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index",
@@ -74,7 +74,7 @@ def test_distributed(tmp_path):
 
 @pytest.mark.slow
 def test_evaluating(tmp_path):
-    """What the page shows, all but the numbers."""
+    """The page shows what the commands print, apart from the numbers."""
     for command in blocks("sh", EVALUATING)[0].splitlines():
         said = run(sys.executable, ROOT / command.split()[1], *command.split()[2:], cwd=tmp_path)
     without_numbers = [
@@ -86,7 +86,7 @@ def test_evaluating(tmp_path):
 
 @pytest.mark.slow
 def test_adding_your_own(tmp_path):
-    """All four recipes in a copy, then the command that uses them."""
+    """The test puts all four recipes into a copy, then runs the command that uses them."""
     shutil.copytree(ROOT / "code", tmp_path / "code")
     for block in blocks("python", README + EXTENDING):
         if match := re.match(r"# (code/\S+)\n", block):

@@ -12,7 +12,7 @@ PAGES = ROOT / "README.md", *sorted(ROOT.glob("docs/results/*.md"))
 
 
 def tables():
-    """Each table of methods as (columns, rows), with the runs of the CSV files of its section."""
+    """Return each table of methods as (columns, rows), with the runs of its section's CSV files."""
     for page in PAGES:
         for section in re.split(r"^##+ ", page.read_text(encoding="utf-8"), flags=re.MULTILINE):
             files = sorted(set(re.findall(r"\(([\w/]+\.csv)\)", section)))
@@ -37,7 +37,7 @@ def cells(line):
 
 
 def as_name(method):
-    """A row's method as CSV files call it: "pareto --scale 2" is pareto:scale=2."""
+    """Return a row's method as CSV files call it: "pareto --scale 2" is pareto:scale=2."""
     return re.sub(r" --(\w+) (\w+)", r":\1=\2", method)
 
 
@@ -59,7 +59,7 @@ def test_numbers_are_those_of_the_runs(columns, rows, runs):
 
 
 def rounded(*values):
-    """Equal to them with one decimal; a half may have gone either way."""
+    """They are equal with one decimal; a half may be rounded either way."""
     return pytest.approx(values, abs=0.0501)
 
 

@@ -25,7 +25,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 
 def module_of(path: Path) -> str:
-    """The dotted name that a file is imported by."""
+    """Return the dotted name that a file is imported by."""
     parts = path.relative_to(CODE if path.is_relative_to(CODE) else STUDIES).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -41,7 +41,7 @@ def room_of(module: str) -> str:
 
 
 def imports_of(module: str) -> set[str]:
-    """Modules of the project that a module imports, in functions and for type checkers, too."""
+    """Return the project's modules that a module imports, also in functions and for checkers."""
     path, found = MODULES[module], set()
     package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

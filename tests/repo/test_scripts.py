@@ -1,4 +1,4 @@
-"""The shipped scripts, run as a person runs them."""
+"""Run the shipped scripts as a person runs them."""
 
 from mmpareto.system import tensors
 
@@ -39,7 +39,7 @@ def sh(*words, cwd, **environment):
     ],
 )
 def test_training_scripts(tmp_path, script, method, words):
-    """From another folder; a relative path in a flag is the caller's."""
+    """Scripts run from another folder; a relative path in a flag starts in the caller's folder."""
     done = sh(ROOT / "script" / f"{script}.sh", *QUICK, *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (config,) = tmp_path.glob("run/config.json" if words else "runs/*/config.json")
@@ -49,7 +49,7 @@ def test_training_scripts(tmp_path, script, method, words):
 
 
 def test_claim_script(tmp_path):
-    """What it would train in one of its settings: three arms with five rates and two seeds."""
+    """One of its settings has three arms with five rates and two seeds: 30 commands."""
     words = ["--parts", "tasks", "--print_commands"]
     done = sh(ROOT / "script/claim.sh", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -57,7 +57,7 @@ def test_claim_script(tmp_path):
 
 
 def test_figure1(tmp_path):
-    """Twice, the second call trains nothing; --out is refused, as the folders have names."""
+    """The second of two calls trains nothing; --out is refused, because OUT names the folder."""
     script = [ROOT / "script/figure1.sh", *QUICK, "--epochs", "2", "--seeds", "0"]
     for _ in range(2):
         done = sh(*script, cwd=tmp_path, OUT="a folder")
@@ -75,7 +75,7 @@ COMPARE = [ROOT / "script/compare.sh", "--encoder", "cnn", "--epochs", "2", "--l
 
 
 def start_compare(folder, cwd, *flags):
-    """In a process group of its own, so that a signal can reach its runs and nobody else."""
+    """Start compare.sh in its own process group: a signal then reaches its runs and nobody else."""
     return subprocess.Popen(
         ["sh", *map(str, COMPARE), *flags, "--out", folder], cwd=cwd, text=True,
         env={**os.environ, "PYTHON": sys.executable}, start_new_session=True,
@@ -84,7 +84,7 @@ def start_compare(folder, cwd, *flags):
 
 
 def numbers(path):
-    """The rows of a table, without what depends on the clock."""
+    """Return the rows of a table, without the columns that depend on the clock."""
     with open(path, newline="") as file:
         return [
             {name: value for name, value in row.items() if "seconds_per" not in name}
@@ -93,7 +93,7 @@ def numbers(path):
 
 
 def test_compare_killed_half_way(tmp_path):
-    """A second call computes only what is missing; the table is that of an undisturbed one."""
+    """A second call computes only what is missing; its table is that of an undisturbed call."""
     whole = sh(*COMPARE, "--out", "whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     first = start_compare("broken", tmp_path)
@@ -111,7 +111,7 @@ def test_compare_killed_half_way(tmp_path):
 
 
 def test_compare_interrupted(tmp_path):
-    """Ctrl-C with two runs at work: one line, exit 130, no process left; it goes on."""
+    """Ctrl-C with two runs at work prints one line, exits 130, leaves no process; it can go on."""
     process = start_compare("out", tmp_path, "--seeds", "0")
     folders = [tmp_path / "out/joint-s0", tmp_path / "out/uniform-s0"]
     wait_for(lambda: all(epochs(folder) for folder in folders))
@@ -129,7 +129,7 @@ def test_compare_interrupted(tmp_path):
 
 
 def test_kill_in_epoch_three_then_resume(tmp_path):
-    """SIGKILL in the middle of epoch 3; the resumed run ends bit for bit as the undisturbed one."""
+    """After SIGKILL in epoch 3, the resumed run ends bit for bit as the undisturbed one."""
     command = [sys.executable, str(ROOT / "code/train.py"), "--encoder", "cnn", "--epochs", "4"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     subprocess.run([*command, "--out", whole], check=True, capture_output=True)
@@ -148,7 +148,7 @@ def test_kill_in_epoch_three_then_resume(tmp_path):
 
 
 def test_interrupt(tmp_path):
-    """Ctrl-C: exit 130, one line that says how to go on, and going on works."""
+    """Ctrl-C exits with 130 and one line that says how to go on; going on works."""
     command = [sys.executable, str(ROOT / "code/train.py"), "--encoder", "cnn", "--epochs", "3",
                "--out", str(tmp_path / "run")]  # fmt: skip
     process = subprocess.Popen(
@@ -167,7 +167,7 @@ def test_interrupt(tmp_path):
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on the CPU")
 def test_compile(tmp_path):
-    """With torch's default compiler: the losses of the first steps are those without it."""
+    """Losses of the first steps are the same with and without torch's default compiler."""
     losses = []
     for flags in ([], ["--compile"]):
         subprocess.run(
@@ -181,7 +181,7 @@ def test_compile(tmp_path):
 
 
 def flat(state, name=""):
-    """{path: tensor} of nested dicts, without what is no tensor."""
+    """Return {path: tensor} of nested dicts, without anything that is no tensor."""
     if isinstance(state, torch.Tensor):
         return {name: state}
     items = state.items() if isinstance(state, dict) else ()
@@ -207,7 +207,7 @@ def wait_for(condition, seconds=120):
 
 
 class TestSetup:
-    """setup.sh with requirements of its own, in a copy of the scripts whose path has a space."""
+    """These tests run setup.sh with their own requirements, in a copy whose path has a space."""
 
     @pytest.fixture
     def copy(self, tmp_path):
@@ -217,7 +217,7 @@ class TestSetup:
         return folder
 
     def run(self, copy, **environment):
-        """As on a machine without an active environment."""
+        """Run setup.sh as on a machine without an active environment."""
         kept = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
         return subprocess.run(
             ["sh", str(copy / "script/setup.sh")], capture_output=True, text=True, cwd="/",
@@ -247,7 +247,7 @@ class TestSetup:
         assert self.run(copy).returncode == 0
 
     def test_lock_with_its_own_number(self, copy):
-        """As after a container was killed: in the next one, numbers repeat."""
+        """The lock holds the caller's own number, as in a container that follows a killed one."""
         command = "ln -s $$ .venv.lock && exec sh script/setup.sh"
         alone = {**os.environ, "PYTHON": "", "VIRTUAL_ENV": "", "CONDA_PREFIX": ""}
         done = subprocess.run(["sh", "-c", command], cwd=copy, env=alone, timeout=60)

@@ -1,4 +1,4 @@
-"""What is good: raw files, a prepared set, and finished runs, made once and copied."""
+"""Good raw files, a prepared set and finished runs, made once and copied."""
 
 import shutil
 import signal
@@ -16,13 +16,13 @@ from mmpareto.datasets import cgmnist
 
 @pytest.fixture(scope="session")
 def raw(tmp_path_factory):
-    """Twelve clips of every kind but optical flow."""
+    """Write twelve raw clips of every kind but optical flow."""
     return write_mixed(tmp_path_factory.mktemp("good") / "raw", 12)
 
 
 @pytest.fixture(scope="session")
 def whole(raw, tmp_path_factory):
-    """The set that is prepared from them."""
+    """Prepare a set from them."""
     out = tmp_path_factory.mktemp("good") / "set"
     prepare_set("folder", raw, out, "--vocabulary", "text=10")
     return out
@@ -35,7 +35,7 @@ def copy(whole, tmp_path):
 
 @pytest.fixture(scope="session")
 def compared(tmp_path_factory):
-    """Four runs of two epochs, as small as it gets."""
+    """Train four runs of two epochs, as small as possible."""
     folder = tmp_path_factory.mktemp("good") / "compared"
     for method in ("mmpareto", "uniform"):
         for seed in "01":
@@ -46,20 +46,20 @@ def compared(tmp_path_factory):
 
 @pytest.fixture
 def run(compared, tmp_path):
-    """A run of mmpareto, so that encoders are recorded."""
+    """Return a copy of a run of mmpareto, which records encoders."""
     return shutil.copytree(compared / "mmpareto-s0", tmp_path / "run")
 
 
 @pytest.fixture
 def mnist(tmp_path, monkeypatch):
-    """Fewer digits than there are: 60 and 10."""
+    """Write a small MNIST: 60 digits for training, 10 for testing."""
     monkeypatch.setattr(cgmnist, "SIZES", {True: 60, False: 10})
     monkeypatch.setattr(cgmnist, "VALIDATION", 20)
     return write_mnist(tmp_path / "mnist", 60, 60, 10)
 
 
 def peak(reset: bool) -> int:
-    """The most bytes of memory that this process has had since the last reset."""
+    """Return the most bytes of memory that this process has used since the last reset."""
     status, resetting = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not resetting.exists():
         return 0
@@ -70,12 +70,12 @@ def peak(reset: bool) -> int:
 
 
 class Waited(BaseException):
-    """What no code takes for bad input."""
+    """An exception that no code takes for bad input."""
 
 
 @pytest.fixture
 def guarded(tmp_path):
-    """What a file of an enemy may not do: take much memory, hang (as a pipe does), or run."""
+    """Check that an enemy's file takes little memory, does not hang, and runs no code."""
 
     def give_up(*_):
         raise Waited
@@ -92,5 +92,5 @@ def guarded(tmp_path):
 
 @pytest.fixture
 def quick_figures(monkeypatch):
-    """Figures are drawn, but no picture is made of them: that takes the time."""
+    """Draw figures without making pictures of them, which takes most of the time."""
     monkeypatch.setattr(Figure, "savefig", lambda _, file, **how: file.write(b"<svg/>" * 1000))

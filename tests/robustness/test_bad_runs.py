@@ -1,5 +1,7 @@
-"""Run folders and checkpoints of an enemy: one clear error, or a result; and no order to a terminal
-or a spreadsheet."""
+"""An enemy's run folders and checkpoints end in one clear error, or in a result.
+
+Nothing in them commands a terminal or a spreadsheet.
+"""
 
 from mmpareto.system import entry, tensors
 
@@ -48,7 +50,7 @@ def analyzed(run):
 
 
 def edit(run, name, part, fields):
-    """Other fields in a part of what a file of a run holds, or of each line of one of many."""
+    """Change fields in one part of a run's file; in a file of lines, in each line."""
     path = run / name
     is_state = path.suffix == ".pt"
     contents = [torch.load(path, weights_only=True)] if is_state else read(path)
@@ -95,7 +97,7 @@ def test_a_config_nested_deeply(run):
 
 
 def test_names_that_are_shown(run, capsys):
-    """An encoder's and a dataset's: a terminal obeys none, and a spreadsheet computes none."""
+    """Names of encoders and datasets command no terminal, and no spreadsheet computes them."""
     edit(run, "config.json", "flags", {"dataset": f"toy{ESCAPE}"})
     numbers = read(run / "steps.jsonl")[0]["encoders"]["gray"]
     edit(run, "steps.jsonl", "encoders", {ESCAPE: numbers, FORMULA: numbers})
@@ -126,7 +128,7 @@ def test_pickled_checkpoints(tmp_path, legacy):
 
 
 def test_packed_checkpoint(tmp_path):
-    """torch never packs; a packed zero would be unpacked a thousandfold."""
+    """A compressed checkpoint is refused: torch never compresses, and zeros grow a thousandfold."""
     whole, packed = tmp_path / "whole.pt", tmp_path / "packed.pt"
     torch.save({"model": torch.zeros(2**18)}, whole)
     with zipfile.ZipFile(whole) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
@@ -137,7 +139,7 @@ def test_packed_checkpoint(tmp_path):
 
 
 def test_expanded_tensor(tmp_path):
-    """A terabyte of one number, in a file of one."""
+    """A file of one number that claims a terabyte is refused."""
     state = {"model": {"w": torch.zeros(1).expand(10**12)}, "config": {}, "epoch": 1}
     state["data"] = {"recipe": "", "identity": "", "classes": []}
     torch.save(state, tmp_path / "best.pt")
@@ -159,7 +161,7 @@ def test_pretrained(tmp_path, change):
 
 @pytest.mark.parametrize("fusion", list(FUSIONS))
 def test_models_without_memory_are_the_same(fusion):
-    """What a checkpoint is held against before its model is built."""
+    """Models on the meta device, against which checkpoints are checked, have the right sizes."""
     dataset = "toy_tasks" if FUSIONS[fusion].multitask else "toy"
     encoder = "transformer" if fusion == "bottleneck" else "cnn"
     words = ["--dataset", dataset, "--encoder", encoder, "--fusion", fusion]
@@ -171,7 +173,7 @@ def test_models_without_memory_are_the_same(fusion):
 
 @pytest.fixture
 def started(monkeypatch, capsys):
-    """Start a command as its file does; returns what it shows."""
+    """Return a function that starts a command as its file does, and returns what it prints."""
 
     def start(main, *words):
         monkeypatch.setattr("sys.argv", ["command", *words])
@@ -193,7 +195,7 @@ def test_messages_are_one_line_that_no_terminal_obeys(started, capsys):
 
 
 def test_folders_whose_name_is_no_text(tmp_path, started):
-    """Linux takes any bytes for a name; they are shown escaped, and found again."""
+    """Linux takes any bytes as a name: they are shown escaped, and the folder is found again."""
     folder = str(tmp_path / "caf\udce9")
     assert "caf\\udce9" in started(train.main, *FLAGS, "--out", folder)
     assert "caf\\udce9" in (tmp_path / "caf\udce9/train.log").read_text()
@@ -203,7 +205,7 @@ def test_folders_whose_name_is_no_text(tmp_path, started):
 
 
 def test_gblend_is_not_prolonged(tmp_path):
-    """Its weights are estimated by training as long as the run will: more epochs, other weights."""
+    """Its weights depend on the number of epochs, so that more epochs would need other weights."""
     words = ["--dataset", "toy", "--encoder", "cnn", "--method", "gblend", "--limit_batches", "1"]
     words += ["--out", str(tmp_path / "run")]
     train.main([*words, "--epochs", "1"])
@@ -213,7 +215,7 @@ def test_gblend_is_not_prolonged(tmp_path):
 
 @pytest.mark.parametrize(("optimizer", "name"), [("sgd", "momentum_buffer"), ("adam", "exp_avg")])
 def test_an_optimizer_s_buffer_of_one_number(optimizer, name):
-    """A fused step would write a whole parameter's numbers into it, past its end."""
+    """Such a buffer is refused: a fused step would write past its end."""
     model = torch.nn.Linear(3, 2)
     made, _ = setup.build_optimizer(options.parse(["--optimizer", optimizer]), model,
                                     torch.device("cpu"))  # fmt: skip

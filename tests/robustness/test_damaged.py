@@ -105,14 +105,14 @@ def published_lists(part, fixture, work):
 
 @pytest.fixture(scope="module")
 def pool():
-    """One process for decoders written in C, as prepare.py has several."""
+    """Start one process for decoders written in C, as prepare.py does."""
     with ProcessPool(1, context=engine.server(), initializer=begin) as pool:
         yield pool
         pool.stop()
 
 
 def raw_media(fixture, work):
-    """Whatever a decoder does, the clip gets a record: what was made of it, or why nothing was."""
+    """Whatever a decoder does, the clip gets a record: its files, or why there are none."""
     raw, pool, out = fixture("raw"), fixture("pool"), fixture("tmp_path") / "out"
     (out / ".tmp").mkdir(parents=True)
     work.mkdir()
@@ -141,7 +141,7 @@ def raw_media(fixture, work):
 
 
 def journal(fixture, work):
-    """A damaged line is one of a clip that was not made; the others keep what they say."""
+    """A damaged line counts as a clip that was not made; the other lines stay valid."""
     (path,) = copied(fixture("whole"), work, "journal.jsonl")
     head = json.loads(path.read_text().splitlines()[0])
     clips = clips_of(fixture("raw"), None)
@@ -235,7 +235,7 @@ def checkpoints(fixture, work):
     state = tensors.read(path)
 
     def damage(random, path):
-        """Bytes or fields changed, tensors among them."""
+        """Change bytes or fields, tensors among them."""
         changed, how = deepcopy(state), random.choice(["bytes"] * 3 + ["fields"] * 2 + ["tensor"])
         if how == "bytes":
             return damaged(random, path)
@@ -264,7 +264,7 @@ def checkpoints(fixture, work):
 
 
 def files_of_a_run(fixture, work):
-    """compare.py makes its table of them, and --resume goes by them."""
+    """compare.py makes its table from these files, and --resume reads them."""
     names = ("config.json", "result.json", "epochs.jsonl")
     paths = copied(fixture("compared"), work, *(f"uniform-s0/{name}" for name in names))
     collect = collecting(work, "--methods", "uniform", "--seeds", "0")

@@ -39,13 +39,13 @@ def mount(*words):
 
 
 class Disk:
-    """A small file system in memory."""
+    """Mount a small file system in memory."""
 
     def __init__(self, path):
         self.path, self.ballast = path, path / "ballast"
 
     def fill(self, leaving=0):
-        """Leave so many pages."""
+        """Fill the disk until so many pages are left."""
         self.empty()
         state = os.statvfs(self.path)
         with open(self.ballast, "wb") as file:
@@ -55,7 +55,7 @@ class Disk:
         self.ballast.unlink(missing_ok=True)
 
     def read_only(self):
-        """Though files in it may be open for writing: by a second mount, over the first."""
+        """Make it read-only by a second mount, since files may be open for writing."""
         for words in (["--bind", self.path, self.path], ["-o", "remount,bind,ro", self.path]):
             done = mount(*words)
             assert done.returncode == 0, done.stderr
@@ -116,7 +116,7 @@ slow = [pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 4, 40, 240, 300,
 
 @pytest.mark.parametrize("pages", [0, 3, 150, *slow])
 def test_training_on_a_full_disk(disk, undisturbed, pages):
-    """From the first byte to the last checkpoint."""
+    """The disk fills at any moment, from the first byte to the last checkpoint."""
     folder = disk.path / "run"
     disk.fill(leaving=pages)
     assert FULL in told(run, folder)
@@ -147,7 +147,7 @@ def test_in_the_middle(disk, undisturbed, spoil, name, moment, happen, why, epoc
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_tensorboard(disk, tmp_path, spoil):
-    """Its own folder is full; the run's is not. Its files have room up to a page."""
+    """TensorBoard's folder is full, the run's is not. Its files have room up to a page."""
     flags = ["--use_tensorboard", "--tensorboard_path", disk.path / "board", "--epochs", 12]
     for first in (0, 1):
         spoil("train_epoch", first, lambda _: disk.fill())
@@ -221,7 +221,7 @@ def test_a_disk_to_read(disk, undisturbed, raw, capsys):
     ],
 )
 def test_vanishing(tmp_path, spoil, name, moment, why):
-    """The folder, or a file in it, in the middle of the second epoch or before the result."""
+    """The folder, or a file in it, vanishes in the second epoch or before the result."""
     folder = tmp_path / "run"
 
     def delete(trainer):
@@ -258,13 +258,13 @@ def test_files_under_a_running_loader(tmp_path, workers, change, found):
 
 
 def replaced(path, array):
-    """At once: a process that loads meanwhile would find half a file."""
+    """The file appears whole: a process that loads meanwhile must not find half a file."""
     np.save(path.with_name("new.npy"), array)
     path.with_name("new.npy").replace(path)
 
 
 def test_packed_array_is_cut(tmp_path):
-    """Its pages were mapped: reading them where the file has ended would kill the process."""
+    """A mapped file would kill the process that reads past its new end."""
     np.save(tmp_path / "all.npy", np.zeros((36, 64, 64), np.float32))
     reader, out = Array((64, 64)), np.empty((64, 64), np.float32)
     reader.read(f"{tmp_path}/all.npy#3", {}, None, out)
@@ -273,7 +273,7 @@ def test_packed_array_is_cut(tmp_path):
 
 
 class Interrupted(io.BytesIO):
-    """Ctrl-C comes with the second block."""
+    """A file in which Ctrl-C comes with the second block."""
 
     def write(self, block) -> int:
         if self.tell():
@@ -282,7 +282,7 @@ class Interrupted(io.BytesIO):
 
 
 def test_interrupted_while_torch_saves(tmp_path):
-    """Of which torch.save makes an error of its own."""
+    """torch.save hides the interrupt behind its own error."""
     path = tmp_path / "last.pt"
     state = {"model": torch.ones(1000)}
     tensors.write(path, state)

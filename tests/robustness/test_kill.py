@@ -85,7 +85,7 @@ def test_training(tmp_path, method, kills):
 
 
 def test_writing_checkpoints(tmp_path):
-    """The file is that of one moment, whole; it exists from the first time on."""
+    """The file is always whole, and exists from the first write on."""
     path, moment, found = tmp_path / "x.pt", random.Random(0), []
     for number in (*SIGNALS * 4,):
         ended = forked.run(
@@ -100,7 +100,7 @@ def test_writing_checkpoints(tmp_path):
 
 @pytest.mark.parametrize(("jobs", "group"), [(1, False), (2, False), (2, True)])
 def test_compare(tmp_path, jobs, group):
-    """group: as Ctrl-C and a closing terminal do; else compare.py alone, whose runs end with it."""
+    """Kill the group, as a closing terminal does, or compare.py alone, whose runs end with it."""
 
     def same_table(folder, whole):
         for file in ("table.csv", "runs.csv"):

@@ -1,4 +1,4 @@
-"""What the tests of this room share."""
+"""Fixtures of this room."""
 
 import shutil
 
@@ -24,7 +24,7 @@ def train_toy(folder, *flags, method="mmpareto"):
 
 @pytest.fixture
 def run(tmp_path):
-    """Trains on the toy data in a folder; returns the folder."""
+    """Return a function that trains on the toy data in a folder, and returns the folder."""
     return lambda *flags, name="run", **method: train_toy(tmp_path / name, *flags, **method)
 
 
@@ -35,20 +35,20 @@ def folders(tmp_path_factory):
 
 @pytest.fixture
 def done(folders, toys):
-    """A finished run of two epochs, made once: it is only read."""
+    """Return a finished run of two epochs; it is made once and only read."""
     folder = folders / "done"
     return folder if folder.exists() else train_toy(folder)
 
 
 @pytest.fixture
 def copied(done, tmp_path):
-    """The same run where `run` trains, to be changed."""
+    """Return a copy of that run, where `run` trains: tests may change it."""
     return shutil.copytree(done, tmp_path / "run")
 
 
 @pytest.fixture
 def trained(request, folders, toys):
-    """The last checkpoint of one of toy_kinds.TRAINED, which `runs` names; each is made once."""
+    """Return the last checkpoint of the toy_kinds.TRAINED that `runs` names; each is made once."""
     path = folders / request.param / "last.pt"
     if not path.exists():
         train.main([*TRAINED[request.param], "--epochs", "1", "--out", str(path.parent)])

@@ -13,14 +13,14 @@ from mmpareto.run import corruption, scores
 
 
 def predicted(model, inputs):
-    """Of one sample: {name: class}."""
+    """Return {name: class} of one sample."""
     with torch.no_grad():
         output = model.eval()({name: torch.tensor(x)[None] for name, x in inputs.items()})
     return {name: int(u[0].argmax()) for name, u in output.logits.items()}
 
 
 def literal(model, data, split, severities, seed):
-    """The rows of `robustness`, sample by sample: [(modality, input, {name: accuracy})]."""
+    """Compute the rows of `robustness` by loops: [(modality, input, {name: accuracy})]."""
     size = len(split)
     clean, targets = [], []
     for i in range(size):
@@ -68,7 +68,7 @@ def literal(model, data, split, severities, seed):
 class TestRobustness:
     @runs(*TRAINED)
     def test_is_its_literal_recomputation(self, trained):
-        """Any kind of modality, early and late fusion, one modality or three, two tasks."""
+        """It holds for any kind of modality, early and late fusion, one modality, and two tasks."""
         _, _, data, model, device, _ = load(trained)
         split = data.splits["test"].subset(range(9))
         settings = {"severities": (0.5, 2.0), "seed": 3}
@@ -126,7 +126,7 @@ class TestRobustness:
 
     @runs("kinds")
     def test_of_the_first_batches(self, trained, capsys):
-        """Donors and deviations are of the samples that are scored."""
+        """Donors and deviations come from the scored samples only."""
         out = printed(capsys, trained, "--robustness", "--batch_size", 5, "--limit_batches", 3)
         _, _, data, model, device, _ = load(trained)
         part, whole = data.splits["test"].subset(range(15)), partial(loader, batches=15)
@@ -155,7 +155,7 @@ class TestRobustness:
         assert corruption.noisy(draw, 1e300, x, indices).shape == x.shape
 
     def test_tokens(self):
-        """Padding stays; others come from the whole vocabulary but 0, with the share asked for."""
+        """Padding stays. The share asked for is drawn from the whole vocabulary without 0."""
         tokens = torch.randint(1, 9, (1500, 4))
         tokens[:, 3] = 0
         before, draw = tokens.clone(), partial(corruption._random, 0, 0)

@@ -1,4 +1,4 @@
-"""Accuracies of a checkpoint: per class, as a table of every sample, and what is refused."""
+"""evaluate.py: scores, tables of classes and samples, and errors."""
 
 from mmpareto.system import tables as layout
 from mmpareto.system import tensors
@@ -51,7 +51,7 @@ class TestCommand:
         [("config.json", "error: checkpoint "), ("nothing.pt", "nothing.pt: no such file")],
     )
     def test_started_as_a_program(self, done, file, message, monkeypatch, capsys):
-        """Without a checkpoint: one line, exit 2."""
+        """Without a checkpoint it prints one line and exits with 2."""
         monkeypatch.setattr("sys.argv", ["evaluate.py", str(done / file)])
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(evaluate.__file__, run_name="__main__")
@@ -60,7 +60,7 @@ class TestCommand:
 
     @runs("kinds")
     def test_an_epoch_that_the_scored_split_chose_says_so(self, trained, capsys):
-        """Without a validation split that is what best.pt is; last.pt is nobody's choice."""
+        """Without a validation split, the test split has chosen best.pt; nothing chose last.pt."""
         assert "epoch 1\n" in printed(capsys, trained)
         best = trained.with_name("best.pt")
         assert "epoch 1, which was chosen on this split\n" in printed(capsys, best)
@@ -68,7 +68,7 @@ class TestCommand:
 
 
 def test_scores_are_those_of_scikit_learn():
-    """To the bit; a class that occurs nowhere counts for nothing."""
+    """They are equal to the bit; a class that occurs nowhere does not count."""
     random = np.random.default_rng(0)
     for classes in (1, 2, 5, 100):
         truth, found = random.integers(0, classes, (2, 80)).tolist()
@@ -168,7 +168,7 @@ class TestPredictions:
 
     @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "'=", "''@"])
     def test_no_formula(self, tmp_path, start):
-        """No cell begins as one, and every text is found again."""
+        """No cell begins like a formula, and every text can be restored."""
         text = f'{start}HYPERLINK("http://x", "y")'
         layout.write_table(tmp_path / "t.csv", ["id"], [{"id": layout.quote_formula(text)}])
         with open(tmp_path / "t.csv", encoding="utf-8", newline="") as file:
@@ -188,7 +188,7 @@ class TestPredictions:
 
 class TestErrors:
     def error(self, *arguments):
-        """Before anything is loaded: there is no such checkpoint."""
+        """Return the error for wrong flags; it comes before the (missing) checkpoint is read."""
         with pytest.raises(UserError) as caught:
             evaluate.main(["nothing.pt", *map(str, arguments)])
         assert "\n" not in str(caught.value) and "nothing.pt" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Every flag of train.py acts, and a wrong one is told in one line."""
+"""Every flag of train.py acts, and a wrong one ends in one line."""
 
 from mmpareto.system import entry as cli
 from mmpareto.system import tensors
@@ -23,7 +23,7 @@ def last_state(folder):
 
 
 def first_steps(*words):
-    """Of one epoch."""
+    """Train one epoch; return the records of its steps."""
     flags = train.options.parse(["--dataset", "toy", "--encoder", "cnn", *map(str, words)])
     return Trainer(flags, Namespace(state=None)).train_epoch()
 
@@ -41,7 +41,7 @@ class TestFlags:
         assert one[0]["loss"] != other[0]["loss"]
 
     def test_window(self, run):
-        """Outside it OGM-GE is the joint loss, whose noise and damping are nothing."""
+        """Outside the window OGM-GE trains as joint does: without noise and damping."""
         flags = ["--epochs", 2, "--limit_batches", 2]
         joint = run(*flags, method="joint", name="joint")
         for window, same in (("3-9", True), ("2-9", False)):
@@ -71,7 +71,7 @@ class TestFlags:
         assert state["lr"] == (0.05 if optimizer == "sgd" else 0.001)
 
     def test_clip(self, run):
-        """The first step is the clipped gradient times the learning rate, in length."""
+        """The first step is as long as the clipped gradient times the learning rate."""
         one_step = ["--limit_batches", 1, "--epochs", 1, "--weight_decay", 0]
         start = weights(run(*one_step, "--learning_rate", 1e-30, name="start"))
         lengths = {}
@@ -83,7 +83,7 @@ class TestFlags:
         assert lengths[1e6] > 10 * lengths[1e-2]
 
     def test_accumulate(self, run, monkeypatch):
-        """Two batches of 8 make the step that one batch of 16 makes, BatchNorm aside."""
+        """Without BatchNorm, two batches of 8 make the same step as one batch of 16."""
         monkeypatch.setattr(torch.nn.BatchNorm2d, "forward", lambda self, x: x)
         one_step = ["--epochs", 1, "--weight_decay", 0]
         whole = run(*one_step, "--limit_batches", 1, name="whole")
@@ -133,7 +133,7 @@ class TestFlags:
         ],
     )
     def test_select(self, run, flags, selected, rules, split):
-        """At this learning rate accuracies jump about: the best epoch is not the last."""
+        """At this learning rate accuracies jump, so that the best epoch is not the last."""
         folder = run("--epochs", 6, "--limit_batches", 2, "--learning_rate", 0.5, *flags)
         result = json.loads((folder / "result.json").read_text())
         assert result["selected"] == selected and set(result["results"]) == rules

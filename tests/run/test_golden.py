@@ -34,7 +34,7 @@ CASES = {
 
 
 def first_steps(folder: Path, flags: list[str]) -> dict[str, list[float]]:
-    """Of two epochs of four steps: losses, gradient norms, and all accuracies."""
+    """Return losses, gradient norms and all accuracies of two epochs of four steps."""
     train.main(["--learning_rate", "0.1", "--batch_size", "32", "--epochs", "2",
                 "--limit_batches", "4", "--out", str(folder), *flags])  # fmt: skip
     steps = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]

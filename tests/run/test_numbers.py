@@ -60,7 +60,7 @@ def trained(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", list(METHODS))
 class TestEveryMethod:
-    """greedy brings its own fusion, mmtm, and with it convolutions; so all have them here."""
+    """Every method uses convolutions here, because greedy's own fusion, mmtm, needs them."""
 
     @pytest.mark.parametrize("value", [0.0, 5.0])
     def test_a_constant_modality(self, trained, method, value):
@@ -123,7 +123,7 @@ class TestMainMethods:
 
         _, steps = trained(method, "--precision", precision, change=change)
         assert all(step["skipped"] for step in steps)
-        with pytest.raises(UserError, match="3 steps in a row had a loss, gradient or"):
+        with pytest.raises(UserError, match="3 steps in a row had a loss, a gradient or"):
             trained(method, "--precision", precision, "--max_skipped", "2", change=change)
 
     def test_learning_rates(self, trained, method):
@@ -135,7 +135,7 @@ class TestMainMethods:
 @pytest.mark.parametrize("encoder", ["mlp", "cnn"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
 def test_predictions_not_finite(trained, encoder, value):
-    """In the test split alone, so that no step is skipped: no accuracy is made of them."""
+    """NaN in the test split alone: no step is skipped, and no accuracy is computed."""
 
     def change(name, values):
         if name == "m1" and len(values) == 9:

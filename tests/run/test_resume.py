@@ -1,4 +1,4 @@
-"""Going on with a run, and steps that are skipped because something is not finite."""
+"""Resuming a run, and skipping steps in which something is not finite."""
 
 from mmpareto.system import tensors
 
@@ -26,7 +26,7 @@ from train import Trainer
     ids=str,
 )
 def test_same_as_undisturbed(run, tmp_path, monkeypatch, method, own):
-    """What goes on is the folder as it was when the third epoch began."""
+    """The test resumes the folder as it was when the third epoch began."""
 
     def train_epoch(self):
         if self.epoch == 2 and self.flags.method == method:
@@ -114,7 +114,7 @@ def a_best(last):
     ],
 )
 def test_damaged(run, copied, change, message):
-    """And nothing is changed."""
+    """Nothing is changed either."""
     change(copied / "last.pt")
     before = contents(copied)
     with pytest.raises(UserError, match=message):
@@ -137,7 +137,7 @@ def test_other_flags(run, copied):
 
 
 def test_file_size_limit(tmp_path, monkeypatch):
-    """A write that fails in the middle, as on a full disk."""
+    """Write and fail in the middle, as on a full disk."""
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
@@ -151,7 +151,7 @@ def test_file_size_limit(tmp_path, monkeypatch):
 
 
 def test_writing_fails(tmp_path, monkeypatch):
-    """The old file stays, and no half of the new one."""
+    """The old file stays whole, and no half of the new file is left."""
     tensors.write(tmp_path / "x.pt", {"a": 1})
 
     def full(*_):

@@ -12,7 +12,7 @@ CODE = Path(__file__).resolve().parents[2] / "code"
 
 
 def test_a_step_stays_in_few_files(tmp_path):
-    """Of MMPareto on cgdigits; comprehensions are no calls."""
+    """The step is MMPareto's on cgdigits; comprehensions do not count as calls."""
     words = ["--encoder", "cnn", "--limit_batches", "2", "--out", str(tmp_path / "run")]
     flags = options.parse(words)
     trainer = Trainer(flags, Namespace(state=None))

@@ -73,7 +73,7 @@ class TestFolder:
         assert state["epoch"] == 2 and state["config"]["method"] == "mmpareto"
 
     def test_accuracy_is_of_the_whole_test_split(self, run, tmp_path):
-        """Recomputed by hand, 48 samples in batches of 20."""
+        """The test recomputes it from 48 samples in one batch; training used batches of 20."""
         folder = run("--batch_size", 20, "--epochs", 1)
         result = json.loads((folder / "result.json").read_text())["results"]["last"]
         trainer = trainer_of(tmp_path / "other")
@@ -93,7 +93,7 @@ class TestFolder:
             run("--resume")
 
     def test_two_runs_in_one_folder(self, tmp_path):
-        """The second one to start is refused, though both saw no folder before."""
+        """The second one to start is refused, although neither saw a folder before."""
         folder = tmp_path / "run"
         runs = [train.Run(folder, {"use_tensorboard": False}, resume=False) for _ in range(2)]
         data = checkpoint.DataRecord("", [], "")
@@ -113,7 +113,7 @@ class TestFolder:
         assert contents(tmp_path) == {"file": b"content"} and len(list(tmp_path.iterdir())) == 1
 
     def test_used_folder(self, run, copied):
-        """Also one of files that are not ours, though their names look like it."""
+        """A folder with other people's files is refused too, even if their names look like ours."""
         for _ in range(2):
             before = contents(copied)
             with pytest.raises(UserError, match="not empty: give another one, or --resume"):
@@ -124,7 +124,7 @@ class TestFolder:
             (copied / "thesis.tmp").write_text("years of work")
 
     def test_what_a_method_decides_by(self, run):
-        """Step by step, and as the epoch's mean."""
+        """AGM's measures are recorded for each step, and as the epoch's mean."""
         folder = run("--epochs", 1, method="agm")
         (epoch,), steps = read(folder / "epochs.jsonl"), read(folder / "steps.jsonl")
         assert steps[0]["measures"].keys() == {"kappa_a", "kappa_b"}
@@ -137,7 +137,7 @@ class TestFolder:
         assert not (tmp_path / "run").exists()
 
     def test_on_a_terminal(self, run, monkeypatch, capsys):
-        """Lines end where its width does, between their parts; the log's do not."""
+        """Lines break at its width, between their parts; lines of the log do not break."""
         monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
         monkeypatch.setenv("COLUMNS", "80")
         monkeypatch.setattr(sys, "argv", ["code/train.py"])  # a long path would not break

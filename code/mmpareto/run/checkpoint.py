@@ -1,4 +1,4 @@
-"""A run's best.pt and last.pt: their content, and loading it into the parts of a run."""
+"""The content of a run's best.pt and last.pt, and loading it into the parts of a run."""
 
 from argparse import SUPPRESS, ArgumentTypeError, Namespace
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ class State(Record):
     data: DataRecord
     epoch: int
     model: dict[str, Tensor]
-    optimizer: Any = None  # of best.pt
+    optimizer: Any = None  # best.pt has none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Resumable(State):
     best: Best
     logs: dict[str, int]  # sizes
     method: dict[str, Tensor]
-    optimizer: dict = field()  # without the default that it has in State
+    optimizer: dict = field()  # required here
     rng: list[Tensor]
     scheduler: dict
     skipped_in_a_row: int
@@ -87,10 +87,10 @@ class Trained(NamedTuple):
     data: Data
     model: Fusion
     device: torch.device
-    chosen_on: str | None  # the split whose accuracies chose the epoch; of last.pt none did
+    chosen_on: str | None  # the split whose accuracies chose the epoch; None for last.pt
 
     def part(self, name: str) -> Split:
-        """The split that --part names."""
+        """Return the split that --part names."""
         if name not in self.data.splits:
             raise UserError(
                 f"--part {name}: {self.data.name} has no such split: choose "
@@ -100,7 +100,7 @@ class Trained(NamedTuple):
 
 
 def add_part_flag(parser, used_for: str) -> None:
-    """--part, and one line for --split, which names a division of the data in train.py."""
+    """Add --part, and an error for --split, which names a division of the data in train.py."""
 
     def refuse(text: str):
         raise ArgumentTypeError(f"this command calls it --part: give --part {text}")
@@ -110,7 +110,7 @@ def add_part_flag(parser, used_for: str) -> None:
 
 
 def load(path: Path, flags: Namespace) -> Trained:
-    """Read best.pt or last.pt; flags say where to run (`device`, `gpu_ids`) and the `data_root`.
+    """Load best.pt or last.pt; flags give `device`, `gpu_ids` and `data_root`.
 
     Without a data_root the run's own path is used.
     """
@@ -123,8 +123,8 @@ def load(path: Path, flags: Namespace) -> Trained:
     data = setup.load_data(own)
     if not is_same_data(data, state, path):
         print(
-            f"WARNING: this is not the data that {path} was trained on, as it was then: its "
-            "clips, their order, labels or files differ. These are no scores of that run.",
+            f"WARNING: the data has changed since {path} was trained: its clips, their order, "
+            "labels or files differ. The scores below cannot be compared with that run's.",
             flush=True,
         )
     check_sizes(own, data, state.model, path)
@@ -157,7 +157,7 @@ def is_same_data(data: Data, state: State, path: Path) -> bool:
 
 def check_sizes(flags: Namespace, data: Data, state: dict[str, Tensor], source: Path) -> None:
     """Raise UserError unless the state dict fits the model, before memory is allocated."""
-    setup.chosen_encoders(flags, data)  # imported outside, so that nothing else of them is without
+    setup.chosen_encoders(flags, data)  # import them before torch's default device is meta
     with fitting(source), torch.device("meta"):
         check_weights(setup.build_model(flags, data), state, source)
 
@@ -169,7 +169,7 @@ def load_weights(model: Fusion, state: dict, source: Path) -> None:
 
 
 def check_weights(model: Fusion, state: dict, source: Path) -> None:
-    """UserError unless state is of model's architecture; the model may be without memory."""
+    """Raise UserError unless state fits the model, which may lie on torch's meta device."""
     expected = {name: (value.shape, value.dtype) for name, value in model.state_dict().items()}
     found = form(state)
     names = sorted(expected.keys() | found.keys())
@@ -195,7 +195,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
         raise ValueError("settings of another form")
     for param, buffers in optimizer.state.items():
         for name, value in buffers.items():
-            # Fused optimizers write as many numbers as the parameter has, wherever that leads.
+            # Fused optimizers write as many numbers as the parameter has, even past the end.
             shape = () if name == "step" else param.shape
             if not isinstance(value, Tensor) or value.shape != shape:
                 raise ValueError(f"{name} does not fit its parameter")
@@ -204,13 +204,13 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
 
 
 def check_alike(found: Any, expected: Any, what: str) -> None:
-    """ValueError unless found has the form of expected."""
+    """Raise ValueError unless found has the form of expected."""
     if form(found) != form(expected):
         raise ValueError(f"{what} has another form")
 
 
 def form(value: Any) -> Any:
-    """Return keys, lengths, shapes and types: interchangeable values have the same."""
+    """Return keys, lengths, shapes and types; values of the same form are interchangeable."""
     if isinstance(value, dict):
         return {key: form(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -228,7 +228,7 @@ def fitting(path: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:  # torch's parts refuse what does not fit in many ways
+    except Exception as error:  # torch raises many kinds for what does not fit
         raise UserError(
             f"checkpoint {path}: damaged, or of another version ({reason(error)}): restore it from "
             "a copy, or train again in another --out"

@@ -1,17 +1,17 @@
-"""One modality missing or corrupted: what a model's accuracy is without it.
+"""How accurate a model is when one modality is missing or corrupted.
 
-zeros       zeros where the model reads it, after normalisation; of tokens, padding. Where they are
-            no usual input (a spectrogram in decibels) the model has never seen the like.
+zeros       zeros after normalisation; of tokens, padding. In a spectrogram in decibels, zeros are
+            unusual: the model has never seen such input.
 shuffled    the input of another sample of the split, drawn at random: usual values that say
             nothing of the sample, as in permutation importance (Breiman 2001).
-noise S     Gaussian noise added where the model reads it, not clipped. Its standard deviation is S
+noise S     Gaussian noise, added after normalisation and not clipped. Its standard deviation is S
             times that of all the modality's values in the split.
-replaced P% of tokens in place of noise: each that is no padding is, with probability P, drawn anew,
-            uniformly from the vocabulary. P = S^2 / (1 + S^2) is the share that noise S has in the
-            variance of the sum.
+replaced P% for tokens, instead of noise: each token that is no padding is drawn anew with
+            probability P, uniformly from the vocabulary. P = S^2 / (1 + S^2) is the share of noise
+            S in the variance of the sum.
 
-What is drawn follows from the seed, the modality and the sample's number in the split, not from
-batches or processes; stronger noise is the same noise, times more.
+The draws follow from the seed, the modality and the sample's number in the split, not from batches
+or processes. Stronger noise is the same noise, multiplied.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -30,7 +30,7 @@ from .scores import columns, evaluate
 
 CPU = torch.device("cpu")
 SEVERITIES = (0.5, 1.0, 2.0)
-# What a table says of its rows, by the first word of their inputs.
+# The notes below a table, by the first word of its rows' inputs.
 EXPLAINED = {
     "zeros": "the modality at zero after normalisation; of tokens, padding",
     "shuffled": "the modality of another sample, drawn at random",
@@ -42,10 +42,10 @@ Change = Callable[[Tensor, list[int]], Tensor]
 
 
 class Changed(Split):
-    """Another split, one modality of it changed.
+    """A split with one modality changed.
 
-    change(values, indices): of a batch (B, ...) of it, as the model reads it; indices (B,) in the
-    split.
+    change(values, indices) returns that modality's batch, changed. values (B, ...) are as the model
+    reads them, indices (B,) are the samples' numbers in the split.
     """
 
     def __init__(self, split: Split, modality: str, change: Change):
@@ -67,10 +67,10 @@ def robustness(
     severities: Sequence[float] = SEVERITIES,
     seed: int = 0,
 ) -> list[dict]:
-    """The scores of `evaluate` with each modality of split missing or corrupted.
+    """Return the scores of `evaluate` with each modality of split missing or corrupted.
 
-    Rows {"modality": name, "input": what stood in its place, "Acc": ..., ...}, the first one
-    ("", "as it is") with all as they are. load makes batches of a split, as `loader` does.
+    Rows are {"modality": name, "input": its replacement, "Acc": ..., ...}. In the first one, ("",
+    "as it is"), nothing is changed. load makes batches of a split, as `loader` does.
     """
     deviations = standard_deviations(load(split), modalities)
     changed = corruptions(split, modalities, deviations, severities, seed)
@@ -88,9 +88,9 @@ def corruptions(
     severities: Sequence[float] = SEVERITIES,
     seed: int = 0,
 ) -> list[tuple[str, str, Split]]:
-    """(modality, its input, split), each modality missing and corrupted.
+    """Return (modality, its input, changed split) for each way of losing each modality.
 
-    deviations: of those that are no tokens.
+    deviations holds the standard deviation of each modality that is no tokens.
     """
     changes: list[tuple[str, str, Change]] = []
     donors = other_samples(len(split), seed)
@@ -110,7 +110,7 @@ def corruptions(
 
 
 def other_samples(size: int, seed: int) -> list[int]:
-    """Another sample for every sample, each taken once: neighbours on a random ring."""
+    """Return another sample for every sample, each used once: its neighbour on a random ring."""
     ring = np.random.RandomState(seed).permutation(size)
     donors = np.empty(size, int)
     donors[ring] = np.roll(ring, -1)
@@ -136,7 +136,7 @@ def noisy(draw: Callable, deviation: float, values: Tensor, indices: list[int]) 
 def replaced(
     draw: Callable, share: float, vocabulary: int, values: Tensor, indices: list[int]
 ) -> Tensor:
-    """Two numbers in [0, 1) decide of each token, padding or not: whether, and which instead."""
+    """Draw two numbers for each token: one decides whether it is replaced, the other by which."""
     drawn = [draw(index).random_sample((2, *values.shape[1:])) for index in indices]
     whether, which = torch.from_numpy(np.stack(drawn, axis=1))
     others = 1 + (which * (vocabulary - 1)).to(values.dtype)
@@ -144,9 +144,9 @@ def replaced(
 
 
 def standard_deviations(batches: Iterable, modalities: dict[str, Modality]) -> dict[str, float]:
-    """The standard deviation of all values of each modality that the model reads, without tokens.
+    """Return the standard deviation of all values of each modality that is no tokens.
 
-    Sums are made sample by sample, so that batches of another size give the same to the bit.
+    Sums are made sample by sample, so that any batch size gives the same bits.
     """
     names = [name for name, spec in modalities.items() if spec.kind != "tokens"]
     sums: dict[str, list[tuple[float, ...]]] = {name: [] for name in names}
@@ -167,5 +167,5 @@ def _random(seed: int, modality: int, index: int) -> np.random.RandomState:
 
 
 def _as_read(inputs: dict[str, Tensor], modality: str) -> Tensor:
-    """A modality's batch as the model reads it, but on the CPU: pictures are floats by then."""
+    """Return a modality's batch as the model reads it, but on the CPU; pictures become floats."""
     return to_device({modality: inputs[modality]}, CPU)[modality]

@@ -1,4 +1,4 @@
-"""Where a run computes: its device, its processes, and the model placed there."""
+"""Choose where a run computes: its device and its processes; place the model there."""
 
 import os
 import warnings
@@ -18,9 +18,9 @@ def pick_device(name: str, gpu_ids: str | None) -> torch.device:
     ids = [] if gpu_ids is None else [part.strip() for part in gpu_ids.split(",")]
     if len(ids) > 1:
         raise UserError(
-            f"--gpu_ids {gpu_ids}: one process trains on one GPU; for a run on several say "
-            f"CUDA_VISIBLE_DEVICES={gpu_ids} sh script/distributed.sh ..., for several methods or "
-            "seeds start one run per GPU"
+            f"--gpu_ids {gpu_ids}: one process trains on one GPU: for a run on several GPUs, call "
+            f"CUDA_VISIBLE_DEVICES={gpu_ids} sh script/distributed.sh; for several methods or "
+            f"seeds, call code/compare.py --gpu_ids {gpu_ids}"
         )
     if ids and distributed.is_launched():
         raise UserError(
@@ -70,7 +70,7 @@ def pick_device(name: str, gpu_ids: str | None) -> torch.device:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Together with the other processes of a run, as `distributed.joined`."""
+    """Join the other processes of a run, as `distributed.joined` does."""
     try:
         with distributed.joined():
             yield
@@ -89,18 +89,16 @@ def seed_everything(seed: int, deterministic: bool) -> None:
 def place(model: Fusion, device: torch.device, precision: str) -> Fusion:
     """Move the model to device and precision; convolutions get the fastest memory format."""
     model.precision = precision
-    # 1.5 times as fast in evaluation on a CPU, and what a GPU's bfloat16 convolutions want
+    # 1.5 times as fast in evaluation on a CPU, and the fast format of bfloat16 on a GPU
     is_channels_last = device.type == "cpu" or precision == "bf16"
     layout = torch.channels_last if is_channels_last else torch.contiguous_format
     return model.to(device).to(memory_format=layout)
 
 
 def synchronised(model: Fusion, device: torch.device) -> Fusion:
-    """The model with BatchNorm's statistics taken over all processes' shares of a batch."""
+    """Return the model with BatchNorm's statistics taken over the whole batch, of all processes."""
     if device.type != "cuda":
-        raise UserError(
-            f"--sync_bn: torch has it on CUDA GPUs only, not on {device}: drop --sync_bn"
-        )
+        raise UserError(f"--sync_bn works on CUDA GPUs only, not on {device}: drop --sync_bn")
     if not distributed.is_launched():
         raise UserError("--sync_bn acts only in several processes: use script/distributed.sh")
     return torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)

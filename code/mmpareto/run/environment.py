@@ -1,4 +1,4 @@
-"""What the numbers of a run may depend on besides its flags."""
+"""Versions, machine and command: a run's numbers may depend on these besides its flags."""
 
 import platform
 import shlex
@@ -32,7 +32,7 @@ def environment() -> dict[str, Any]:
 
 @cache
 def commit() -> str:
-    """This repository's commit, "+changes" where files differ from it; "unknown" without git."""
+    """Return this repository's commit, with "+changes" if files differ; "unknown" without git."""
     if not shutil.which("git") or not (REPOSITORY / ".git").exists():
         return "unknown"
     ask = ["git", "-C", str(REPOSITORY), "describe", "--always", "--exclude=*", "--dirty=+changes"]

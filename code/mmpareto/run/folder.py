@@ -1,4 +1,4 @@
-"""A run's folder: its files, and how a resumed run continues them."""
+"""A run's folder: write its files, and continue them when the run is resumed."""
 
 import json
 import math
@@ -26,7 +26,7 @@ from .records import Config, Result, read_config, read_epochs, read_result
 
 LOGS = ("train.log", "epochs.jsonl", "steps.jsonl")
 UNFINISHED = {f"{name}.tmp" for name in ("config.json", "last.pt", "best.pt", "result.json")}
-NOTHING = UNFINISHED | {LOCK}  # what a folder without a run may hold
+NOTHING = UNFINISHED | {LOCK}  # a folder without a run may hold these
 
 
 class Run:
@@ -44,7 +44,7 @@ class Run:
         """Check the folder against config; nothing is written before `start`."""
         self.folder, self.config = folder, config
         self.state: Resumable | None = None
-        self.before: Config | None = None  # what config.json says of the run that is resumed
+        self.before: Config | None = None  # config.json of the run that is resumed
         self.known: list[tuple[float | None, float]] = []  # conflict and seconds of every epoch
         self.board: Any = None  # a SummaryWriter
         self.board_path = config.get("tensorboard_path") or folder / "tensorboard"
@@ -79,10 +79,13 @@ class Run:
                 "go on"
             )
         if not (self.folder / "config.json").exists():
-            raise UserError(f"--out {self.folder}: it holds no run to resume: give another one")
+            raise UserError(
+                f"--out {self.folder}: it holds no run to resume (no config.json in it): give the "
+                "folder of a run, or drop --resume and give another --out"
+            )
         self.before = read_config(self.folder)
         check_flags(self.folder, self.before.flags, self.config)
-        for name in LOGS:  # what goes on in them would be written wherever they lead
+        for name in LOGS:  # new lines would be written wherever a link leads
             if (self.folder / name).is_symlink():
                 raise UserError(f"--resume: {self.folder / name} is a link: put the file there")
 
@@ -190,7 +193,7 @@ class Run:
 
     def _to_board(self, epoch: int, values: dict[str, float]) -> None:
         if self.board:
-            # of its thread, too: the next call raises what has stopped it
+            # an error of the writer's thread is raised by the next call
             with clear_errors(f"--tensorboard_path {self.board_path}"):
                 for name, value in values.items():
                     self.board.add_scalar(name, value, epoch)
@@ -198,7 +201,7 @@ class Run:
 
     def _append(self, name: str, text: str) -> None:
         with clear_errors(self.folder / name), open(self.folder / name, "ab") as file:
-            file.write(text.encode(errors="backslashreplace"))  # a path in it need not be text
+            file.write(text.encode(errors="backslashreplace"))  # paths need not be text
             file.flush()
             os.fsync(file.fileno())
 
@@ -211,7 +214,7 @@ class Finished(NamedTuple):
 
 
 def finished(folder: Path, config: dict[str, Any]) -> Finished | None:
-    """The finished run in folder, None without one; UserError if its flags differ."""
+    """Return the finished run in folder, None if there is none; UserError if its flags differ."""
     if not (folder / "result.json").exists():
         return None
     known = read_config(folder)
@@ -238,7 +241,7 @@ def check_flags(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
 
 
 def _named(epoch: dict) -> dict[str, float]:
-    """An epoch's numbers by TensorBoard's names: val/Acc, train/loss, train/gray/cos..."""
+    """Return an epoch's numbers by TensorBoard's names, as val/Acc, train/loss, train/gray/cos."""
     part = {name: epoch["split"] for name in epoch if name.startswith(("Acc", "F1"))}
     named = {f"{part.get(name, 'train')}/{name}": value for name, value in epoch.items()}
     for encoder, stats in epoch["encoders"].items():

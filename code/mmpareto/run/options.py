@@ -1,4 +1,4 @@
-"""The command line of training: parse and check flags, turn them to a config and back."""
+"""The command line of training: parse and check flags, turn them into a config and back."""
 
 import os
 from argparse import Namespace
@@ -67,7 +67,7 @@ def parse(arguments: list[str]) -> Namespace:
 
 
 def _find_dataset(flags: Namespace) -> None:
-    """--dataset is a registered name, or the folder of a prepared set."""
+    """Resolve --dataset: a registered name, or the folder of a prepared set."""
     folder = Path(flags.dataset)
     if flags.dataset not in DATASETS and folder.is_dir():
         if flags.data_root:
@@ -99,12 +99,12 @@ def data_flags(flags: Namespace) -> dict:
 
 
 def as_config(flags: Namespace) -> dict:
-    """The flags as plain values, for files."""
+    """Return the flags as plain values, for files."""
     return {k: str(v) if isinstance(v, os.PathLike) else v for k, v in vars(flags).items()}
 
 
 def from_config(config: dict, source: Path) -> Namespace:
-    """The flags of `as_config`, as far as model and data need them; UserError if they are none.
+    """Return the flags of `as_config` that model and data need; UserError if config is damaged.
 
     They are parsed like a command line, so every value is checked in the same way.
     """
@@ -174,7 +174,7 @@ def _fill_defaults(flags: Namespace) -> None:
 
 
 def _find_fusion(flags: Namespace) -> str:
-    """--fusion, else the method's default if it goes with the dataset, else the first that does."""
+    """Return --fusion, else the method's default if that fits, else the first that fits."""
     is_multitask = DATASETS[flags.dataset].is_multitask
     fitting = {name: part for name, part in FUSIONS.items() if part.multitask == is_multitask}
 

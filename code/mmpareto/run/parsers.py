@@ -1,4 +1,4 @@
-"""The parsers of train.py's flags: the general ones here, a part's own in the part's file."""
+"""The parsers of train.py's flags. A part's own flags stand in the part's file."""
 
 import argparse
 from argparse import SUPPRESS, Action, ArgumentParser, Namespace
@@ -139,7 +139,7 @@ def add_device_flags(parser) -> None:
 
 
 def help_text(chosen: Namespace | None = None) -> str:
-    """The general flags, then those of the chosen parts, or of every part."""
+    """Return the help of the general flags, then of the chosen parts, or of every part."""
     parts = [
         part_parser(registry, name).format_help()
         for registry in WITH_FLAGS

@@ -1,7 +1,7 @@
 """The content of the files of a run: config.json, epochs.jsonl, steps.jsonl, result.json.
 
-None stands for a number that is not finite. Of unknown further fields a record keeps those that a
-reader may ask for.
+None stands for a number that is not finite. `further` keeps the unknown fields that a reader may
+ask for.
 """
 
 import re
@@ -35,7 +35,7 @@ class Config(Record):
     threads: int
     command: str
     earlier: list[dict[str, Any]]  # what config.json said before each resume
-    data: Any = None  # identity, classes and recipe; unknown of runs of early versions
+    data: Any = None  # identity, classes and recipe; early versions wrote none
     further: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -51,7 +51,7 @@ class Config(Record):
         return self.data.get("identity") if isinstance(self.data, dict) else None
 
     def past(self) -> list[dict[str, Any]]:
-        """What `earlier` says after the next resume."""
+        """Return what `earlier` says after the next resume."""
         now = {**vars(self), **self.further}
         return [*now.pop("earlier"), {k: v for k, v in now.items() if k != "further"}]
 
@@ -62,7 +62,7 @@ class Epoch(Record):
 
     epoch: int
     loss: float | None
-    split: str  # that was scored
+    split: str  # the scored one
     Acc: float  # joint
     conflict: float | None  # share of all (step, encoder) pairs
     seconds: float
@@ -99,7 +99,7 @@ class Step(Record):
     skipped: bool
     loss: float | None
     losses: dict[str, float | None]
-    encoders: dict[str, EncoderStats] = field(default_factory=dict)  # whose two gradients were seen
+    encoders: dict[str, EncoderStats] = field(default_factory=dict)  # those with two gradients
     further: dict[str, Any] = field(default_factory=dict)  # step, grad_norm, measures
 
     def __post_init__(self) -> None:
@@ -124,7 +124,7 @@ class Result(Record):
 
 
 def _are_scores(scores: dict[str, int | float]) -> bool:
-    """Whether these are scores of one epoch: its number, and pairs of accuracy and F1 in [0, 1]."""
+    """Return whether these are one epoch's number, and pairs of accuracy and F1 in [0, 1]."""
     names = scores.keys() - {"epoch"}
     return (
         isinstance(epoch := scores.get("epoch"), int)
@@ -143,7 +143,7 @@ def read_config(folder: Path) -> Config:
 
 
 def read_epochs(folder: Path, size: int | None = None) -> list[Epoch]:
-    """The run's finished epochs; with size those in the first so many bytes of the file."""
+    """Read the run's finished epochs; with size, only those in the first size bytes of the file."""
     return records.read_lines(folder / "epochs.jsonl", Epoch, size)
 
 
@@ -152,10 +152,10 @@ def read_steps(folder: Path) -> list[Step]:
 
 
 def read_result(folder: Path) -> Result:
-    """The result of a finished run."""
+    """Read the result of a finished run."""
     result = records.read(folder / "result.json", Result)
     if result.selected not in (*result.results,):
         raise UserError(
-            f"{folder / 'result.json'}: selected is none of its results: restore it from a copy"
+            f"{folder / 'result.json'}: selected is no rule in results: restore it from a copy"
         )
     return result

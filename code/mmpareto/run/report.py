@@ -1,4 +1,4 @@
-"""From numbers to the words that the console shows."""
+"""The words that the console shows, made from numbers."""
 
 import re
 import textwrap
@@ -12,7 +12,7 @@ TIED = "\x00"  # stands for a space that no line ends at
 
 
 def summary(steps: list[dict]) -> dict:
-    """One epoch's steps in a few numbers; conflict is a share of all (step, encoder) pairs."""
+    """Return one epoch's steps in few numbers; conflict is a share of all (step, encoder) pairs."""
     good = [step for step in steps if not step["skipped"]]
     encoders = [stats for step in good for stats in step.get("encoders", {}).values()]
     names = dict.fromkeys(name for step in good for name in step.get("encoders", {}))
@@ -55,9 +55,9 @@ def row(epoch: dict, epochs: int, best: dict) -> str:
 
 
 def fitted(line: str, width: int) -> str:
-    """A log's line as lines of a terminal: broken between its parts, which two spaces separate.
+    """Break a log's line for a terminal, between its parts, which two spaces separate.
 
-    A part that is too long for that breaks at any space. A command stays whole, to be copied.
+    A part that is too long breaks at any space. A command stays whole, so that it can be copied.
     """
     if len(line) <= width or line.startswith("Command"):
         return line
@@ -87,10 +87,10 @@ def result_lines(results: dict[str, dict]) -> list[str]:
 def table(
     headings: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, texts: int = 1
 ) -> str:
-    """A table for the console: texts columns of text, numbers to their right.
+    """Return a table for the console: first columns of text (texts many), then numbers.
 
-    Nothing is cut: cells of the first column that width leaves no room for take several lines,
-    of no fewer than 16 letters, and headings of numbers lines of 9. tabulate would pad headings.
+    Nothing is cut. Long cells of the first column take several lines, each at least 16 letters
+    wide; headings of numbers take lines of 9. (tabulate would pad headings.)
     """
     headings, *rows = ([printable(cell) for cell in row] for row in (headings, *rows))
     sizes = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]

@@ -1,4 +1,4 @@
-"""What a model predicts, and how good that is: the joint prediction and every modality's own.
+"""Predictions of a model and their scores: the joint prediction and every modality's own.
 
 A name is "joint", a modality's or a task's.
 """
@@ -28,7 +28,7 @@ class Score(NamedTuple):
     F1: float
 
 
-# {"joint": ..., modality or task: ...}; of a multi-task model "joint" is the mean over the tasks.
+# {"joint": ..., modality or task: ...}; for several tasks, "joint" is the mean over the tasks.
 Scores = dict[str, Score]
 
 
@@ -38,7 +38,7 @@ def column(kind: str, name: str) -> str:
 
 
 def columns(scores: Scores) -> dict[str, float]:
-    """{column: score}, all accuracies first."""
+    """Return {column: score}, all accuracies first."""
     return {
         column(kind, name): getattr(score, kind)
         for kind in Score._fields
@@ -49,12 +49,12 @@ def columns(scores: Scores) -> dict[str, float]:
 def evaluate(
     model: Fusion, batches: Loader, device: torch.device, limit: int | None = None
 ) -> Scores:
-    """The scores over all batches, or the first limit ones."""
+    """Return the scores over all batches, or over the first limit ones."""
     return score(*predict(model, batches, device, limit)[:2])
 
 
 def score(predictions: Named, targets: Named) -> Scores:
-    """The scores of `evaluate` from what `predict` returns."""
+    """Return the scores of `evaluate` from what `predict` returns."""
     own = {}
     for name, p in predictions.items():
         truth, found = np.array(targets[name]), np.array(p)
@@ -88,7 +88,7 @@ def per_class(predictions: Named, targets: Named, classes: int) -> dict[str, Per
 
 
 def confusion(predictions: Named, targets: Named, classes: int) -> dict[str, np.ndarray]:
-    """{name: counts (C, C)}, a row for each true class and a column for each predicted one."""
+    """Return {name: counts (C, C)}: a row for each true class, a column for each predicted one."""
     return {
         name: metrics.confusion_matrix(targets[name], p, labels=range(classes))
         for name, p in predictions.items()
@@ -98,7 +98,7 @@ def confusion(predictions: Named, targets: Named, classes: int) -> dict[str, np.
 def predict(
     model: Fusion, batches: Loader, device: torch.device, limit: int | None = None
 ) -> tuple[Named, ...]:
-    """Predicted classes, targets, and the softmax probabilities of the predicted classes.
+    """Return predicted classes, targets, and the softmax probabilities of the predicted classes.
 
     UserError if a prediction is not finite: NaN has no largest class.
     """
@@ -121,10 +121,10 @@ def predict(
 
 
 def write_predictions(path: Path, ids: list[str], classes: list[str], *predicted: Named) -> None:
-    """One row for each sample: id, label, prediction and probability, of all predictions.
+    """Write one row for each sample: id, label, and each prediction with its probability.
 
-    In a multi-task model every task has its own label. Text is as `tables.quote_formula` puts it.
-    predicted: what `predict` returns.
+    In a multi-task model every task has its own label. Text passes `tables.quote_formula`.
+    predicted is what `predict` returns.
     """
     predictions, targets, probabilities = predicted
     names = [quote_formula(name) for name in classes]

@@ -17,7 +17,7 @@ from ..system.errors import UserError
 from .environment import environment
 from .options import OPTIMIZER_DEFAULTS
 
-# By kind of modality; resnet18 for the others.
+# {kind of modality: encoder}; all others get resnet18.
 DEFAULT_ENCODERS = {"array": "mlp", "tokens": "transformer"}
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
@@ -44,7 +44,7 @@ def load_data(flags: Namespace) -> Data:
 
 
 def build_model(flags: Namespace, data: Data) -> Fusion:
-    """The fusion of one encoder per modality, newly initialised, on the CPU."""
+    """Return the fusion of one encoder per modality, newly initialised, on the CPU."""
     encoders = {}
     for modality, encoder in chosen_encoders(flags, data).items():
         weights = {"pretrained": flags.pretrained} if _pretrainable(encoder) else {}
@@ -53,7 +53,7 @@ def build_model(flags: Namespace, data: Data) -> Fusion:
 
 
 def chosen_encoders(flags: Namespace, data: Data) -> dict[str, type[Encoder]]:
-    """{modality: the class of its encoder}."""
+    """Return {modality: the class of its encoder}."""
     default = FUSIONS[flags.fusion].default_encoder or DATASETS[flags.dataset].encoder
     names = {
         modality: default or DEFAULT_ENCODERS.get(spec.kind, "resnet18")
@@ -92,7 +92,7 @@ def check_single_samples(model: Fusion, split: Split, device: torch.device) -> N
 
 
 def build_optimizer(flags: Namespace, model: Fusion, device: torch.device):
-    """The optimizer, fused where the device has it, and its scheduler (constant by default)."""
+    """Return the optimizer, fused if the device has it, and its scheduler (constant by default)."""
     settings = {"lr": flags.learning_rate, "weight_decay": flags.weight_decay}
     settings |= {"fused": device.type in ("cpu", "cuda")}
     if "momentum" in OPTIMIZER_DEFAULTS[flags.optimizer]:
