@@ -1,4 +1,4 @@
-"""The arms, and the settings in which they are compared; docs/claim.md says why."""
+"""The arms, and the settings in which they are compared; docs/claim_protocol.md says why."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""The tables of docs/claim.md, in Markdown."""
+"""The tables of docs/claim.md and docs/claim_protocol.md, in Markdown."""
 
 import statistics
 from collections.abc import Iterable
