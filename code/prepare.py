@@ -48,7 +48,14 @@ def main(arguments: list[str]) -> None:
 
     from mmpareto.preparation.engine import Preparation
 
-    Preparation(dataset.collect(flags), flags).run()
+    try:
+        raw = dataset.collect(flags)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename}: cannot be read ({error.strerror}): let this user read it, or move "
+            "it out of --raw"
+        ) from None
+    Preparation(raw, flags).run()
     verify.check(flags.out, workers=os.cpu_count() or 1)
     print(f"Train    sh script/mmpareto.sh --dataset {name} --data_root {quote(str(flags.out))}")
 

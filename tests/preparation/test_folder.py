@@ -71,7 +71,7 @@ class TestFolder:
             ("clip-3,", "clip/3,", "line 5: id 'clip/3'"),
             (",3.mp4", ",/etc/3.mp4", "line 5: film '/etc/3.mp4': a path below --raw"),
             (",3.mp4", ",../3.mp4", "line 5: film '../3.mp4': a path below --raw"),
-            (",3.mp4", ",30.mp4", "line 5: film '30.mp4': no such file"),
+            (",3.mp4", ",30.mp4", "line 5: film '30.mp4': not found in"),
             (",3.mp4", "", "line 5: 5 values found, 6 expected"),
             ("clip-3,cat", "clip-3,", "line 5: column label is empty"),
             (",3.npy", ",3.npy#x", "a row number expected after #"),
@@ -142,7 +142,7 @@ class TestFolder:
             ["clip-5", "pose", "excluded", "unreadable"],
         ]
         self.edit(raw, lambda text: text.replace("3.npy", "3" * 300 + ".npy"))
-        assert "no such file" in error_of("folder", raw, tmp_path / "x")
+        assert "File name too long" in error_of("folder", raw, tmp_path / "x")
 
     def test_a_split_of_ones_own_stays_behind(self, raw, out):
         """It is added by hand; a repeated call must not make it the default."""

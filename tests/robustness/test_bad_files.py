@@ -1,5 +1,7 @@
 """Raw files and archives of an enemy: none runs, leads out, fills memory, hangs, or is obeyed."""
 
+import builtins
+import errno
 import gzip
 import io
 import os
@@ -24,10 +26,11 @@ from sets import SMALL, error_of, prepare_set, rows
 import compare
 import verify
 from mmpareto.benchmarks import synthetic
-from mmpareto.data.clips import Bad, Clip, Source
+from mmpareto.data.clips import Bad, Clip, Source, check_media, state_of
 from mmpareto.datasets.cgmnist import CGMNIST
 from mmpareto.preparation.archives import members
 from mmpareto.preparation.media import convert, load_array
+from mmpareto.preparation.worker import convert_clip
 from mmpareto.system.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("guarded")
@@ -86,6 +89,60 @@ def test_preparing(mine, tmp_path, make, name):
     line = error_of("folder", mine, tmp_path / "out", *TEXT)
     assert f"{name}: is a pipe, a socket or a device" in line
     assert not (tmp_path / "out").exists()
+
+
+def forbid(monkeypatch, place, path, *functions):
+    """Have functions of a module refuse a path, as they do for other users than root."""
+
+    def make(function):
+        def refuse(first, *arguments, **flags):
+            if not isinstance(first, int) and Path(first) == path:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return function(first, *arguments, **flags)
+
+        return refuse
+
+    for name in functions:
+        monkeypatch.setattr(place, name, make(getattr(place, name)))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "folder"),
+    [("cremad", "AudioWAV"), ("kinetics_sounds", "singing"), ("modelnet40", "bowl/train")],
+)
+def test_a_folder_that_may_not_be_listed(tmp_path, monkeypatch, dataset, folder):
+    for name in ("AudioWAV", "VideoFlash", "singing", "bowl/train"):
+        (tmp_path / "raw" / name).mkdir(parents=True)
+    path = tmp_path / "raw" / folder
+    forbid(monkeypatch, os, path, "scandir", "listdir")
+    line = error_of(dataset, tmp_path / "raw", tmp_path / "set")
+    assert line.startswith(f"{path}: cannot be read (Permission denied)")
+    with pytest.raises(Bad, match="Permission denied"):
+        convert(Source("frames", path), RECIPE)
+    assert state_of(Source("frames", path)).bytes == -1
+
+
+def test_a_file_that_may_not_be_read(mine, tmp_path, monkeypatch):
+    path = mine / "3.npy"
+    forbid(monkeypatch, builtins, path, "open")
+    check_media([path, mine / "4.npy"], "")
+    clip = Clip("clip-3", "cat", "", {"array": Source("array", path)})
+    problem = convert_clip(clip, RECIPE, tmp_path).problem
+    assert problem.reason == "unreadable" and "3.npy" in problem.detail
+    forbid(monkeypatch, tarfile, path, "open")
+    with pytest.raises(UserError, match=r"3.npy: cannot be read \(Permission denied\)"):
+        out_of(path, tmp_path / "scratch")
+
+
+@pytest.mark.parametrize(
+    ("target", "why"), [("x", "a link that leads nowhere"), (None, "No such file or directory")]
+)
+def test_a_path_without_a_file(mine, tmp_path, target, why):
+    (mine / "3.npy").unlink()
+    if target:
+        (mine / "3.npy").symlink_to(target)
+    line = error_of("folder", mine, tmp_path / "out", *TEXT)
+    assert f"line 5: pose '3.npy': not found in {mine} ({why})" in line
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Clips to prepare, their raw files, and a first check that these are media."""
 
+import errno
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -85,10 +86,10 @@ class Raw(NamedTuple):
 def files_below(folder: Path, *endings: str) -> Iterator[Path]:
     """Yield files with one of these endings at any depth, sorted; skip AppleDouble's "._" twins.
 
-    Folders that are links are followed, each real folder once.
+    Folders that are links are followed, each real folder once. OSError if one cannot be listed.
     """
     found, visited = [], set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
         real = os.path.realpath(parent)
         if real in visited:
             folders.clear()
@@ -98,20 +99,25 @@ def files_below(folder: Path, *endings: str) -> Iterator[Path]:
     yield from sorted(path for path in found if path.name.lower().endswith(endings))
 
 
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def check_media(paths: Iterable[Path], hint: str) -> None:
     """Raise UserError for files that a failed download has left in place of media.
 
     Git LFS pointers decode silently to nothing; log-in and quota pages come as HTML.
     """
-    paths = [path for path in dict.fromkeys(paths) if path.exists() and not path.is_dir()]
-    pointers = []
+    paths, pointers = list(dict.fromkeys(paths)), []
     for path in paths:
         try:
             expect_regular(path)
+            with open(path, "rb") as file:
+                start = file.read(64)
         except OSError as error:
-            raise UserError(f"{path}: is {error.strerror}: remove it from the folder") from None
-        with open(path, "rb") as file:
-            start = file.read(64)
+            if error.errno == errno.EINVAL:
+                raise UserError(f"{path}: is {error.strerror}: remove it from the folder") from None
+            continue  # a folder of stills; or missing or unreadable, which its worker reports
         if start.startswith(POINTER):
             pointers.append(path)
         elif re.match(rb"\s*<(!doctype html|html)", start, re.IGNORECASE):
@@ -131,8 +137,10 @@ def check_media(paths: Iterable[Path], hint: str) -> None:
 def state_of(source: Source) -> State:
     """Return the state of a source, without its sum: reading files takes long."""
     path = source.path
-    if not path.exists():
+    try:
+        files = [p for p in path.iterdir() if p.is_file()] if path.is_dir() else [path]
+        stats = [p.stat() for p in files]
+    except OSError:  # missing or unreadable: its worker says which
         return State(path.name, source.row, -1, 0)
-    files = [p for p in path.iterdir() if p.is_file()] if path.is_dir() else [path]
-    changed = max((p.stat().st_mtime_ns for p in files), default=0)
-    return State(path.name, source.row, sum(p.stat().st_size for p in files), changed)
+    changed = max((stat.st_mtime_ns for stat in stats), default=0)
+    return State(path.name, source.row, sum(stat.st_size for stat in stats), changed)

@@ -129,8 +129,13 @@ def _source(where: str, raw: Path, name: str, kind: str, value: str) -> Source:
         raise UserError(
             f"{where}: {name} {value!r}: a path below --raw expected, without .. and backslashes"
         )
-    if not os.path.exists(raw / relative):  # False, too, for a name that is too long
-        raise UserError(f"{where}: {name} {value!r}: no such file in {raw}")
+    try:
+        os.stat(raw / relative)
+    except OSError as error:
+        what = "a link that leads nowhere" if os.path.islink(raw / relative) else error.strerror
+        raise UserError(
+            f"{where}: {name} {value!r}: not found in {raw} ({what}): mend the path"
+        ) from None
     if number and not number.isdecimal():
         raise UserError(f"{where}: {name} {value!r}: a row number expected after #")
     return Source(kind, raw / relative, int(number) if number else None)

@@ -54,6 +54,10 @@ def members(
                 os.utime(path, (member.mtime, member.mtime))  # a changed archive is known by it
                 sources = {m: s._replace(path=path) for m, s in clip.sources.items()}
                 yield clip._replace(sources=sources)
+    except PermissionError as error:
+        raise UserError(
+            f"{archive}: cannot be read ({error.strerror}): let this user read it"
+        ) from None
     # A name or time that no file can have raises ValueError or OverflowError.
     except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError, OverflowError) as error:
         raise UserError(

@@ -37,7 +37,9 @@ def clear_errors(what: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{what}: cannot be used ({error.strerror or error})") from None
+        is_told = error.filename is None or str(error.filename) in str(what)
+        place = "" if is_told else f"{error.filename} "
+        raise UserError(f"{what}: {place}cannot be used ({error.strerror or error})") from None
 
 
 def sha256(path: Path) -> str:
