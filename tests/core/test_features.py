@@ -173,7 +173,7 @@ class Leaky(Concat):
             {},
             "'a' other than through features",
         ),
-        (Concat, dict, {"accumulate": True}, "accumulate does not go with"),
+        (Concat, dict, {"accumulate": True}, "accumulate cannot be used with"),
         (tiny_models.Mixing, dict, {}, "'a' reaches the encoder 'b'"),
         (Leaky, dict, {}, r"features\['b'\] depend on the encoder 'a'"),
     ],

@@ -126,7 +126,7 @@ class TestPretrained:
     @pytest.mark.parametrize("content", [{"conv1.weight": torch.ones(2)}, [1, 2], {}])
     def test_other_content(self, tmp_path, content):
         torch.save(content, tmp_path / "other.pt")
-        with pytest.raises(UserError, match="no state dict of torchvision's resnet18"):
+        with pytest.raises(UserError, match="not a state dict of torchvision's resnet18"):
             ResNet18(IMAGE, pretrained=str(tmp_path / "other.pt"))
 
     def build(self, file, *encoders):

@@ -46,7 +46,7 @@ WRONG = [
     ),
     (analyze, "{here} --split val", "--split: this command calls it --part: give --part val"),
     (evaluate, "{file}", "damaged, cut off or no checkpoint"),
-    (evaluate, "{here}", "it is a folder: give a file in it, as best.pt"),
+    (evaluate, "{here}", "it is a folder: give a file in it, such as a run's best.pt"),
     (compare, "--methods uniform,nonsense", "choose one of joint, unimodal"),
     (compare, "--methods uniform joint", "a comma instead of the space"),
     (compare, "--seeds a", "a whole number from 0 to"),

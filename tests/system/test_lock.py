@@ -75,7 +75,7 @@ def test_file_system_without_locks(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(fcntl, "flock", none)
     with Lock(tmp_path):
-        assert "locks nothing (No locks available)" in capsys.readouterr().err
+        assert "has no locks (No locks available)" in capsys.readouterr().err
 
 
 def test_two_trainings(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""What an `Integrator` is given, checked: encoders, losses, features, and the graph behind them."""
+"""Checks of what an `Integrator` is given: encoders, losses, features, and their graph."""
 
 from collections.abc import Iterable, Mapping
 
@@ -37,7 +37,7 @@ def check_encoders(model: nn.Module, encoders: Mapping[str, nn.Module] | nn.Modu
 def check_losses(
     encoders: Mapping[str, nn.Module], joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]
 ) -> None:
-    """ValueError unless they are scalars, one for each encoder, that can train it."""
+    """Raise ValueError unless each encoder has one loss, a scalar that can train it."""
     if unimodal_losses.keys() != encoders.keys():
         raise ValueError(
             f"unimodal losses {sorted(unimodal_losses)} given for encoders {sorted(encoders)}: "
@@ -52,15 +52,15 @@ def check_losses(
                 )
         elif name == "joint" or trainable(encoders[name]):
             raise ValueError(
-                f"the loss of {name!r} has no gradient: give it as the model's forward pass has "
-                "made it, neither detached nor made under torch.no_grad()"
+                f"the loss of {name!r} has no gradient: give it as the model's forward pass "
+                "returns it, neither detached nor computed under torch.no_grad()"
             )
 
 
 def check_features(
     encoders: Mapping[str, nn.Module], features: Mapping[str, Tensor] | None, accumulate: bool
 ) -> Mapping[str, Tensor]:
-    """The features; ValueError unless they are every encoder's output, with a gradient."""
+    """Return features; raise ValueError unless they are every encoder's output, with a gradient."""
     if features is None or features.keys() != encoders.keys():
         raise ValueError(
             f"gramian='features' needs the output of every encoder, {sorted(encoders)}: "
@@ -68,7 +68,7 @@ def check_features(
         )
     if accumulate:
         raise ValueError(
-            "accumulate does not go with gramian='features', whose weights need the whole "
+            "accumulate cannot be used with gramian='features', whose weights need the whole "
             "batch at once: use gramian='parameters'"
         )
     for name, module in encoders.items():
@@ -81,7 +81,7 @@ def check_features(
 
 
 def verify_late(encoders: Mapping[str, nn.Module], losses: Mapping[str, Tensor]) -> None:
-    """Raises if a loss reaches another encoder's parameters."""
+    """Raise ValueError if a loss reaches another encoder's parameters."""
     for name, loss in losses.items():
         for other in sorted(reached(encoders, [loss])[0] - {name}):
             raise ValueError(
@@ -94,11 +94,11 @@ def verify_late(encoders: Mapping[str, nn.Module], losses: Mapping[str, Tensor])
 def verify_features(
     encoders: Mapping[str, nn.Module], losses: list[Tensor], features: Mapping[str, Tensor]
 ) -> None:
-    """Raises if a loss reaches an encoder past its features, or features another encoder."""
+    """Raise ValueError if a loss bypasses the features, or features depend on another encoder."""
     for name in sorted(reached(encoders, losses, stop=features.values())[0]):
         raise ValueError(
             f"gramian='features', but a loss reaches the encoder {name!r} other than through "
-            f"features[{name!r}]: give the very tensor that the losses were made of, or use "
+            f"features[{name!r}]: compute the losses from this very tensor, or use "
             "gramian='parameters'"
         )
     for name, z in features.items():
@@ -112,9 +112,9 @@ def verify_features(
 def reached(
     encoders: Mapping[str, nn.Module], tensors: Iterable[Tensor], stop: Iterable[Tensor] = ()
 ) -> tuple[set[str], bool]:
-    """Encoders whose parameters tensors depend on, not by way of stop; whether all was seen.
+    """Return the encoders that tensors depend on, except through stop; and whether all was seen.
 
-    A compiled part is one node, that seems to mix all it holds: it is not looked into.
+    A compiled part is one node, which seems to mix all that it holds: it is not looked into.
     """
     owner = {p: name for name, module in encoders.items() for p in module.parameters()}
     found, readable = set(), True

@@ -1,6 +1,6 @@
 """One run on several processes, as torchrun starts them; rank r trains on its share of every batch.
 
-In a single process nothing here does anything. Every function is called by all ranks alike.
+In a single process these functions change nothing. All ranks call every function alike.
 """
 
 import os
@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 T = TypeVar("T")
-PATIENCE = timedelta(minutes=30)  # for a rank that neither answers nor is known to have ended
+PATIENCE = timedelta(minutes=30)  # how long to wait for a rank that is silent
 
 
 class Lost(Exception):
@@ -42,18 +42,18 @@ def is_launched() -> bool:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Together with the other processes that torchrun has started, if it has."""
+    """Join the other processes, if torchrun has started any."""
     if not is_launched() or dist.is_initialized():
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     _call(dist.init_process_group, backend, timeout=PATIENCE)
     yield
-    dist.destroy_process_group()  # after an error the others may not come to it
+    dist.destroy_process_group()  # not after an error: the others may never get here
 
 
 def own(items: Sequence[T]) -> Sequence[T]:
-    """This rank's share, every size-th of the items."""
+    """Return this rank's share: every size-th item."""
     return items[rank() :: size()]
 
 
@@ -62,7 +62,7 @@ def barrier() -> None:
 
 
 def gather(value: T) -> list[T]:
-    """What every rank has, in the order of ranks."""
+    """Return the values of all ranks, in their order."""
     values = [value] * size()
     if size() > 1:
         _call(dist.all_gather_object, values, value)
@@ -70,12 +70,12 @@ def gather(value: T) -> list[T]:
 
 
 def same(value: T) -> T:
-    """What the first rank has."""
+    """Return the first rank's value."""
     return gather(value)[0]
 
 
 def total(x: Tensor) -> Tensor:
-    """The sum over ranks of a tensor that is small."""
+    """Return the sum of a small tensor over the ranks."""
     if size() > 1:
         x = x.clone()
         _call(dist.all_reduce, x)
@@ -87,18 +87,18 @@ def mean(x: Tensor) -> Tensor:
 
 
 def average(tensors: list[Tensor]) -> None:
-    """Put the mean over ranks in the place of every tensor, by one reduction of all together."""
+    """Replace every tensor by its mean over the ranks, with one reduction for all of them."""
     _change(tensors, lambda flat: _call(dist.all_reduce, flat.div_(size())))
 
 
 def copy_from_first(tensors: list[Tensor]) -> None:
-    """Put what the first rank has in the place of every tensor."""
+    """Replace every tensor by the first rank's."""
     _change(tensors, lambda flat: _call(dist.broadcast, flat, 0))
 
 
 @torch.no_grad()
 def _change(tensors: list[Tensor], change: Callable[[Tensor], None]) -> None:
-    """Change tensors in place, as one vector for each dtype."""
+    """Change tensors in place, joined to one vector for each dtype."""
     if size() == 1:
         return
     for dtype in dict.fromkeys(t.dtype for t in tensors):
@@ -110,12 +110,12 @@ def _change(tensors: list[Tensor], change: Callable[[Tensor], None]) -> None:
 
 
 def _call(collective: Callable, *arguments, **settings) -> None:
-    """Call a function of torch.distributed; Lost where it fails."""
+    """Call a function of torch.distributed; raise Lost if it fails."""
     try:
         collective(*arguments, **settings)
     except (RuntimeError, ConnectionError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise Lost(
             f"this process has lost the others of its run ({reason}): one has ended or cannot be "
-            "reached, its own message says why"
+            "reached: read that process's own message"
         ) from None

@@ -4,10 +4,10 @@ Symbols, for one encoder: j is the gradient of the joint loss and g that of the 
 (unimodal) loss, both as lists of tensors in the order of the encoder's parameters; s = j + g is
 what the uniform baseline applies, d the direction chosen, h the integrated gradient.
 
-Every method here is a map from the Gramian (<j,j>, <j,g>, <g,g>) to one weight for j and one for
-g; `apply` is the only place that touches the gradients again. Nothing is differentiated through
-and nothing is copied to the host, so an integration on a GPU never waits for it. Where j and g are
-only this process's part of something larger, their Gramian can be given as gram.
+Every method here maps the Gramian (<j,j>, <j,g>, <g,g>) to one weight for j and one for g; only
+`apply` touches the gradients again. Nothing is differentiated through and nothing is copied to the
+host, so an integration on a GPU never waits for it. Where j and g are only this process's part of
+something larger, their Gramian can be given as gram.
 
 MMPareto: Wei and Hu, "Boosting Multimodal Learning with Innocent Unimodal Assistance", ICML 2024.
 Pareto (MGDA): Desideri 2012; Sener and Koltun 2018.
@@ -47,7 +47,7 @@ Integrated = tuple[Tensors, Stats]  # h, and how it was decided
 
 
 def gramian(j: Tensors, g: Tensors) -> Tensor:
-    """<j,j>, <j,g> and <g,g> of each tensor: float64, shape (3, number of tensors).
+    """Return <j,j>, <j,g> and <g,g> of each tensor: float64, shape (3, number of tensors).
 
     Products are summed in float64: summed in float32, two million numbers against -3 times
     themselves look 3e-4 away from opposite, which the rescale would blow up into a step of noise.
@@ -72,12 +72,12 @@ def gramian(j: Tensors, g: Tensors) -> Tensor:
 
 
 def _as_real(tensors: Tensors) -> Tensors:
-    """A complex number as its two parts, by which it is trained: <a, b> is Re(conj(a) b)."""
+    """Split complex numbers into their two parts, so that <a, b> is Re(conj(a) b)."""
     return [torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for x in tensors]
 
 
 def min_norm(jj: Tensor, jg: Tensor, gg: Tensor) -> Tensor:
-    """alpha in [0, 1] for which alpha * j + (1 - alpha) * g is shortest (MGDA, two objectives)."""
+    """Return the alpha in [0, 1] for which alpha * j + (1 - alpha) * g is shortest (MGDA)."""
     inside = (gg - jg) / (jj + gg - 2 * jg)
     alpha = torch.where(jg >= gg, 0.0, inside)
     alpha = torch.where(jg >= jj, 1.0, alpha)
@@ -85,7 +85,7 @@ def min_norm(jj: Tensor, jg: Tensor, gg: Tensor) -> Tensor:
 
 
 def _of_gramian(rule: Callable) -> Callable:
-    """The rule as one of j and g, which makes their Gramian unless gram is given."""
+    """Turn a rule of j, g and their Gramian into one of j and g; gram may still be given."""
 
     @wraps(rule)
     @torch.no_grad()
@@ -141,8 +141,8 @@ def weighted_rule(
     """h = scale * (w_1 j + w_2 g) with w (2,) = weighting(Gramian (2, 2)), as torchjd's are.
 
     The weighting sees the Gramian divided by its mean diagonal, so that what regularises it means
-    the same for gradients of any length. One that is not finite it never sees: some fail on it,
-    others return finite weights; h is then not finite either way. May overwrite j.
+    the same for gradients of any length. It is never given one that is not finite: some
+    fail on it, others return finite weights; h is then not finite either way. May overwrite j.
     """
     jj, jg, gg = gram.sum(1)
     size = (jj + gg) / 2
@@ -181,25 +181,25 @@ def apply(
 def stats(
     gram: Tensor, weights: tuple, scale: Tensor, stationary: Tensor, conflict: Tensor
 ) -> Stats:
-    """What was decided for the encoder of this Gramian."""
+    """Return what was decided for the encoder of this Gramian."""
     jj, jg, gg = gram.sum(1)
     cos, (joint, own) = jg / (jj * gg).sqrt(), weights
     return Stats(cos, jj.sqrt(), gg.sqrt(), joint, own, scale, conflict, stationary)
 
 
 def in_conflict(gram: Tensor) -> Tensor:
-    """Whether cos <= 0 over the whole encoder, with neither gradient zero."""
+    """Return whether cos <= 0 over the whole encoder, with neither gradient zero."""
     jj, jg, gg = gram.sum(1)
     return (jj > 0) & (gg > 0) & (jg <= 0)
 
 
 def _norm(gram: Tensor, joint_weight, unimodal_weight) -> Tensor:
-    """||joint_weight * j + unimodal_weight * g||, read off the Gramian."""
+    """Return ||joint_weight * j + unimodal_weight * g||, computed from the Gramian."""
     jj, jg, gg = gram
     square = joint_weight**2 * jj + 2 * joint_weight * unimodal_weight * jg
     return (square + unimodal_weight**2 * gg).clamp(min=0).sqrt()
 
 
 def widest(device: torch.device) -> torch.dtype:
-    """float64; float32 on Apple's GPUs, which have nothing wider."""
+    """Return float64, or float32 on Apple's GPUs, which have nothing wider."""
     return torch.float32 if device.type == "mps" else torch.float64

@@ -1,4 +1,4 @@
-"""MMPareto for anybody's training loop: `backward` stands where `loss.backward()` stood.
+"""MMPareto for any training loop: `backward` replaces `loss.backward()`.
 
 mmpareto = MMPareto(model, {"audio": model.audio, "visual": model.visual})
 ...
@@ -29,7 +29,7 @@ GRAMIANS = ("parameters", "features")
 
 
 class Integrator:
-    """Writes to `.grad` what a backward pass would, with each encoder's two gradients integrated.
+    """Writes to `.grad` as a backward pass does, with each encoder's two gradients integrated.
 
     model: the whole model, not wrapped in DistributedDataParallel (which does not see gradients
         taken with autograd.grad: its processes would drift apart in silence). Where
@@ -97,7 +97,7 @@ class Integrator:
         joint_loss, unimodal_losses: scalars of one forward pass; unimodal_losses has one entry for
             each encoder. Their graph is freed.
         features: {name: z}, each encoder's output (B, ...), with gramian="features" only: the very
-            tensors that both losses were made of, whose first dimension is the batch.
+            tensors that both losses were computed from; their first dimension is the batch.
         accumulate: hold this micro-batch's two gradients back; the next call without it integrates
             their sums, once. Returns {} then. Divide the losses by the number of micro-batches. Not
             with gramian="features": weights of the whole batch are not known before its end.
@@ -145,10 +145,10 @@ class Integrator:
     def observe(
         self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]
     ) -> dict[str, tuple[Tensors, Tensors]]:
-        """Each encoder's two gradients, j and g, in the order of its parameters.
+        """Return each encoder's two gradients, j and g, in the order of its parameters.
 
         `.grad` and the graph stay as they are, so that any backward pass may follow. Traversals,
-        processes and encoders without a gradient are as of `backward`.
+        processes and encoders without a gradient are treated as in `backward`.
         """
         losses = joint_loss, unimodal_losses
         self._check_losses(losses)
@@ -158,7 +158,7 @@ class Integrator:
         return _pairs(encoders, j, g)
 
     def reset(self) -> None:
-        """Forget micro-batches that are held back, as when their step is given up."""
+        """Forget the micro-batches that are held back, for instance when their step is given up."""
         self._held = []
 
     def _check_losses(self, losses: Losses) -> None:
@@ -177,7 +177,7 @@ class Integrator:
     def _both(
         self, losses: Losses, encoders: Places, outside: Tensors, *, retain_graph=False
     ) -> tuple[Gradients, Gradients]:
-        """Gradients of the joint and of the encoders' own losses; of both in parameters outside."""
+        """Return gradients of the joint and of the encoders' own losses; outside gets both."""
         joint, own = losses
         everything = [*(p for params in encoders.values() for p in params), *outside]
         j = _gradients([joint], everything, retain_graph=True)
@@ -185,7 +185,7 @@ class Integrator:
             return j, _gradients(list(own.values()), everything, retain_graph=retain_graph)
         g: Gradients = {}
         for i, (name, params) in enumerate(encoders.items(), start=1):
-            # Of this loss only its own encoder takes part; what it does to others is dropped.
+            # This loss trains its own encoder only; its gradients in the others are dropped.
             keep = retain_graph or i < len(encoders)
             _add(g, _gradients([own[name]], [*params, *outside], retain_graph=keep))
         return j, g
@@ -199,7 +199,7 @@ class Integrator:
         stats, combined = {}, {}
         for name, z in outputs.items():
             a, b = _zero_filled(j, z), _zero_filled(g, z)
-            # Of the whole batch, of whose mean loss each process has 1 / size.
+            # The Gramian of the whole batch: its mean loss is the sum of the processes' / size.
             gram = distributed.total(integrate.gramian(a, b)) / distributed.size() ** 2
             (combined[z[0]],), stats[name] = self.rules[name](a, b, gram=gram)
         inside = [p for name in outputs for p in encoders[name]]
@@ -215,9 +215,9 @@ class MMPareto(Integrator):
 
     gamma: factor (> 0) on the length of each encoder's gradient, 1.5 in the paper.
     granularity: "encoder" rescales an encoder as a whole and never ascends either loss; "tensor"
-        rescales each parameter tensor, as the released script does, and may; "none" leaves the
-        length of the common direction as it is.
-    late, gramian: as of `Integrator`.
+        rescales each parameter tensor, as the released script does, and can ascend one; "none"
+        leaves the length of the common direction as it is.
+    late, gramian: see `Integrator`.
     """
 
     def __init__(
@@ -239,14 +239,14 @@ class MMPareto(Integrator):
         if gramian == "features" and granularity == "tensor":
             raise ValueError(
                 "granularity='tensor' rescales parameter by parameter, and gramian='features' sees "
-                "no parameter's gradients: drop one of them"
+                "no parameter's gradients: leave out one of the two"
             )
         rule = partial(integrate.mmpareto_rule, gamma=gamma, granularity=granularity)
         super().__init__(model, encoders, rule, late=late, gramian=gramian)
 
 
 def _keep_buffers_of_compiled_backwards() -> None:
-    """Let a compiled model be traversed twice: its backward otherwise overwrites what it has read.
+    """Let a compiled model be traversed twice: else its backward overwrites what it has read.
 
     The tag keeps torch's cache on disk from handing out code that was compiled without this.
     """
@@ -257,9 +257,9 @@ def _keep_buffers_of_compiled_backwards() -> None:
 
 
 def _pairs(encoders: Places, j: Gradients, g: Gradients) -> dict[str, tuple[Tensors, Tensors]]:
-    """{name: j and g of all its parameters} of every encoder that a loss reaches.
+    """Return {name: j and g of all its parameters} for every encoder that a loss reaches.
 
-    Rules that remember something of each parameter find it at the same place at every step.
+    So rules that remember something of each parameter find it at the same place at every step.
     """
     pairs = {
         name: (_zero_filled(j, params), _zero_filled(g, params))
@@ -268,8 +268,8 @@ def _pairs(encoders: Places, j: Gradients, g: Gradients) -> dict[str, tuple[Tens
     }
     if not pairs and any(encoders.values()):
         raise ValueError(
-            "no loss reaches a parameter of any encoder: make the losses with this very model, "
-            "not a copy of it or other parameters, or freeze the encoders"
+            "no loss reaches a parameter of any encoder: compute the losses with this very model, "
+            "not with a copy of it or other parameters, or freeze the encoders"
         )
     return pairs
 
@@ -283,11 +283,11 @@ def _gradients(
 ) -> Gradients:
     """One backward traversal: the gradients of those params that a loss depends on.
 
-    Of several losses it is their sum's; with along, that of the tensors' inner products with it.
+    Several losses are summed; with along, the tensors' inner products with it are.
     """
     outputs = [x for x in losses if isinstance(x, Tensor) and x.requires_grad]
     if not outputs:
-        return {}  # of an encoder that is frozen, with its head
+        return {}  # the encoder is frozen, and so is its head
     found = torch.autograd.grad(outputs, params, along, retain_graph, allow_unused=True)
     gradients, storages = {}, set()
     for param, gradient in zip(params, found, strict=True):
@@ -325,7 +325,7 @@ def _zero_filled(gradients: Gradients, params: Tensors) -> Tensors:
 
 @torch.no_grad()
 def _write(*parts: Mapping[Any, Tensor]) -> None:
-    """Add to `.grad`, as a backward pass does; then run the hooks that wait for that."""
+    """Add to `.grad`, as a backward pass does; then run the hooks that wait for it."""
     for part in parts:
         for param, gradient in part.items():
             param.grad = gradient if param.grad is None else param.grad.add_(gradient)

@@ -1,4 +1,4 @@
-"""What a model says of each batch, and its losses."""
+"""A model's predictions for each batch, and its losses."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -16,7 +16,7 @@ from .fusions.base import Fusion, Output
 def mean_losses(
     model: Fusion, batches: Loader, device: torch.device, limit: int | None = None
 ) -> dict[str, float]:
-    """Cross-entropy of the joint prediction and of each modality's, means over samples."""
+    """Return the mean cross-entropy of the joint prediction and of each modality's."""
     rows = []
     for output, targets in outputs(model, batches, device, limit):
         truth, logits = targets.to(device), output.logits
@@ -25,7 +25,7 @@ def mean_losses(
 
 
 def joined(rows: list[dict[str, Tensor]]) -> dict[str, list]:
-    """Rows of vectors as one list for each name; of several processes, all of theirs."""
+    """Join rows of vectors into one list for each name, over all processes."""
     own = [{name: values.tolist() for name, values in row.items()} for row in rows]
     every = [row for part in distributed.gather(own) for row in part]
     return {name: [x for row in every for x in row[name]] for name in every[0]}
@@ -35,10 +35,10 @@ def joined(rows: list[dict[str, Tensor]]) -> dict[str, list]:
 def outputs(
     model: Fusion, batches: Loader, device: torch.device, limit: int | None = None
 ) -> Iterator[tuple[Output, Tensor]]:
-    """What the model, in evaluation mode, says of each batch, and the targets as they came."""
+    """Yield the evaluated model's output for each batch, and the targets unchanged."""
     mine = len(distributed.own(range(limit))) if limit else len(batches)
     total = min(len(batches), mine)
     model.eval()
-    hidden = None if distributed.is_first() else True  # None: where nobody watches
+    hidden = None if distributed.is_first() else True  # None: tqdm hides it off a terminal
     for batch in islice(tqdm(batches, "evaluate", total, leave=False, disable=hidden), total):
         yield model(batch.to(device).inputs), batch.targets

@@ -1,4 +1,4 @@
-"""What a command speaks to: it may be closed, full, of another encoding, or gone in the middle."""
+"""A command's console: it may be closed, full, gone midway, or have another encoding."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from .errors import UserError
 
 
 class Watched:
-    """stdout; where it cannot be written, that is a UserError: an OSError could be a file's."""
+    """stdout that raises UserError if it cannot be written: an OSError could be a file's."""
 
     def __init__(self, stream):
         self._stream = stream
@@ -22,7 +22,7 @@ class Watched:
             # What is still held back would fail again when Python ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             raise UserError(
-                f"stdout: cannot be written ({error.strerror}): nothing more can be shown: "
+                f"stdout: cannot be written ({error.strerror}), so nothing more can be shown: "
                 "repeat the command, which goes on where it can (train.py with --resume)"
             ) from None
 
@@ -33,12 +33,12 @@ class Watched:
 
 @contextmanager
 def usable() -> Iterator[None]:
-    """Streams that can be written to at first, and in which any text has a form."""
+    """Make stdout and stderr writable for any text, also where they are closed."""
     while (number := os.open(os.devnull, os.O_RDWR)) < 3:  # the next file would become stdout
         pass
     os.close(number)
     before = sys.stdout, sys.stderr
-    # of a closed stream Python makes None
+    # Python makes a closed stream None
     out, err = (stream or open(os.devnull, "w") for stream in before)  # noqa: SIM115
     for stream in (out, err):
         if hasattr(stream, "reconfigure"):

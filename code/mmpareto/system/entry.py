@@ -12,12 +12,12 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-# In a command's environment: the number of an open file for the message with which it ends.
+# In a command's environment: the number of the open file that takes its last message.
 LAST_WORDS = "MMPARETO_LAST_WORDS"
 
 
 def _is_command() -> bool:
-    """Whether the main program lies in code/ or studies/: not for a test that imports a command."""
+    """Return whether the main program lies in code/ or studies/, which a test's does not."""
     main = getattr(sys.modules["__main__"], "__file__", None)
     code = Path(__file__).resolve().parents[2]
     folders = Path(main).resolve().parents if main else ()
@@ -30,8 +30,8 @@ if _is_command():
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     if find_spec("torch") is None:
         print(
-            f"error: {sys.executable} has no torch: sh script/setup.sh makes .venv, and "
-            ". .venv/bin/activate lets python be its Python",
+            f"error: {sys.executable} has no torch: run sh script/setup.sh, which makes .venv, and "
+            "then . .venv/bin/activate, which makes python its Python",
             file=sys.stderr,
         )
         sys.exit(2)
@@ -62,12 +62,12 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 
 def _interrupted(message: str) -> int:
-    # a parent that hears LAST_WORDS says itself that it was interrupted
+    # a parent that reads LAST_WORDS reports the interruption itself
     return 130 if LAST_WORDS in os.environ else _fail(130, message or "interrupted")
 
 
 def _is_of_memory(error: Exception) -> bool:
-    """Whether memory ran out: Python's error, a GPU's, or torch's on a CPU, which has no type."""
+    """Return whether memory ran out: Python's, a GPU's, or a CPU's (torch has no type for it)."""
     words = ("out of memory", "can't allocate memory")
     is_of_torch = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
     return is_of_torch or isinstance(error, MemoryError)
@@ -85,7 +85,7 @@ def _fail(code: int, message: str) -> int:
 
 
 def _tell_parent(message: str) -> None:
-    """Write the message with which this process ends where its parent reads it."""
+    """Write this process's last message where its parent reads it."""
     if number := os.environ.get(LAST_WORDS):
         with suppress(OSError):
             os.write(int(number), message.encode(errors="backslashreplace"))

@@ -2,7 +2,7 @@
 
 import re
 
-# C0 but a tab, C1, ends of lines, changes of the writing's direction, and bytes that are no text.
+# C0 except the tab, C1, ends of lines, changes of writing direction, and bytes that are no text.
 CONTROL = re.compile("[\0-\x08\n-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -11,10 +11,10 @@ class UserError(Exception):
 
 
 def reason(error: Exception) -> str:
-    """The first line of an error's message, or its kind where it has none."""
+    """Return the first line of an error's message, or its class where it has none."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def printable(text: str) -> str:
-    """text in one line that a terminal shows and does not obey: control characters escaped."""
+    """Return text as one line with control characters escaped, which a terminal does not obey."""
     return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

@@ -30,7 +30,7 @@ def _number(kind: type, accepts: Callable[[float], bool], wanted: str) -> Callab
 NAMES = {int: "whole number", float: "number"}
 fraction = _number(float, lambda value: 0 <= value < 1, "a number in [0, 1)")
 share = _number(float, lambda value: 0 <= value <= 1, "a number in [0, 1]")
-# what numpy takes
+# the range that numpy accepts
 seed = _number(int, lambda value: 0 <= value < 2**32, f"a whole number from 0 to {2**32 - 1}")
 
 
@@ -47,7 +47,7 @@ def comma_separated(kind: Callable) -> Callable[[str], list]:
 
 
 def epochs(text: str) -> list[int]:
-    """FIRST-LAST, both included and counted from 1."""
+    """Parse FIRST-LAST, both included and counted from 1."""
     first, _, last = text.partition("-")
     if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
         raise ArgumentTypeError(f"{text!r} is no range of epochs: give FIRST-LAST, as in 1-50")

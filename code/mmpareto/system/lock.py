@@ -1,4 +1,4 @@
-"""One command at a time in a folder."""
+"""A lock, so that one command at a time writes to a folder."""
 
 import sys
 from contextlib import AbstractContextManager, suppress
@@ -9,14 +9,14 @@ from filelock import FileLock, Timeout
 from .errors import UserError
 
 NAME = ".mmpareto.lock"
-TABLES = ".mmpareto.tables.lock"  # beside it: of who writes tables of runs that may still go on
-PATIENCE = 0.1  # seconds, in which who had the lock removes its file
+TABLES = ".mmpareto.tables.lock"  # a second lock, for tables of runs that may still go on
+PATIENCE = 0.1  # seconds for a process that gives the lock back to remove its file
 
 
 class Lock(AbstractContextManager):
-    """The lock of a folder; UserError, with hint, where another process has it.
+    """The lock of a folder; raises UserError, with hint, if another process has it.
 
-    tables: the lock of those who write tables; it waits for the other process, for seconds.
+    tables: take the lock for writing tables; it waits until the other process has written.
     The system takes the lock from a process that dies, so a file that is left behind locks nothing.
     A forked process does not have the lock. Over NFS it also holds between machines (Linux makes
     flock a lock of the server). Where a file system has no locks, stderr says so.
@@ -35,10 +35,10 @@ class Lock(AbstractContextManager):
         except Timeout:
             raise UserError(f"{folder}: another command is writing to it: {hint}") from None
         except OSError as error:
-            if error.filename:  # the file could not be opened: that is no matter of locks
+            if error.filename:  # the file could not be opened, which has nothing to do with locks
                 raise
             print(
-                f"{folder}: its file system locks nothing ({error.strerror}): start no second "
+                f"{folder}: its file system has no locks ({error.strerror}): start no second "
                 "command that writes to it",
                 file=sys.stderr,
             )
@@ -50,7 +50,7 @@ class Lock(AbstractContextManager):
             self._lock.release()
 
     def _remove(self) -> None:
-        with suppress(OSError):  # as where nothing can be written any more
+        with suppress(OSError):  # nothing may be writable any more
             self.path.unlink()
 
     def __exit__(self, *_) -> None:

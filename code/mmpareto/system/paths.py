@@ -1,4 +1,4 @@
-"""Files and folders that others may have put there, and errors of the system that name them."""
+"""Files and folders that others may have made, and system errors that name them."""
 
 import errno
 import hashlib
@@ -14,8 +14,8 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def expect_regular(path: Path | str) -> None:
-    """OSError for what is no regular file: a pipe waits for ever, and /dev/zero has no end."""
-    mode = os.stat(path).st_mode  # of what a link leads to
+    """Raise OSError unless path is a regular file: a pipe waits for ever, /dev/zero has no end."""
+    mode = os.stat(path).st_mode  # follows links
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
@@ -23,7 +23,7 @@ def expect_regular(path: Path | str) -> None:
 
 
 def blocker_of(folder: Path) -> Path | None:
-    """The nearest existing path at or above folder; UserError unless it is a folder."""
+    """Return the nearest existing path at or above folder; raise UserError if it is no folder."""
     found = next((p for p in (folder, *folder.parents) if os.path.lexists(p)), None)
     if found is not None and not found.is_dir():
         what = "a link that leads nowhere" if not found.exists() else "a file"
@@ -33,7 +33,7 @@ def blocker_of(folder: Path) -> Path | None:
 
 @contextmanager
 def clear_errors(what: object) -> Iterator[None]:
-    """Turn the system's errors into one line about what was being read or written."""
+    """Turn system errors into one line about what was being read or written."""
     try:
         yield
     except OSError as error:

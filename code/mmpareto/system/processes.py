@@ -1,4 +1,4 @@
-"""Ctrl-C, memory, and the end of processes: none of ours outlives the one that has started it."""
+"""Ctrl-C, memory, and the end of processes: none of ours outlives the process that started it."""
 
 import ctypes
 import multiprocessing
@@ -17,11 +17,11 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def keep_memory() -> None:
-    """Keep what tensors on a CPU have left for the next ones, in huge pages where they are large.
+    """Keep the memory of freed CPU tensors for the next ones, in huge pages where they are large.
 
-    Every step frees as much as all gradients and activations hold, and takes it again. Memory that
-    is given back in between has to be cleared page by page: 10 to 20 % of a small step. The peak
-    stays what it was. A user who sets GLIBC_TUNABLES, even to nothing, decides alone.
+    Every step frees all gradients and activations and allocates them again. Memory that is given
+    back in between has to be cleared page by page, which takes 10 to 20 % of a small step. The peak
+    does not change. If a user sets GLIBC_TUNABLES, even to nothing, nothing is done here.
     """
     if "GLIBC_TUNABLES" in os.environ:
         return
@@ -33,7 +33,7 @@ def keep_memory() -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Within, Ctrl-C is a KeyboardInterrupt; before and after, it is what it was."""
+    """Let Ctrl-C be a KeyboardInterrupt within; afterwards it is what it was before."""
     before = signal.getsignal(signal.SIGINT)
     if before == signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -46,7 +46,7 @@ def interruptible() -> Iterator[None]:
 
 
 def _again(lost) -> None:
-    """Python drops an exception in a __del__, after a trace; let Ctrl-C come once more."""
+    """Send Ctrl-C once more if it came in a __del__, where Python drops exceptions."""
     if issubclass(lost.exc_type, KeyboardInterrupt):
         threading.Timer(0.01, os.kill, [os.getpid(), signal.SIGINT]).start()
     else:
@@ -55,17 +55,17 @@ def _again(lost) -> None:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Ctrl-C that comes within acts after it; processes that are started within never see one.
+    """Let Ctrl-C that comes within act afterwards; processes started within never receive it.
 
-    A KeyboardInterrupt while a process starts would leave that process to nobody, and Python
-    forgets one that comes in the middle of a fork.
+    A KeyboardInterrupt while a process starts would leave that process without an owner, and
+    Python forgets one that comes in the middle of a fork.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # others get no KeyboardInterrupt
+        yield  # other threads get no KeyboardInterrupt
         return
     came = []
     before = signal.signal(signal.SIGINT, lambda *_: came.append(True))
-    # The mask is what processes inherit; it does not keep other threads from taking the signal.
+    # Processes inherit the mask; it does not keep other threads from taking the signal.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
@@ -95,15 +95,15 @@ def begin_worker(*_: object) -> None:
             sys.__excepthook__(kind, error, trace)
 
     parent = multiprocessing.parent_process()
-    if parent:  # else this is no such process: a benchmark does a worker's work itself
+    if parent:  # else not a worker: a benchmark does a worker's work itself
         _end_after(parent.pid, parent.join)
         sys.excepthook = hook
 
 
 def _end_after(parent: int | None, wait: Callable[[], object]) -> None:
-    """Kill this process when parent has ended, in the middle of anything.
+    """Kill this process when its parent has ended, whatever it is doing.
 
-    Linux does it. Elsewhere, and where a server of processes stands between the two, a thread waits
+    Linux does it. Elsewhere, and if a server of processes stands between the two, a thread waits
     for the parent.
     """
 
@@ -113,5 +113,5 @@ def _end_after(parent: int | None, wait: Callable[[], object]) -> None:
 
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     asked = prctl is not None and prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0
-    if not asked or os.getppid() != parent:  # a parent that lived when asked is seen to end
+    if not asked or os.getppid() != parent:  # if the parent lived after prctl, Linux sees its end
         threading.Thread(target=watch, daemon=True).start()

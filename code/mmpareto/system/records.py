@@ -1,7 +1,7 @@
-"""Files of JSON that others may have written, read into typed records before anything trusts them.
+"""JSON files, which others may have written, are read into typed records before they are trusted.
 
 A record is a dataclass: writing one needs no package, reading needs msgspec, which checks types.
-What types cannot say, the record's __post_init__ checks. A field `further` holds unknown fields.
+A record's __post_init__ checks what types cannot say. A field `further` holds unknown fields.
 """
 
 import json
@@ -18,7 +18,7 @@ ANEW = "restore it, or delete the run's folder and run it again"
 
 
 def read(path: Path, kind: type[Record], advice: str = ANEW) -> Record:
-    """The record that a JSON file holds; UserError, which ends in advice, where it holds none."""
+    """Return the record in a JSON file; raise UserError, which ends in advice, if it has none."""
     try:
         return as_record(load(path), kind)
     except ValueError as error:
@@ -26,7 +26,7 @@ def read(path: Path, kind: type[Record], advice: str = ANEW) -> Record:
 
 
 def load(path: Path) -> Any:
-    """Read the plain values of a JSON file; UserError if it cannot be read."""
+    """Read the plain values of a JSON file; raise UserError if it cannot be read."""
     try:
         expect_regular(path)
         return parse(path.read_text(encoding="utf-8"))
@@ -37,7 +37,7 @@ def load(path: Path) -> Any:
 def read_lines(
     path: Path, kind: type[Record], size: int | None = None, advice: str = ANEW
 ) -> list[Record]:
-    """Read the records of a file of JSON lines, or of its first size bytes."""
+    """Read the records in a file of JSON lines, or in its first size bytes."""
     try:
         with clear_errors(path):
             expect_regular(path)
@@ -49,15 +49,15 @@ def read_lines(
 
 
 def parse(text: str) -> Any:
-    """Parse JSON text; ValueError also if it is nested too deeply."""
+    """Parse JSON text; raise ValueError also if it is nested too deeply."""
     try:
-        return json.loads(text)  # msgspec's own parser refuses names of files that are no text
+        return json.loads(text)  # msgspec's own parser refuses file names that are not valid text
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
 def as_record(content: Any, kind: type[Record]) -> Record:
-    """Plain values as a record; ValueError with the names of all fields missing or wrong."""
+    """Convert plain values to a record; raise ValueError with the names of all bad fields."""
     try:
         import msgspec
     except ImportError:
@@ -87,16 +87,16 @@ def as_record(content: Any, kind: type[Record]) -> Record:
 
 
 def check(**fields: bool) -> None:
-    """ValueError with the names of the fields that do not hold."""
+    """Raise ValueError with the names of the fields whose condition is false."""
     if wrong := [name for name, holds in fields.items() if not holds]:
         raise ValueError(", ".join(wrong))
 
 
 def is_count(value: int) -> bool:
-    """Whether it is a whole number from 0 that memory can address."""
+    """Return whether it is a whole number from 0 to the largest that memory can address."""
     return 0 <= value < 2**63
 
 
 def is_known(value: float | None) -> bool:
-    """Whether it is a finite number, or None, which stands for one that is not finite."""
+    """Return whether it is a finite number, or None, which stands for one that is not finite."""
     return value is None or isfinite(value)

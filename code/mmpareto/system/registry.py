@@ -13,9 +13,9 @@ Part = TypeVar("Part")
 
 @dataclass(eq=False)
 class Registry(Mapping[str, type[Part]]):
-    """{name: part}; a part is given as "module:Class" inside the registry's own package.
+    """A mapping {name: part}; a part is given as "module:Class" inside the registry's package.
 
-    Names match without case, and aliases, {other name: name}, serve as well; an unknown one is a
+    Names match in any case; aliases, {other name: name}, match as well. An unknown name raises a
     `UserError` that lists the valid ones.
     """
 
@@ -25,7 +25,7 @@ class Registry(Mapping[str, type[Part]]):
     aliases: dict[str, str] = field(default_factory=dict)
 
     def find(self, name: str, choices: Iterable[str] | None = None) -> str:
-        """The registered spelling of name; choices are the names that an error suggests."""
+        """Return the registered spelling of name; an error suggests the names in choices."""
         spelling = self._spelling()
         if name.lower() not in spelling:
             close = get_close_matches(name.lower(), spelling, n=1)

@@ -1,4 +1,4 @@
-"""CSV files: read with their line numbers, written so that no cell is computed."""
+"""CSV files: read with line numbers, written so that no program computes a cell."""
 
 import csv
 import re
@@ -14,7 +14,7 @@ FORMULA = re.compile("'*[-=+@\t\r\n\uff0d\uff1d\uff0b\uff20]")
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file with exactly these columns; UserError with the line otherwise."""
+    """Read the rows of a CSV file with exactly these columns; an error names the line."""
     rows, expected = [], ",".join(columns)
     for line, values in read_csv(path):
         if line == 1:
@@ -28,7 +28,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 
 
 def read_csv(path: Path) -> list[tuple[int, list[str]]]:
-    """(line, values) of every row that is not blank; a byte order mark and CRLF are accepted."""
+    """Read (line, values) of each row that is not blank; accept a byte order mark and CRLF."""
     try:
         expect_regular(path)
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -40,13 +40,13 @@ def read_csv(path: Path) -> list[tuple[int, list[str]]]:
         raise UserError(f"{path}: is no CSV in UTF-8 ({error}): save it as one") from None
     for line, row in rows:
         if found := next(filter(CONTROL.search, row), None):
-            raise UserError(f"{path}, line {line}: control characters in {found!r}: take them out")
+            raise UserError(f"{path}, line {line}: control characters in {found!r}: remove them")
     return rows
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
     lines: list[str] = []
-    # CRLF while it writes: with another line end, Python 3.11 does not quote cells that hold a CR.
+    # The writer ends lines with CRLF: else Python 3.11 does not quote cells that hold a CR.
     file = SimpleNamespace(write=lambda line: lines.append(line.removesuffix("\r\n") + "\n"))
     writer = csv.DictWriter(file, columns)
     writer.writeheader()
@@ -55,10 +55,10 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> Non
 
 
 def quote_formula(text: str) -> str:
-    """A cell for tables that people open: no spreadsheet computes text that comes from others.
+    """Quote text from others so that no spreadsheet computes it.
 
     Text that begins with = + - @, their full-width forms, a tab, CR or LF gets an apostrophe, as
-    does such text after apostrophes: `unquote_formula` gives back what there was.
+    does such text after apostrophes. `unquote_formula` returns the original text.
     """
     return f"'{text}" if FORMULA.match(text) else text
 

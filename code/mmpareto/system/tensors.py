@@ -13,14 +13,16 @@ from .writing import write_atomically
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
-    """Save state so that path holds either the old or the whole new file, whatever happens."""
+    """Save state; whatever happens, path holds either the old or the whole new file."""
     write_atomically(path, lambda file: torch.save(state, file))
 
 
 def read(path: Path, what: str = "checkpoint") -> Any:
-    """Load tensors and plain containers from path; nothing that needs pickle."""
+    """Load tensors and plain containers from path, and nothing that needs pickle."""
     if path.is_dir():
-        raise UserError(f"{what} {path}: it is a folder: give a file in it, as best.pt of a run")
+        raise UserError(
+            f"{what} {path}: it is a folder: give a file in it, such as a run's best.pt"
+        )
     if not path.is_file():
         raise UserError(f"{what} {path}: no such file")
     try:
@@ -43,7 +45,7 @@ def read(path: Path, what: str = "checkpoint") -> Any:
 
 
 def is_plain(value: object) -> TypeGuard[Tensor]:
-    """Whether it is a tensor whose numbers lie in memory; not a sparse one, say."""
+    """Return whether it is a tensor whose numbers lie in memory, so not a sparse one."""
     if not isinstance(value, Tensor) or value.layout != torch.strided:
         return False
     return not (value.is_meta or value.is_nested or value.is_quantized)

@@ -1,4 +1,4 @@
-"""Files written atomically: a path holds either the old or the whole new one."""
+"""Atomic writing: a path holds either the old or the whole new file."""
 
 import json
 import os
@@ -19,19 +19,19 @@ def write_atomically(path: Path, fill: Callable[[BinaryIO], None]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
-    except (OSError, RuntimeError) as error:  # torch.save hides what has ended it behind its own
+    except (OSError, RuntimeError) as error:  # torch.save hides the cause behind its own error
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
         system = [getattr(e, "strerror", None) for e in (error, error.__context__)]
         what = system[0] or system[1] or reason(error)
         raise UserError(f"{path}: cannot be written ({what})") from None
     finally:
-        with suppress(OSError):  # as where nothing can be written
+        with suppress(OSError):  # nothing may be writable
             unfinished.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    content = text.encode(errors="backslashreplace")  # names of files in it need not be text
+    content = text.encode(errors="backslashreplace")  # file names in it may not be valid text
     write_atomically(path, lambda file: file.write(content))
 
 

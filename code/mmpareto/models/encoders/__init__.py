@@ -1,4 +1,4 @@
-"""Encoders: one file each; `base.Encoder` says what one has to give."""
+"""Encoders, one file each; `base.Encoder` says what an encoder must provide."""
 
 from ...system.registry import Registry
 from .base import Encoder

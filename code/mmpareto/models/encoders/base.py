@@ -1,4 +1,4 @@
-"""The face of every encoder, and what the convolutional ones share."""
+"""The interface of every encoder, and what the convolutional ones share."""
 
 from collections.abc import ItemsView, ValuesView
 from typing import TYPE_CHECKING
@@ -14,17 +14,17 @@ class Encoder(nn.Module):
     """Maps one modality's batch to features (B, out_dim), stage by stage.
 
     It is built as `Encoder(modality)` from a `data.samples.Modality`; a pretrainable one also takes
-    pretrained: None, "imagenet" or the path of a state dict. Where only its features are asked for,
-    any Module with an out_dim serves.
+    pretrained: None, "imagenet" or the path of a state dict. Where only its features are needed,
+    any Module with an out_dim will do.
     """
 
     out_dim: int
     stages: nn.Sequential
-    widths: tuple[int, ...] = ()  # of what each stage returns, for fusions that look between them
+    widths: tuple[int, ...] = ()  # of each stage's output, for fusions that use those
     pretrainable = False
 
     def fold(self, inputs: Tensor) -> Tensor:
-        """What the first stage takes."""
+        """Return the first stage's input."""
         return inputs
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class Encoder(nn.Module):
 class Encoders(nn.ModuleDict):
     """{modality: encoder}."""
 
-    if TYPE_CHECKING:  # as of torch's own, all of them are encoders
+    if TYPE_CHECKING:  # to the type checker, every module in it is an encoder
 
         def __getitem__(self, key: str) -> Encoder: ...
         def items(self) -> ItemsView[str, Encoder]: ...
@@ -48,7 +48,7 @@ class ConvEncoder(Encoder):
     """
 
     def fold(self, inputs: Tensor) -> Tensor:
-        """Frames are samples of their own."""
+        """Treat each frame as a sample."""
         return inputs if inputs.dim() == 4 else inputs.flatten(0, 1)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -56,32 +56,32 @@ class ConvEncoder(Encoder):
 
 
 def pooled(maps: Tensor, samples: int) -> Tensor:
-    """The mean (samples, C) of maps (samples * T, C, ...) over time and all positions."""
+    """Return the mean (samples, C) of maps (samples * T, C, ...) over time and positions."""
     if maps.dim() > 2:
         maps = maps.mean(tuple(range(2, maps.dim())))
     return maps if len(maps) == samples else maps.unflatten(0, (samples, -1)).mean(1)
 
 
 class OnePixelConv(nn.Conv2d):
-    """A 3x3 convolution with padding 1 that knows how little it has to do on a 1x1 map.
+    """A 3x3 convolution with padding 1 that uses only its middle tap on a 1x1 map.
 
-    There eight of its nine taps meet padding, and oneDNN computes them all: on pictures of up to
+    There eight of its nine taps meet padding, but oneDNN computes them all: on pictures of up to
     32x32 that is a third of ResNet-18's training step on a CPU. In bfloat16 it even returns
-    gradients of those taps that were never written, now and then NaN.
+    gradients of those taps that were never written, sometimes NaN.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         if input.shape[2:] == (1, 1):
             if self.weight.is_contiguous():
                 return F.conv2d(input, self.weight[:, :, 1:2, 1:2])
-            # In channels_last a gradient made so lies in memory as the weight does, without a copy.
+            # In channels_last, this gradient has the weight's memory layout without a copy.
             last = self.weight.permute(0, 2, 3, 1)[:, 1:2, 1:2]
             return F.conv2d(input, last.permute(0, 3, 1, 2))
         return super().forward(input)
 
 
 def channels(modality: Modality, encoder: str) -> int:
-    """The number of input channels; UserError where the modality is no picture."""
+    """Return the number of input channels; raise UserError if the modality is no picture."""
     if len(modality.shape) not in (3, 4):
         raise UserError(
             f"encoder {encoder} takes pictures (channels, height, width) or frames (time, "

@@ -1,4 +1,4 @@
-"""LeNet, the small encoder of multi-task learning on digits (as Sener and Koltun 2018 have it)."""
+"""LeNet, the small encoder for multi-task learning on digits (Sener and Koltun 2018)."""
 
 from torch import nn
 
@@ -21,7 +21,7 @@ class LeNet(ConvEncoder):
         if min(height, width) < 1:
             raise UserError(
                 f"encoder lenet: pictures of {modality.shape[-2]}x{modality.shape[-1]} leave "
-                "nothing after two stages: 16x16 or more expected"
+                "nothing after two stages, 16x16 or more expected: choose --encoder cnn"
             )
         self.stages = nn.Sequential(
             nn.Sequential(convolution, nn.ReLU(), nn.MaxPool2d(2)),

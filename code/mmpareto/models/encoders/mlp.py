@@ -1,4 +1,4 @@
-"""A multilayer perceptron on a vector, or on anything flattened: for features made elsewhere."""
+"""A multilayer perceptron on vectors or anything flattened, for features computed elsewhere."""
 
 from itertools import pairwise
 from math import prod

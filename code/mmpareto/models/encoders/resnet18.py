@@ -15,9 +15,9 @@ from .base import ConvEncoder, OnePixelConv, channels
 class ResNet18(ConvEncoder):
     """ResNet-18 for any number of input channels, from scratch unless pretrained is given.
 
-    Pretrained weights of another number of input channels: the first convolution's are averaged
-    over theirs and scaled, so that equal channels give what the original gave. BatchNorm weights
-    start at 1, as in torchvision; the authors' release draws them from N(1, 0.02^2).
+    If pretrained weights have another number of input channels, the first convolution's are
+    averaged over them and scaled, so that equal channels give what the original gave. BatchNorm
+    weights start at 1, as in torchvision; the authors' release draws them from N(1, 0.02^2).
     """
 
     out_dim = 512
@@ -45,7 +45,7 @@ class ResNet18(ConvEncoder):
 
 
 def _load(net: ResNet, pretrained: str) -> None:
-    """Load a state dict with torchvision's names for ResNet-18; its classifier is not needed."""
+    """Load a state dict with torchvision's names for ResNet-18; it needs no classifier."""
     if pretrained == "imagenet":
         try:
             state = ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
@@ -62,7 +62,7 @@ def _load(net: ResNet, pretrained: str) -> None:
     missing = [k for k, shape in expected.items() if found.get(k) != shape]
     if missing:
         raise UserError(
-            f"--pretrained {pretrained}: no state dict of torchvision's resnet18 "
+            f"--pretrained {pretrained}: not a state dict of torchvision's resnet18 "
             f"({len(missing)} of {len(expected)} tensors missing or of another shape, first "
             f"{missing[0]}): save one with torch.save(model.state_dict(), FILE)"
         )

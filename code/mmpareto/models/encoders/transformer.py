@@ -1,4 +1,4 @@
-"""A small transformer for any modality: pictures in patches, sequences, or text as integers."""
+"""A small transformer for any modality: patches of pictures, sequences, or text as integers."""
 
 from functools import partial
 from math import prod
@@ -41,7 +41,7 @@ class Transformer(Encoder):
         self.norm = nn.LayerNorm(WIDTH)
 
     def embed(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens (B, 1 + L, D), and where they are padding (B, 1 + L), None if nowhere."""
+        """Return tokens (B, 1 + L, D), and which are padding (B, 1 + L), None without padding."""
         tokens = self.embedding(inputs)
         start = self.start.expand(len(tokens), -1, -1)
         is_text = isinstance(self.embedding, nn.Embedding)
@@ -49,7 +49,7 @@ class Transformer(Encoder):
         return torch.cat([start, tokens], dim=1) + self.positions, padding
 
     def summary(self, tokens: Tensor) -> Tensor:
-        """The features (B, D) of tokens after the last layer."""
+        """Return the features (B, D) of tokens after the last layer."""
         return self.norm(tokens[:, 0])
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class Patches(nn.Module):
 
 
 class Sequence(nn.Module):
-    """Tokens (B, L, D) of arrays (B, L, ...), or one of vectors."""
+    """Tokens (B, L, D) of arrays (B, L, ...), or one token of a vector."""
 
     def __init__(self, modality: Modality):
         super().__init__()

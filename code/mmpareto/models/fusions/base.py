@@ -1,4 +1,4 @@
-"""The face of every model: encoders, a joint prediction, and one unimodal head per modality."""
+"""The interface of every model: encoders, a joint prediction, one unimodal head per modality."""
 
 from argparse import Namespace
 from collections.abc import Iterable
@@ -21,30 +21,30 @@ NO_TAPS: Taps = {}
 
 
 class Output(NamedTuple):
-    """What a model says of a batch of B samples; C classes."""
+    """A model's output for a batch of B samples and C classes."""
 
-    joint: Tensor | None  # logits (B, C); None of a multi-task model
-    unimodal: dict[str, Tensor]  # logits (B, C) of each modality's own head, or of each task's
+    joint: Tensor | None  # logits (B, C); None in a multi-task model
+    unimodal: dict[str, Tensor]  # logits (B, C) of each modality's own head, or each task's
     features: dict[str, Tensor]  # (B, out_dim) of each encoder
-    taps: Taps = NO_TAPS  # what else of each encoder the joint prediction reads
+    taps: Taps = NO_TAPS  # further outputs of each encoder for the joint prediction
 
     @property
     def logits(self) -> dict[str, Tensor]:
-        """{"joint": the joint logits, where there are some, modality or task: its own}."""
+        """Return {"joint": joint logits, if there are any, modality or task: its own logits}."""
         joint = {} if self.joint is None else {"joint": self.joint}
         return joint | self.unimodal
 
     def joint_loss(self, targets: Tensor) -> Tensor:
-        """Cross-entropy of the joint prediction; targets (B,)."""
+        """Return the cross-entropy of the joint prediction; targets (B,)."""
         return F.cross_entropy(self.logits["joint"], targets)
 
     def unimodal_losses(self, targets: Tensor) -> dict[str, Tensor]:
-        """The loss of each own prediction, of a modality or a task; targets (B,) or (B, tasks)."""
+        """Return the loss of each modality or task; targets (B,) or (B, tasks)."""
         own = own_targets(targets, self.unimodal)
         return {name: F.cross_entropy(u, own[name]) for name, u in self.unimodal.items()}
 
     def losses(self, targets: Tensor) -> dict[str, Tensor]:
-        """The joint loss, where there is a joint prediction, and the unimodal ones."""
+        """Return the joint loss, if there is a joint prediction, and the unimodal ones."""
         joint = {} if self.joint is None else {"joint": self.joint_loss(targets)}
         return joint | self.unimodal_losses(targets)
 
@@ -54,11 +54,11 @@ class Objectives(NamedTuple):
 
     joint: Tensor  # the loss that all encoders have in common
     own: dict[str, Tensor]  # {encoder: its own loss}
-    features: dict[str, Tensor]  # {encoder: what it has made of the batch}
+    features: dict[str, Tensor]  # {encoder: its output for the batch}
 
 
 def own_targets(targets: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
-    """{name: targets (B,)} of targets that all share (B,), or with a column for each (B, N)."""
+    """Return {name: targets (B,)}; targets (B,) are shared, targets (B, N) have a column each."""
     columns = targets.unbind(1) if targets.dim() == 2 else repeat(targets)
     return dict(zip(names, columns, strict=False))
 
@@ -66,13 +66,13 @@ def own_targets(targets: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
 class Fusion(nn.Module):
     """Encoders whose features meet in `joint`; a subclass defines that method and its layers.
 
-    encoders: {modality: encoder}. What a subclass says of itself:
+    encoders: {modality: encoder}. A subclass may set:
 
-    late: whether modalities meet only after the encoders; one that lets them exchange earlier says
-        False and replaces `encode`.
-    tapped: whether the joint prediction reads taps of the encoders instead of their features; such
-        a fusion replaces `encode`, and defines `joint_of_taps` in place of `joint`.
-    multitask: whether it learns tasks from one input instead (`multitask.MultiTask`).
+    late: whether modalities meet only after the encoders. A fusion in which they exchange earlier
+        sets False and replaces `encode`.
+    tapped: whether the joint prediction reads taps of the encoders instead of their features. Such
+        a fusion replaces `encode`, and defines `joint_of_taps` instead of `joint`.
+    multitask: whether it learns tasks from one input (see `multitask.MultiTask`).
     """
 
     late = True
@@ -80,7 +80,7 @@ class Fusion(nn.Module):
     multitask = False
     precision = "fp32"  # or "bf16": forward passes under autocast
     default_encoder: str | None = None  # for every modality; None: by the modality's kind
-    settings: tuple[str, ...] = ()  # keyword arguments of the class that are flags of their name
+    settings: tuple[str, ...] = ()  # keyword arguments that are flags of the same name
 
     def __init__(self, encoders: dict[str, Encoder], classes: int):
         super().__init__()
@@ -93,38 +93,38 @@ class Fusion(nn.Module):
 
     @classmethod
     def build(cls, encoders: dict[str, Encoder], data: Data, flags: Namespace) -> "Fusion":
-        """The fusion that the parsed flags, its own among them, ask for."""
+        """Build the fusion from the parsed flags, which include its own."""
         settings = {name: getattr(flags, name) for name in cls.settings}
         return cls(encoders, len(data.classes), **settings)
 
     def objectives(self, output: Output, losses: dict[str, Tensor]) -> Objectives:
-        """What meets in the encoders, of a batch's output and its losses."""
+        """Return the losses and features that meet in the encoders."""
         own = {name: losses[name] for name in self.encoders}
         return Objectives(losses["joint"], own, output.features)
 
     def joint(self, features: dict[str, Tensor]) -> Tensor:
-        """Joint logits (B, C)."""
+        """Return joint logits (B, C)."""
         raise NotImplementedError
 
     def joint_of_taps(self, taps: Taps) -> Tensor:
-        """Joint logits (B, C) of a tapped fusion."""
+        """Return the joint logits (B, C) of a tapped fusion."""
         raise NotImplementedError
 
     def read_out(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """{modality: logits (B, C)}, what the joint head itself makes of each modality.
+        """Return {modality: logits (B, C)}, the joint head's own prediction from each modality.
 
-        That is its part where the joint logits are a sum or a mean of such parts, else the joint
-        logits with the features of all others at zero. Methods that score modalities by it run
-        with no fusion that does not define it.
+        If the joint logits are a sum or mean of parts, it is the modality's part; else it is the
+        joint logits with all other features at zero. Methods that score modalities by it run only
+        with fusions that define it.
         """
         raise NotImplementedError
 
     def encode(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Taps]:
-        """The features, and the taps where the joint prediction reads some."""
+        """Return the features, and the taps if the joint prediction reads some."""
         return {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}, NO_TAPS
 
     def read(self, features: dict[str, Tensor], taps: Taps = NO_TAPS) -> Output:
-        """All predictions from given features and taps; from detached ones it trains probes."""
+        """Return all predictions from features and taps; from detached ones it trains probes."""
         unimodal = {name: head(features[name]) for name, head in self.unimodal_heads.items()}
         if self.multitask:
             return Output(None, unimodal, features, taps)
@@ -132,9 +132,9 @@ class Fusion(nn.Module):
         return Output(joint, unimodal, features, taps)
 
     def forward(self, inputs: dict[str, Tensor]) -> Output:
-        """All predictions, in float32 whatever the precision.
+        """Return all predictions, in float32 whatever the precision.
 
-        Features are what the predictions were made of, so that gradients can be taken there.
+        The predictions were computed from these very features, so gradients can be taken there.
         """
         if self.precision == "fp32":
             return self.read(*self.encode(inputs))
@@ -144,24 +144,24 @@ class Fusion(nn.Module):
         return tree_map_only(Tensor, _widened, output)
 
     def compile(self) -> None:
-        """Compile `encode`, and `read` if tapped, apart: the features between them stay tensors."""
+        """Compile `encode` and, if tapped, `read` apart, so that features stay plain tensors."""
         self.encode = torch.compile(self.encode)
         if self.tapped:
             self.read = torch.compile(self.read)
 
     def __getstate__(self) -> dict:
-        """A copy leaves out the compiled parts: they call the layers of this model."""
+        """Leave the compiled parts out of a copy: they call this model's layers."""
         kept = super().__getstate__()
         return {name: value for name, value in kept.items() if name not in ("encode", "read")}
 
 
 def heads(encoders: dict[str, Encoder], classes: int) -> nn.ModuleDict:
-    """One linear layer (out_dim, classes) for each modality."""
+    """Return one linear layer (out_dim, classes) for each modality."""
     return nn.ModuleDict({name: nn.Linear(e.out_dim, classes) for name, e in encoders.items()})
 
 
 def total(tensors: Iterable[Tensor]) -> Tensor:
-    """Their sum; that of Python begins with a zero, which is one kernel more."""
+    """Return the sum; Python's own begins with a zero, which costs one kernel more."""
     return reduce(add, tensors)
 
 
@@ -170,7 +170,7 @@ def _widened(x: Tensor) -> Tensor:
 
 
 def check_stages(encoders: dict[str, Encoder], fusion: str) -> None:
-    """UserError where an encoder has no stages of feature maps that a fusion could tap."""
+    """Raise UserError if an encoder does not tell the widths of its stages."""
     for name, encoder in encoders.items():
         if not (isinstance(encoder, Encoder) and encoder.widths):
             raise UserError(

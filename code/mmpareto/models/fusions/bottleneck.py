@@ -17,10 +17,10 @@ from .sum import Mean
 class Bottleneck(Mean):
     """o = mean_k (W_k z_k + b_k), with z_k of transformers that exchange in shared tokens.
 
-    In layer fusion_layer and those after it, counted from 0, modality k attends to its own tokens
-    and to the shared ones, and the mean over the modalities of what they make of these goes on to
-    the next layer. An encoder is its modality's embedding, layers and last norm; the shared tokens
-    and the heads belong to none. Every loss reaches every encoder through the tokens.
+    From layer fusion_layer on, counted from 0, modality k attends to its own tokens and to the
+    shared ones. Each modality updates the shared tokens; the mean of these updates goes to the
+    next layer. An encoder is its modality's embedding, layers and last norm; the shared tokens and
+    the heads belong to none. Every loss reaches every encoder through the tokens.
 
     Training takes the cross-entropy of the mean logits as the joint loss, where the MBT paper
     takes the mean of each modality's; its stochastic depth is left out.
@@ -71,7 +71,7 @@ class Bottleneck(Mean):
             for name, encoder in encoders.items():
                 tokens, mask = torch.cat([own[name], met], dim=1), padding[name]
                 if mask is not None:
-                    mask = F.pad(mask, (0, met.shape[1]))  # nobody pads the shared tokens
+                    mask = F.pad(mask, (0, met.shape[1]))  # shared tokens are never padding
                 tokens = encoder.stages[level](tokens, src_key_padding_mask=mask)
                 own[name], seen = tokens.split([own[name].shape[1], met.shape[1]], dim=1)
                 updated.append(seen)

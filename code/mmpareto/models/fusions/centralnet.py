@@ -25,7 +25,7 @@ class Central(nn.Module):
         )
 
     def forward(self, central: Tensor | None, maps: dict[str, Tensor]) -> Tensor:
-        """(B, after, H, W) of maps (B, C_k, H_k, W_k) and of the layer before, if there is one."""
+        """Return (B, after, H, W) from maps (B, C_k, H_k, W_k) and the layer before, if any."""
         sizes = [x.shape[2:] for x in maps.values() if x.shape[2:] != (1, 1)] or [(1, 1)]
         size = tuple(map(min, zip(*sizes, strict=True)))
         parts = []
@@ -39,10 +39,10 @@ class Central(nn.Module):
 class CentralNet(Fusion):
     """o = W h_C + b, with h_C of a central network beside the encoders, which do not change.
 
-    It has a layer after each stage, as many as all encoders have, as wide as the widest of them
-    and three by three. The encoders never see it or each other, so the fusion is late; what the
-    central network holds belongs to no encoder. The paper's loss is that of --method uniform. Which
-    layers are tapped, projections, pooling and initial weights are ours.
+    It has a 3x3 layer after each stage that all encoders have, as wide as the widest of them. The
+    encoders never see it or each other, so the fusion is late; the central network's parameters
+    belong to no encoder. The paper's loss is that of --method uniform. The choice of tapped layers,
+    the projections, the pooling and the initial weights are ours.
     """
 
     tapped = True
@@ -73,11 +73,11 @@ class CentralNet(Fusion):
         central = None
         for level, layer in enumerate(self.central):
             central = layer(central, {name: maps[level] for name, maps in taps.items()})
-        assert central is not None  # no encoder is without stages
+        assert central is not None  # every encoder has stages
         return self.joint_head(pooled(central, len(central)))
 
 
 def _map(x: Tensor, samples: int) -> Tensor:
-    """One map (samples, C, H, W) a sample: frames are averaged, vectors have one position."""
+    """Return one map a sample (samples, C, H, W): frames are averaged, vectors have 1x1."""
     x = x if x.dim() == 4 else x[:, :, None, None]
     return x if len(x) == samples else x.unflatten(0, (samples, -1)).mean(1)

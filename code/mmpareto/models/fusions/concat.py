@@ -16,7 +16,7 @@ class Concat(Fusion):
         self.joint_head = nn.Linear(sum(e.out_dim for e in encoders.values()), classes)
 
     def read_out(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """W_k z_k + b / N, with W_k the columns of modality k: they add up to o."""
+        """Return W_k z_k + b / N, with W_k the columns of modality k: the parts add up to o."""
         widths = [features[name].shape[1] for name in self.encoders]
         parts = zip(self.encoders, self.joint_head.weight.split(widths, dim=1), strict=True)
         bias = self.joint_head.bias / len(widths)

@@ -1,4 +1,4 @@
-"""Fusions in which one modality acts on all others, as OGM-GE has them: FiLM and gated."""
+"""Fusions in which one modality acts on all others, as in OGM-GE: FiLM and gated."""
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +9,9 @@ from .base import Fusion, heads, total
 
 
 class Conditioned(Fusion):
-    """The joint prediction of features on which those of the modality `conditioner` act.
+    """A fusion in which the features of the modality `conditioner` act on all others.
 
-    The joint logits are no sum of parts; `read_out` are those with all other features at zero.
+    The joint logits are no sum of parts; `read_out` gives them with all other features at zero.
     """
 
     settings = ("conditioner",)
@@ -36,7 +36,7 @@ class Conditioned(Fusion):
         self.others = [name for name in encoders if name != self.conditioner]
 
     def read_out(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """{modality: the joint logits (B, C) of its features alone}."""
+        """Return {modality: the joint logits (B, C) of its features alone}."""
         absent = {name: torch.zeros_like(z) for name, z in features.items()}
         return {name: self.joint({**absent, name: z}) for name, z in features.items()}
 
@@ -45,7 +45,7 @@ class FiLM(Conditioned):
     """One modality scales and shifts the others' features (Perez et al., AAAI 2018).
 
     o = W_o sum_k (gamma_k * z_k + beta_k) + b_o, with (gamma_k; beta_k) = W_k z_1 + b_k. z_1 are
-    the conditioner's features, k runs over the others; more than one is ours.
+    the conditioner's features, k runs over the others; more than one of them is our extension.
     """
 
     def __init__(self, encoders: dict[str, Encoder], classes: int, **settings):
@@ -54,7 +54,7 @@ class FiLM(Conditioned):
         if len(set(widths.values())) > 1:
             found = ", ".join(f"{name} {width}" for name, width in widths.items())
             raise UserError(
-                f"--fusion film: it adds features of one width, found {found}: choose encoders of "
+                f"--fusion film: features of one width expected, found {found}: choose encoders of "
                 "one width, another --conditioner, or --fusion gated"
             )
         width = widths[self.others[0]]
@@ -75,7 +75,7 @@ class Gated(Conditioned):
     """One modality opens and closes the others' features (Kiela et al., AAAI 2018).
 
     o = W_o sum_k sigmoid(W_1 z_1 + b_1) * (W_k z_k + b_k) + b_o. z_1 are the conditioner's
-    features, whose width all projections have; k runs over the others, more than one is ours.
+    features, whose width all projections have; k runs over the others; more than one is ours.
     """
 
     def __init__(self, encoders: dict[str, Encoder], classes: int, **settings):

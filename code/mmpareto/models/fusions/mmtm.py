@@ -15,7 +15,7 @@ EXCHANGES = 3  # after each of the last three stages: 2 to 4 of a ResNet
 
 
 class Exchange(nn.Module):
-    """Gates every modality's channels by what all modalities hold at that depth.
+    """Gates every modality's channels by the channels of all modalities at that depth.
 
     e = ReLU(W_s [s_1; ...; s_N] + b_s) of s_k, the channels' means (B, C_k), with
     int(2 sum_k C_k / ratio) units; gate_k = gate_scale * sigmoid(W_k e + b_k).
@@ -24,11 +24,11 @@ class Exchange(nn.Module):
     def __init__(self, channels: dict[str, int], ratio: float, gate_scale: int):
         super().__init__()
         self.gate_scale = gate_scale
-        self.frozen: str | None = None  # the modality whose gates training holds at their mean
+        self.frozen: str | None = None  # training keeps this modality's gates at their mean
         total = sum(channels.values())
         units = int(2 * total / ratio)
         if not units:
-            raise UserError(f"--ratio {ratio}: of {total} channels nothing is left, give less")
+            raise UserError(f"--ratio {ratio}: leaves none of {total} channels: give a smaller one")
         self.squeeze = nn.Linear(total, units)
         self.excite = nn.ModuleDict({name: nn.Linear(units, c) for name, c in channels.items()})
         for name, width in channels.items():
@@ -36,7 +36,7 @@ class Exchange(nn.Module):
             self.register_buffer(f"batches_{name}", torch.zeros(()))
 
     def forward(self, maps: dict[str, Tensor], samples: int) -> dict[str, Tensor]:
-        """{modality: maps (samples * T, C, ...)} before and after; all frames share a gate."""
+        """Gate {modality: maps (samples * T, C, ...)}; all frames of a sample share a gate."""
         squeezed = [pooled(maps[name], samples) for name in self.excite]
         shared = torch.relu(self.squeeze(torch.cat(squeezed, dim=1)))
         gated = {}
@@ -54,7 +54,7 @@ class Exchange(nn.Module):
         return gated
 
     def mean_gate(self, name: str) -> Tensor:
-        """The mean (C,) of a modality's gates over all training batches so far."""
+        """Return the mean (C,) of a modality's gates over all training batches so far."""
         return self.get_buffer(f"mean_gate_{name}")
 
 
@@ -62,7 +62,7 @@ class MMTM(Mean):
     """o = mean_k (W_k z_k + b_k), with z_k of branches that exchange after their last stages.
 
     The encoder of a modality is its whole branch; the exchanging layers belong to none.
-    gate_scale 1 is the authors' released code, 2 makes an exchange of zero weights the identity.
+    gate_scale 1 is the authors' released code; with 2, an exchange of zero weights is the identity.
     """
 
     late = False
@@ -86,7 +86,7 @@ class MMTM(Mean):
         depth = min(EXCHANGES, *(len(encoder.stages) for encoder in encoders.values()))
         levels = [{k: e.widths[level] for k, e in encoders.items()} for level in range(-depth, 0)]
         exchanges = nn.ModuleList(Exchange(widths, ratio, gate_scale) for widths in levels)
-        self.exchanges = cast(list[Exchange], exchanges)  # torch does not say what a list holds
+        self.exchanges = cast(list[Exchange], exchanges)  # torch's type does not say what it holds
 
     def encode(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Taps]:
         samples = len(next(iter(inputs.values())))
@@ -98,6 +98,6 @@ class MMTM(Mean):
         return {name: pooled(x, samples) for name, x in maps.items()}, NO_TAPS
 
     def gate_parameters(self, modality: str) -> list[nn.Parameter]:
-        """Parameters of the layers that make a modality's gates, also the shared ones."""
+        """Return the parameters of a modality's gates, including those of shared layers."""
         parts = [part for e in self.exchanges for part in (e.squeeze, e.excite[modality])]
         return [p for part in parts for p in part.parameters()]

@@ -1,4 +1,4 @@
-"""Models of multi-task learning: two tasks on one input, with an encoder in common or without."""
+"""Models of multi-task learning: two tasks on one input, with one shared encoder or two."""
 
 from argparse import Namespace
 from copy import deepcopy
@@ -15,10 +15,10 @@ SHARED = "shared"
 
 
 class MultiTask(Fusion):
-    """A head of two layers for each of two tasks, on an encoder of the one modality.
+    """Two tasks on one modality, with a head of two layers for each.
 
-    encoder: of the modality called modality. tasks: their names, in the order of the targets'
-    columns. There is no joint prediction, and what `Output` says of modalities is said of tasks.
+    encoder: the one for the modality called modality. tasks: their names, in the order of the
+    targets' columns. There is no joint prediction; `Output` has tasks instead of modalities.
     """
 
     multitask = True
@@ -45,9 +45,9 @@ class MultiTask(Fusion):
 
 
 class Shared(MultiTask):
-    """One encoder with two objectives: the first task stands where the joint loss stands."""
+    """One encoder with two objectives: the first task takes the place of the joint loss."""
 
-    late = False  # every task reaches the encoder that the other has
+    late = False  # both tasks reach the one encoder
 
     def encode(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Taps]:
         return dict.fromkeys(self.tasks, self.encoders[SHARED](inputs[self.modality])), NO_TAPS
@@ -59,7 +59,7 @@ class Shared(MultiTask):
 
 
 class Separate(MultiTask):
-    """An encoder for each task, from the same initial weights: every task learns alone."""
+    """One encoder for each task, from the same initial weights: every task learns alone."""
 
     def encode(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Taps]:
         own = inputs[self.modality]

@@ -14,7 +14,7 @@ class Sum(Fusion):
         self.joint_heads = heads(encoders, classes)
 
     def read_out(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """W_k z_k + b_k."""
+        """Return W_k z_k + b_k of each modality."""
         return {name: head(features[name]) for name, head in self.joint_heads.items()}
 
     def joint(self, features: dict[str, Tensor]) -> Tensor:
