@@ -3,7 +3,6 @@
 # and each task alone, in one table. Any flag of compare.py and train.py may follow, as in
 #   sh script/multitask.sh --dataset multimnist --data_root DIR --train_size 10000
 # A second call goes on where the first stopped.
-more_requirements=script/solvers.txt # of cagrad
 . "$(dirname "$0")/setup.sh"
 
 exec "$python" "$root/code/compare.py" \

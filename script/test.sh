@@ -1,6 +1,6 @@
 #!/bin/sh
 # Run the fast tests, or with --all every test; any flag of pytest may follow.
-more_requirements="tests/requirements.txt script/solvers.txt"
+more_requirements=tests/requirements.txt
 . "$(dirname "$0")/setup.sh"
 
 selection="not slow"

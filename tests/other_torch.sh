@@ -10,6 +10,6 @@ venv=${TMPDIR:-/tmp}/mmpareto-torch-$torch
 [ -e "$venv" ] || python3 -m venv "$venv"
 cd "$root"
 "$venv/bin/python" -m pip install --quiet "torch==$torch" "torchvision==$torchvision" \
-    -r requirements.txt -r tests/requirements.txt -r script/solvers.txt
+    -r requirements.txt -r tests/requirements.txt
 # The types that a torch says of itself change with its version.
 exec "$venv/bin/python" -m pytest -m "not slow" --deselect tests/repo/test_house.py::test_types "$@"

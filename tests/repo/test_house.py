@@ -83,7 +83,6 @@ def test_extras_are_the_requirements():
     assert [name.split(">")[0] for name in project["dependencies"]] == ["torch", "numpy"]
     for file, names in (
         ("requirements.txt", [*project["dependencies"], *extras["train"], *extras["prepare"]]),
-        ("script/solvers.txt", extras["solvers"]),
         ("tests/requirements.txt", extras["dev"]),
     ):
         lines = (ROOT / file).read_text(encoding="utf-8").splitlines()

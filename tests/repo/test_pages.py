@@ -127,17 +127,6 @@ def test_flags_of_train(monkeypatch):
     assert text_of(flags_page.PAGE) == flags_page.page(parsers)
 
 
-def test_scripts_bring_the_solvers_of_their_methods():
-    """requirements.txt has no solvers."""
-    texts = {path.name: text_of(path) for path in ROOT.glob("script/*.sh")}
-    needy = {
-        name for name, text in texts.items() if re.search(r"--methods .*(cagrad|upgrad)", text)
-    }
-    assert "multitask.sh" in needy
-    for name in needy:
-        assert "more_requirements=script/solvers.txt" in texts[name], name
-
-
 def raw_files(dataset, root):
     """Make the raw files that DIR stands for, and the lists that LISTS stands for."""
     raw = root / f"raw-{dataset}"

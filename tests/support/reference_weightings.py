@@ -3,7 +3,6 @@
 import math
 
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 
@@ -19,16 +18,16 @@ def pcgrad(j: Tensor, g: Tensor) -> Tensor:
 
 
 def cagrad(j: Tensor, g: Tensor, c: float) -> Tensor:
+    """The convex function of w is followed downhill by halving [0, 1]."""
     mean = (j + g) / 2
-    radius = c * float(mean.norm())
-
-    def objective(w):
+    radius = c * mean.norm()
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        w = (low + high) / 2
         mixed = w * j + (1 - w) * g
-        return float(mixed @ mean) + radius * float(mixed.norm())
-
-    ends = [(objective(w), w) for w in (0.0, 1.0)]
-    found = minimize_scalar(objective, bounds=(0, 1), method="bounded", options={"xatol": 1e-12})
-    w = min([*ends, (found.fun, found.x)])[1]
+        slope = (j - g) @ mean + radius * ((j - g) @ mixed) / mixed.norm()
+        low, high = (low, w) if float(slope) > 0 else (w, high)
+    w = high if high == 1 else low
     mixed = w * j + (1 - w) * g
     return mean + radius * mixed / mixed.norm()
 

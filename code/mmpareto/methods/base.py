@@ -268,26 +268,20 @@ class GramianMethod(IntegratingMethod):
 
 
 class TorchJDMethod(GramianMethod):
-    """One whose two weights torchjd takes from the Gramian.
-
-    package: what pip installs, with the solvers that the weighting needs.
-    """
-
-    package = "torchjd"
+    """A method whose two weights torchjd computes from the Gramian."""
 
     def weighting(self, torchjd) -> Callable[[Tensor], Tensor]:
-        """The weighting, out of torchjd's module of them."""
+        """Returns the weighting, one of torchjd's module of aggregators."""
         raise NotImplementedError
 
     def rule(self, encoder: str) -> Rule:
         try:
             from torchjd import aggregation
-
-            weighting = self.weighting(aggregation)
         except ImportError as error:
             raise UserError(
-                f"--method {self.flags.method} needs solvers that are not installed "
-                f'({reason(error)}): run pip install "{self.package}"'
+                f"--method {self.flags.method} needs torchjd, which cannot be imported "
+                f'({reason(error)}): run pip install "torchjd>=0.18"'
             ) from None
         scale = self.flags.scale if self.scaled else 1
+        weighting = self.weighting(aggregation)
         return partial(integrate.weighted_rule, weighting=weighting, scale=scale)

@@ -1,16 +1,17 @@
 """UPGrad: Jacobian descent (Quinton and Rey, 2024) on each encoder's two gradients."""
 
-from .base import TorchJDMethod
+from .pcgrad import PCGrad
 
 
-class UPGrad(TorchJDMethod):
+class UPGrad(PCGrad):
     """h = scale times the mean of j and g, each projected to where neither loss ascends.
 
-    With two gradients and scale 2 it is PCGrad, up to the solver's regularisation.
+    With two gradients this is PCGrad at half the length: j without its part along g ascends
+    neither loss already, and so is the projection. No solver and no regularisation is needed.
     """
 
-    package = "torchjd[quadprog-projector]"
     scaled = True
 
     def weighting(self, torchjd):
-        return torchjd.UPGradWeighting()
+        summed = super().weighting(torchjd)
+        return lambda gram: summed(gram) / 2
