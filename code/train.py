@@ -26,6 +26,7 @@ from mmpareto.methods.base import numbers
 from mmpareto.models.fusions.base import Fusion
 from mmpareto.run import checkpoint, devices, options, report, setup
 from mmpareto.run.folder import Run, finished
+from mmpareto.run.records import Best
 from mmpareto.run.scores import Scores, columns, evaluate
 from mmpareto.system.errors import UserError
 from mmpareto.system.processes import keep_memory
@@ -85,7 +86,7 @@ class Trainer:
         if flags.batch_size == distributed.size():
             setup.check_single_samples(self.model, splits["train"], self.device)
         self.waiting = 0.0  # share of the last epoch's training that was spent waiting for data
-        self.epoch, self.best, self.skipped_in_a_row = 0, {"epoch": 0, "Acc": -1.0}, 0
+        self.epoch, self.best, self.skipped_in_a_row = 0, Best(), 0
         if run.state:
             self.restore(run.state)
 
@@ -117,16 +118,14 @@ class Trainer:
             began = time.perf_counter()
             steps = self.train_epoch()
             self.scheduler.step()
-            scores = self.scores(self.shown)
+            scores, loss = self.scores(self.shown)
             self.epoch += 1
-            better = scores["joint"].Acc > self.best["Acc"]
-            if better:
-                self.best = {"epoch": self.epoch, "Acc": scores["joint"].Acc}
+            self.best = self.best.after(self.epoch, scores["joint"].Acc, loss)
             epoch = {"epoch": self.epoch, **report.summary(steps), "split": self.shown}
-            epoch |= {**columns(scores), "waiting": self.waiting}
+            epoch |= {**columns(scores), "split_loss": loss, "waiting": self.waiting}
             epoch["seconds"] = time.perf_counter() - began
             self.run.record(steps, epoch, report.row(epoch, self.flags.epochs, self.best))
-            if better:
+            if self.best.epoch == self.epoch:
                 self.run.save("best.pt", self.model_state())
             self.run.save("last.pt", self.state())
         self.finish()
@@ -193,23 +192,27 @@ class Trainer:
                 f"{self.flags.learning_rate}"
             )
 
-    def scores(self, split: str) -> Scores:
+    def scores(self, split: str) -> tuple[Scores, float]:
         return evaluate(self.model, self.loaders[split], self.device, self.flags.limit_batches)
 
     def finish(self) -> None:
         """Score the last and the best epoch on the test split."""
-        last = best = {"epoch": self.epoch, **columns(self.scores("test"))}
-        if self.best["epoch"] != self.epoch:
+        last = best = {"epoch": self.epoch, **columns(self.scores("test")[0])}
+        if self.best.epoch != self.epoch:
             path = self.run.folder / "best.pt"
             with checkpoint.fitting(path):
                 checkpoint.load_weights(self.model, tensors.read(path)["model"], path)
-            best = {"epoch": self.best["epoch"], **columns(self.scores("test"))}
+            best = {"epoch": self.best.epoch, **columns(self.scores("test")[0])}
         if self.shown == "test" and self.flags.select != "best-test":
-            self.run.finish("last", {"last": last})  # nothing but the test split could choose
+            results, selected = {"last": last}, "last"  # nothing but the test split could choose
         else:
             rule = f"best-{self.shown}"
             selected = "last" if self.flags.select == "last" else rule
-            self.run.finish(selected, {rule: best, "last": last})
+            results = {rule: best, "last": last}
+        samples = len(self.data.splits["test"])
+        if limit := self.flags.limit_batches:
+            samples = min(samples, limit * self.flags.batch_size)
+        self.run.finish(selected, results, samples)
 
     def model_state(self) -> dict:
         """Return what evaluation needs."""
@@ -225,7 +228,7 @@ class Trainer:
             "scheduler": self.scheduler.state_dict(),
             "method": self.method.state,
             "rng": [torch.get_rng_state(), *cuda],
-            "best": self.best,
+            "best": vars(self.best),
             "skipped_in_a_row": self.skipped_in_a_row,
         }
 
@@ -249,7 +252,7 @@ class Trainer:
             if self.device.type == "cuda" and len(state.rng) > 1:
                 torch.cuda.set_rng_state(state.rng[1], self.device)
         self.epoch, self.skipped_in_a_row = state.epoch, state.skipped_in_a_row
-        self.best = dict(vars(state.best))
+        self.best = state.best
 
 
 if __name__ == "__main__":

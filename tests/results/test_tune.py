@@ -22,16 +22,20 @@ pytestmark = pytest.mark.usefixtures("once", "quick")
 
 
 def validation(folder, rule):
-    """The joint validation accuracy of the epoch that the rule takes."""
+    """Accuracy and negative loss, both of validation, of the epoch that the rule takes."""
     lines = (folder / "epochs.jsonl").read_text().splitlines()
     epochs = [json.loads(line) for line in lines]
     assert {epoch["split"] for epoch in epochs} == {"val"}
-    return max(e["Acc"] for e in epochs) if rule == "best-val" else epochs[-1]["Acc"]
+    found = [(e["Acc"], -e["split_loss"]) for e in epochs]
+    return max(found) if rule == "best-val" else found[-1]
 
 
 def best_of(values, folder, seeds, rule):
     """The value whose runs are the best on validation."""
-    means = [sum(validation(Path(f"{folder}{v}-s{s}"), rule) for s in seeds) for v in values]
+    means = []
+    for value in values:
+        found = [validation(Path(f"{folder}{value}-s{seed}"), rule) for seed in seeds]
+        means.append([round(sum(column), 9) for column in zip(*found, strict=True)])
     return values[means.index(max(means))]
 
 
@@ -65,7 +69,7 @@ class TestTune:
         return [setting["momentum"] for setting in choice.ranked(asked, rows)["joint"]]
 
     def test_the_test_split_does_not_choose(self):
-        """Validation does; of equals the first."""
+        """Validation does; of equals the one with the lowest loss, or, if unknown, the first."""
         scores = {"1": [(0.9, 0.2), (0.9, 0.4)], "2": [(0.1, 0.3), (0.1, 0.4)]}
         rows = [
             row_of("joint", seed, acc, val_Acc=val, momentum=value)
@@ -75,6 +79,9 @@ class TestTune:
         assert self.ranked(rows, "12", (0, 1)) == ["2", "1"]
         rows = [row_of("joint", 0, 0.5, val_Acc=0.5, momentum=value) for value in "312"]
         assert self.ranked(rows, "312") == [*"312"] and self.ranked(rows, "231") == [*"231"]
+        for row, loss in zip(rows, (0.7, 0.2, 0.5), strict=True):
+            row["val_loss"] = loss
+        assert self.ranked(rows, "312") == ["1", "2", "3"]
         with pytest.raises(UserError, match="joint momentum=1 was scored on the test split only"):
             self.ranked([row_of("joint", 0, 0.5, momentum="1")], "1")
 

@@ -24,6 +24,7 @@ import train
 from mmpareto.data.batches import loader
 from mmpareto.data.reading import Array
 from mmpareto.run import checkpoint
+from mmpareto.run.records import Best
 from mmpareto.system.lock import NAME as LOCK
 from train import Trainer
 
@@ -226,7 +227,7 @@ def test_vanishing(tmp_path, spoil, name, moment, why):
 
     def delete(trainer):
         if moment == "test":
-            trainer.best["epoch"] = 0  # not the last one, so that best.pt is read
+            trainer.best = Best()  # not the last one, so that best.pt is read
         shutil.rmtree(folder) if name == "." else (folder / name).unlink()
 
     spoil("clip" if moment == 1 else "scores", moment, delete)

@@ -105,7 +105,7 @@ class TestPerClass:
         assert out.startswith(plain) and len(plain.splitlines()) == 6
         _, _, data, model, device, _ = load(trained)
         batches = loader(data.splits["test"], 8)
-        predictions, targets, _ = scores.predict(model, batches, device)
+        predictions, targets, *_ = scores.predict(model, batches, device)
         right = [p == t == 1 for p, t in zip(predictions["pose"], targets["pose"], strict=True)]
         row = re.search(r"^plain +(.*)", out, re.MULTILINE)[1].split()
         assert row[0] == "11" and row[6] == f"{sum(right) / 11:.3f}"

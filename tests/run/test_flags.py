@@ -137,9 +137,10 @@ class TestFlags:
         folder = run("--epochs", 6, "--limit_batches", 2, "--learning_rate", 0.5, *flags)
         result = json.loads((folder / "result.json").read_text())
         assert result["selected"] == selected and set(result["results"]) == rules
+        assert result["test_samples"] == 2 * 16
         assert all(f" {split} Acc" in row for row in rows(folder) if row.startswith("Epoch"))
         epochs = read(folder / "epochs.jsonl")
-        best = max(epochs, key=lambda epoch: epoch["Acc"])
+        best = max(epochs, key=lambda epoch: (epoch["Acc"], -epoch["split_loss"]))
         assert best is not epochs[-1]
         assert tensors.read(folder / "best.pt")["epoch"] == best["epoch"]
         if selected == "best-test":

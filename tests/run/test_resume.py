@@ -4,6 +4,7 @@ from mmpareto.system import tensors
 
 import json
 import math
+import re
 import resource
 import shutil
 import signal
@@ -15,6 +16,7 @@ from sets import contents
 
 from mmpareto.methods import METHODS
 from mmpareto.methods.base import Method
+from mmpareto.run.scores import Score
 from mmpareto.system.errors import UserError
 from train import Trainer
 
@@ -120,6 +122,38 @@ def test_damaged(run, copied, change, message):
     with pytest.raises(UserError, match=message):
         run("--resume", "--epochs", 3)
     assert contents(copied) == before
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_equal_epochs(run, tmp_path, monkeypatch, is_old):
+    """The lowest loss is best, also after a resume; a run of an old version keeps the first."""
+    losses, folder = [0.6, 0.9, 0.3, 0.3], tmp_path / "broken"
+
+    def scores(self, split):
+        if self.epoch == 2 and not folder.exists():
+            shutil.copytree(self.run.folder, folder)
+        found, loss = original(self, split)
+        if split != "val":
+            return found, loss
+        return found | {"joint": Score(0.5, 0.5)}, losses[self.epoch]
+
+    original = Trainer.scores
+    monkeypatch.setattr(Trainer, "scores", scores)
+    flags = ["--epochs", 4, "--limit_batches", 1]
+    whole = run(*flags, name="whole")
+    if is_old:
+        last = tensors.read(folder / "last.pt")
+        tensors.write(folder / "last.pt", {**last, "best": {"epoch": 1, "Acc": 0.5}})
+    resumed = run(*flags, "--resume", name="broken")
+    if not is_old:
+        assert_same_run(whole, resumed)
+    assert tensors.read(resumed / "best.pt")["epoch"] == (1 if is_old else 3)
+    shown = re.findall(r"Best Acc 0.5000 (.*?\))", (resumed / "train.log").read_text())
+    second = "(1, lowest loss of 2 equal)"
+    if is_old:
+        assert shown == ["(1)", second, "(1)", "(1)"]
+    else:
+        assert shown == ["(1)", second, *(f"(3, lowest loss of {n} equal)" for n in (3, 4))]
 
 
 def test_other_flags(run, copied):

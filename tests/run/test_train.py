@@ -21,8 +21,8 @@ from train import Trainer
 
 ROW = re.compile(
     r"Epoch \d+/\d+  Loss \d+\.\d{4}  (val|test) Acc [01]\.\d{4}  Acc_a [01]\.\d{4}  "
-    r"Acc_b [01]\.\d{4}  Best Acc [01]\.\d{4} \(\d+\)(  conflict \d+%)?(  \w+ \d+)*"
-    r"  waiting \d+%  \d+\.\ds"
+    r"Acc_b [01]\.\d{4}  Best Acc [01]\.\d{4} \(\d+(, lowest loss of \d+ equal)?\)"
+    r"(  conflict \d+%)?(  \w+ \d+)*  waiting \d+%  \d+\.\ds"
 )
 
 
@@ -158,6 +158,7 @@ class TestFolder:
         events.Reload()
         epochs = read(folder / "epochs.jsonl")
         names = {"val/Acc": "Acc", "train/loss": "loss", "val/F1_a": "F1_a"}
+        names["val/split_loss"] = "split_loss"
         expected = {tag: [epoch[name] for epoch in epochs] for tag, name in names.items()}
         steps = read(folder / "steps.jsonl")
         for field in ("cos", "conflict", "unimodal_weight"):
@@ -172,12 +173,21 @@ class TestFolder:
             assert values == pytest.approx(wanted, rel=1e-5), tag
 
 
-def test_evaluation_changes_nothing(tmp_path):
-    trainer = trainer_of(tmp_path / "run")
+@pytest.mark.parametrize("dataset", ["toy", "toy_tasks"])
+def test_evaluation_changes_nothing(tmp_path, dataset):
+    """And its loss is the mean over all samples, and over tasks."""
+    trainer = trainer_of(tmp_path / "run", "--dataset", dataset)
     before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
     asked = trainer.model, trainer.loaders["test"], trainer.device
-    assert evaluate(*asked) == evaluate(*asked)
+    found = evaluate(*asked)
+    assert found == evaluate(*asked)
     assert all(torch.equal(before[k], v) for k, v in trainer.model.state_dict().items())
+    inputs, targets = trainer.data.splits["test"].read(range(48), 0)
+    output = trainer.model.eval()(inputs)
+    joint = [output.joint] if dataset == "toy" else output.unimodal.values()
+    parts = zip(joint, targets.reshape(48, -1).unbind(1), strict=True)
+    losses = [torch.nn.functional.cross_entropy(*part).item() for part in parts]
+    assert found[1] == pytest.approx(statistics.mean(losses), rel=1e-5)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

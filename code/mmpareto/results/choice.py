@@ -1,6 +1,7 @@
 """The choice of a --tune setting for each method by validation, and the runs that follow."""
 
 import statistics
+from math import inf
 
 from ..system.errors import UserError
 from .plans import Comparison, Plan, label
@@ -16,25 +17,33 @@ def of_rule(rows: list[dict], select: str) -> list[dict]:
 def ranked(comparison: Comparison, rows: list[dict]) -> dict[str, list[dict[str, str]]]:
     """Return {method: settings with all tuning runs}, best first, equals in given order.
 
-    The best has the highest mean validation accuracy.
+    The best has the highest mean validation accuracy; of equals, that with the lowest mean loss.
     """
     choosing = [row for row in rows if row["seed"] in comparison.tune_seeds]
     found = {}
     for name, mine in comparison.by_method(choosing).items():
         tried = [
-            (setting, [row["val_Acc"] for row in mine if comparison.setting_of(row) == setting])
+            (setting, [row for row in mine if comparison.setting_of(row) == setting])
             for setting in comparison.settings
         ]
-        whole = [(s, values) for s, values in tried if len(values) == len(comparison.tune_seeds)]
-        if any(None in values for _, values in whole):
+        whole = [(s, runs) for s, runs in tried if len(runs) == len(comparison.tune_seeds)]
+        if any(run["val_Acc"] is None for _, runs in whole for run in runs):
             raise UserError(
                 f"--tune: {label(name, whole[0][0])} was scored on the test split only, but "
                 "--tune chooses by validation: give a --split with a validation part, or drop "
                 "--tune"
             )
-        whole.sort(key=lambda pair: statistics.mean(pair[1]), reverse=True)
+        whole.sort(key=lambda pair: _merit(pair[1]), reverse=True)
         found[name] = [setting for setting, _ in whole]
     return found
+
+
+def _merit(runs: list[dict]) -> tuple[float, float]:
+    """What a setting is ranked by; runs of early versions have no loss, and come last of equals."""
+    losses = [run.get("val_loss") for run in runs]
+    loss = inf if None in losses else statistics.fmean(losses)
+    # rounding separates equal means of other summands
+    return round(statistics.fmean(run["val_Acc"] for run in runs), 9), -loss
 
 
 def first_plans(comparison: Comparison) -> list[Plan]:
@@ -83,7 +92,8 @@ def table_rows(comparison: Comparison, rows: list[dict]) -> tuple[list[dict], li
     if seeds != comparison.seeds:
         which = f"seeds {', '.join(map(str, seeds))}, none of them in the table"
     notes.append(
-        f"{flags}: chosen by the mean validation accuracy over {which}, never by the test split; "
-        f"{total * len(seeds)} runs for each method ({total} settings x {len(seeds)} seeds)"
+        f"{flags}: chosen by the mean validation accuracy over {which} (of equals, by the lower "
+        f"loss), never by the test split; {total * len(seeds)} runs for each method "
+        f"({total} settings x {len(seeds)} seeds)"
     )
     return kept, notes

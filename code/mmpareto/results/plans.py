@@ -70,14 +70,16 @@ class Plan:
         self.rows = self._read_rows(*self.run) if self.run else []
 
     def _read_rows(self, config: Config, result: Result) -> list[dict[str, Any]]:
-        validation = {e.epoch: e.Acc for e in read_epochs(self.folder) if e.split == "val"}
+        validation = {e.epoch: e for e in read_epochs(self.folder) if e.split == "val"}
         mine = {"method": self.name, **self.setting, "seed": self.seed}
         rest = {name: getattr(result, name) for name in MEASURED}
         rest |= {"commit": config.commit, "threads": config.threads, **config.versions}
         rows = []
         for rule, scores in result.results.items():
             epoch = int(scores["epoch"])
-            chosen = {"rule": rule, "epoch": epoch, "val_Acc": validation.get(epoch)}
+            found = validation.get(epoch)
+            chosen = {"rule": rule, "epoch": epoch, "val_Acc": found and found.Acc}
+            chosen["val_loss"] = found and found.split_loss
             rows.append({**mine, **chosen, **scores, **rest})
         return rows
 

@@ -18,7 +18,7 @@ from ..system.records import as_record, check, is_count
 from ..system.tensors import is_plain, read
 from . import devices, setup
 from .options import check_data_root, from_config
-from .records import Record
+from .records import Best, Record
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,6 @@ class DataRecord:
     recipe: str  # its hash
     classes: list[str]
     identity: str
-
-
-@dataclass(frozen=True)
-class Best(Record):
-    """The epoch saved in best.pt; 0 before the first epoch."""
-
-    epoch: int
-    Acc: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,7 +76,7 @@ def robustness(
     changed = corruptions(split, modalities, deviations, severities, seed)
     rows = tqdm([("", "as it is", split), *changed], "robustness", leave=False, disable=None)
     return [
-        {"modality": name, "input": input, **columns(evaluate(model, load(part), device))}
+        {"modality": name, "input": input, **columns(evaluate(model, load(part), device)[0])}
         for name, input, part in rows
     ]
 

@@ -169,8 +169,8 @@ class Run:
             tensors.write(self.folder / name, {**state, "config": self.config, "logs": logs})
         distributed.barrier()  # the others may read it
 
-    def finish(self, selected: str, results: dict[str, dict]) -> None:
-        """Show and keep the test scores; selected names the rule whose scores are the result."""
+    def finish(self, selected: str, results: dict[str, dict], samples: int) -> None:
+        """Show and keep the scores of so many test samples; selected names the rule that counts."""
         if not distributed.is_first():
             return
         for rule, scores in results.items():
@@ -186,6 +186,7 @@ class Run:
         result = {
             "selected": selected,
             "results": results,
+            "test_samples": samples,
             "conflict": report.mean(conflict for conflict, _ in self.known),
             "seconds_per_epoch": report.mean(seconds for _, seconds in self.known),
         }
@@ -242,7 +243,7 @@ def check_flags(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
 
 def _named(epoch: dict) -> dict[str, float]:
     """Return an epoch's numbers by TensorBoard's names, as val/Acc, train/loss, train/gray/cos."""
-    part = {name: epoch["split"] for name in epoch if name.startswith(("Acc", "F1"))}
+    part = {name: epoch["split"] for name in epoch if name.startswith(("Acc", "F1", "split_"))}
     named = {f"{part.get(name, 'train')}/{name}": value for name, value in epoch.items()}
     for encoder, stats in epoch["encoders"].items():
         named |= {f"train/{encoder}/{field}": value for field, value in stats.items()}

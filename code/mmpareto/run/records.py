@@ -5,8 +5,8 @@ ask for.
 """
 
 import re
-from dataclasses import dataclass, field
-from math import isfinite
+from dataclasses import dataclass, field, replace
+from math import isclose, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,27 @@ class Epoch(Record):
     Acc: float  # joint
     conflict: float | None  # share of all (step, encoder) pairs
     seconds: float
+    split_loss: float | None = None  # of the joint prediction on split; unknown in early versions
     further: dict[str, Any] = field(default_factory=dict)  # the other scores, unchecked, and more
+
+
+@dataclass(frozen=True)
+class Best(Record):
+    """The epoch saved in best.pt; 0 before the first epoch."""
+
+    epoch: int = 0
+    Acc: float = -1.0
+    loss: float | None = None  # of that epoch, on the same split; unknown in early versions
+    equals: int = 1  # how many epochs have this Acc
+
+    def after(self, epoch: int, Acc: float, loss: float) -> "Best":
+        """Return what is best after one more epoch: of equal Acc, that with the lower loss."""
+        known = loss if isfinite(loss) else None
+        if not isclose(Acc, self.Acc):  # rounding may separate equal means over tasks
+            return Best(epoch, Acc, known) if Acc > self.Acc else self
+        is_lower = known is not None and self.loss is not None and known < self.loss
+        best = Best(epoch, Acc, known) if is_lower else self
+        return replace(best, equals=self.equals + 1)
 
 
 @dataclass(frozen=True)
@@ -115,6 +135,7 @@ class Result(Record):
     conflict: float | None
     seconds_per_epoch: float
     selected: Any = None  # the rule whose scores are the run's result
+    test_samples: int | None = None  # that were scored; unknown of runs of early versions
 
     def __post_init__(self) -> None:
         super().__post_init__()

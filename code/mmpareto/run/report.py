@@ -7,6 +7,7 @@ from itertools import zip_longest
 from math import isfinite
 
 from ..system.errors import printable
+from .records import Best
 
 TIED = "\x00"  # stands for a space that no line ends at
 
@@ -39,14 +40,16 @@ def mean(values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def row(epoch: dict, epochs: int, best: dict) -> str:
+def row(epoch: dict, epochs: int, best: Best) -> str:
     """The console's row of an epoch."""
     loss = "none" if epoch["loss"] is None else f"{epoch['loss']:.4f}"
+    is_tied = best.equals > 1 and best.loss is not None
+    tied = f", lowest loss of {best.equals} equal" if is_tied else ""
     words = [
         f"Epoch {epoch['epoch']}/{epochs}",
         f"Loss {loss}",
         f"{epoch['split']} {accuracies(epoch)}",
-        f"Best Acc {best['Acc']:.4f} ({best['epoch']})",
+        f"Best Acc {best.Acc:.4f} ({best.epoch}{tied})",
     ]
     if epoch["conflict"] is not None:
         words.append(f"conflict {epoch['conflict']:.0%}")

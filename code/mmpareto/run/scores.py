@@ -5,10 +5,12 @@ A name is "joint", a modality's or a task's.
 
 from math import isnan
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from sklearn import metrics
 
 from ..data.batches import Loader
@@ -48,9 +50,11 @@ def columns(scores: Scores) -> dict[str, float]:
 
 def evaluate(
     model: Fusion, batches: Loader, device: torch.device, limit: int | None = None
-) -> Scores:
-    """Return the scores over all batches, or over the first limit ones."""
-    return score(*predict(model, batches, device, limit)[:2])
+) -> tuple[Scores, float]:
+    """Return the scores, and the joint loss, over all batches or over the first limit ones."""
+    predictions, targets, _, losses = predict(model, batches, device, limit)
+    joint = [losses[JOINT]] if JOINT in losses else losses.values()  # as the accuracy: a mean
+    return score(predictions, targets), fmean(map(fmean, joint))
 
 
 def score(predictions: Named, targets: Named) -> Scores:
@@ -98,20 +102,24 @@ def confusion(predictions: Named, targets: Named, classes: int) -> dict[str, np.
 def predict(
     model: Fusion, batches: Loader, device: torch.device, limit: int | None = None
 ) -> tuple[Named, ...]:
-    """Return predicted classes, targets, and the softmax probabilities of the predicted classes.
+    """Return predicted classes, targets, probabilities of the predicted classes, and losses.
 
     UserError if a prediction is not finite: NaN has no largest class.
     """
-    predictions, truths, probabilities = [], [], []
+    predictions, truths, probabilities, losses = [], [], [], []
     for output, targets in outputs(model, batches, device, limit):
         logits = output.logits
         predictions.append({name: u.argmax(1) for name, u in logits.items()})
-        truths.append(own_targets(targets, logits))
+        truths.append(truth := own_targets(targets, logits))
         probabilities.append({name: u.softmax(1).max(1).values for name, u in logits.items()})
-    found = tuple(map(joined, (predictions, truths, probabilities)))
-    counts = {name: sum(map(isnan, values)) for name, values in found[-1].items()}
+        losses.append({
+            name: F.cross_entropy(u.float(), truth[name].to(device), reduction="none")
+            for name, u in logits.items()
+        })  # fmt: skip
+    found = tuple(map(joined, (predictions, truths, probabilities, losses)))
+    counts = {name: sum(map(isnan, values)) for name, values in found[2].items()}
     if bad := {name: count for name, count in counts.items() if count}:
-        total = len(found[-1][min(bad)])
+        total = len(found[2][min(bad)])
         raise UserError(
             f"evaluation: predictions are not finite ({', '.join(bad)}; up to {max(bad.values())} "
             f"of {total} samples): their inputs, or the model's weights, are NaN or too large: "
@@ -126,7 +134,7 @@ def write_predictions(path: Path, ids: list[str], classes: list[str], *predicted
     In a multi-task model every task has its own label. Text passes `tables.quote_formula`.
     predicted is what `predict` returns.
     """
-    predictions, targets, probabilities = predicted
+    predictions, targets, probabilities, _ = predicted
     names = [quote_formula(name) for name in classes]
     columns = {"id": [quote_formula(id) for id in ids]}
     for name in [JOINT] if JOINT in predictions else predictions:

@@ -95,7 +95,7 @@ def confusions(subject: Subject, flags: Namespace) -> list[Confusion]:
         part, size = trained.part(flags.part), trained.flags.batch_size
         batches = loader(part, size, workers=flags.workers)
         predicted = scores.predict(trained.model, batches, trained.device, flags.limit_batches)
-        predictions, targets, _ = predicted
+        predictions, targets, *_ = predicted
         classes = trained.data.classes
         for name, counts in scores.confusion(predictions, targets, len(classes)).items():
             name = f"{whose}{name} prediction, epoch {trained.epoch}"
