@@ -10,9 +10,7 @@ from sets import contents, error_of, first, journal_lines, prepare_set, rows
 
 from mmpareto.benchmarks import synthetic
 from mmpareto.data import layout
-from mmpareto.data.clips import Clip
 from mmpareto.preparation import engine
-from mmpareto.preparation.splits import write_splits
 from mmpareto.preparation.worker import convert_clip
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +32,7 @@ class TestCremad:
         assert metadata.as_json()["modalities"] == {
             "audio": {"kind": "spectrogram", "shape": [257, 188]}, "visual": {"kind": "frames"},
         }  # fmt: skip
-        assert metadata.splits == ["random"]
+        assert metadata.splits == ["group", "random"]
         assert metadata.counts["per_class"] == dict.fromkeys(metadata.classes, 4)
         manifest = rows(one_set / "manifest.csv")
         assert len(manifest) == 24 and manifest == sorted(manifest)
@@ -218,14 +216,3 @@ class TestLists:
         assert len(clips) == 14799 + 2597
         assert clips["--4-0ihtnBU_000058_000068"] == ("train", "dribbling basketball")
         assert clips["-3Mwkq-7TV4_000002_000012"] == ("test", "shoveling snow")
-
-
-def test_groups_stay_whole(tmp_path):
-    clips = [Clip(id, id.split("_")[2], id[:4], {}) for id in synthetic.cremad_ids(72)]
-    assert write_splits(tmp_path, clips, {}) == ["group", "random"]
-    parts = dict(rows(tmp_path / "splits/group.csv"))
-    actors = {part: {id[:4] for id in parts if parts[id] == part} for part in parts.values()}
-    assert set(actors) == {"train", "val", "test"}
-    assert not actors["train"] & actors["test"] and not actors["train"] & actors["val"]
-    for part in actors:
-        assert len({id.split("_")[2] for id in parts if parts[id] == part}) == 6

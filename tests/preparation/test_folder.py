@@ -144,15 +144,28 @@ class TestFolder:
         self.edit(raw, lambda text: text.replace("3.npy", "3" * 300 + ".npy"))
         assert "File name too long" in error_of("folder", raw, tmp_path / "x")
 
-    def test_a_split_of_ones_own_stays_behind(self, raw, out):
-        """It is added by hand; a repeated call must not make it the default."""
+    def test_the_default_split_stays(self, raw, out, own_set, capsys):
+        """Neither a split added by hand, nor an empty cell, nor a new split group changes it."""
         shutil.copy(out / "splits/random.csv", out / "splits/mine.csv")
         for _ in range(2):
-            assert prepare_set("folder", raw, out)["splits"] == ["random", "mine"]
+            assert prepare_set("folder", raw, out)["splits"] == ["group", "random", "mine"]
+        assert "Split    group (default): train 6, val 3, test 3; 0 of 1" in capsys.readouterr().out
+        self.edit(raw, lambda text: text.replace(",0,0.mp4", ",,0.mp4"))
+        why, set_before = "1 of 12 clips have no group, first clip-0", contents(out)
+        line = error_of("folder", raw, out)
+        assert f"default split group cannot be made any more ({why}): mend" in line
+        assert contents(out) == set_before
+        (out / "splits/group.csv").unlink()
+        assert prepare_set("folder", raw, out)["splits"] == ["random", "mine"]
+        told = capsys.readouterr().out
+        assert f"WARNING  there are groups, but no split group: {why}" in told
+        assert "Split    random (default): " in told
+        self.edit(raw, lambda text: text.replace(",,0.mp4", ",0,0.mp4"))
+        assert prepare_set("folder", raw, out)["splits"] == ["random", "mine", "group"]
 
     def test_a_class_with_one_clip(self, raw, out):
         """All its clips train; the others are split."""
         self.edit(raw, lambda text: text.replace("clip-0,cat", "clip-0,yak"))
         metadata = prepare_set("folder", raw, out)
-        assert metadata["splits"] == ["random"]
+        assert metadata["splits"] == ["group", "random"]
         assert dict(rows(out / "splits/random.csv"))["clip-0"] == "train"

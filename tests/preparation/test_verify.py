@@ -144,7 +144,7 @@ class TestTraining:
         assert inputs["visual"].shape == (2, 3, 3, 32, 32) and inputs["visual"].dtype == torch.uint8
         assert inputs["audio"].shape == (2, 1, 257, 188)
         assert targets.tolist() == data.splits["train"].targets[[0, 5]].tolist()
-        words = ["--dataset", str(one_set), *QUICK, "--image_size", "32"]
+        words = ["--dataset", str(one_set), *QUICK, "--image_size", "32", "--split", "random"]
         train.main([*words, "--out", f"{tmp_path}/r"])
         out = capsys.readouterr().out
         recipe = json.loads((one_set / "metadata.json").read_text())["recipe_hash"]
@@ -177,10 +177,10 @@ class TestTraining:
         with open(copy / "splits/random.csv", "a") as file:
             file.write("1091_WSI_SAD_XX,test\n")
         with pytest.raises(UserError, match="1 of its clips are not in the set"):
-            self.data(copy)
+            self.data(copy, "--split", "random")
         with open(copy / "problems.csv", "a") as file:
             file.write("1091_WSI_SAD_XX,,excluded,known_bad,\n")
-        data = self.data(copy)
+        data = self.data(copy, "--split", "random")
         assert data.notes[0] == "Split    random; 1 of its clips are excluded, see problems.csv"
         assert len(data.splits["test"]) == 6
 
@@ -202,7 +202,7 @@ class TestTraining:
     @pytest.mark.parametrize(
         ("flags", "message"),
         [
-            (["--split", "nonsense"], "choose one of random"),
+            (["--split", "nonsense"], "choose one of group, random"),
             (["--data_root", "x"], "is a folder, so --data_root has no use: drop --data_root"),
             (["--num_frames", "0"], "not a positive whole number"),
         ],

@@ -98,7 +98,7 @@ TABLE = [
     (put, (STILL, huge_jpeg), "cannot be read", "findings", True),
     *(
         (put, (path, make), "", "findings" if path in (POSE, STILL) else "", True)
-        for path in ("metadata.json", "manifest.csv", "splits/random.csv", POSE, STILL)
+        for path in ("metadata.json", "manifest.csv", "splits/group.csv", POSE, STILL)
         for make in ENDLESS
     ),
     *((row_of, (make,), "", "findings", False) for make in ENDLESS),

@@ -56,7 +56,7 @@ def use_set(work, _):
 
 def tables_of_a_set(fixture, work):
     names = ("manifest.csv", "manifest.csv", "metadata.json", "metadata.json", "files.csv",
-             "problems.csv", "splits/random.csv")  # fmt: skip
+             "problems.csv", "splits/group.csv")  # fmt: skip
     return copied(fixture("whole"), work, *names), partial(use_set, work)
 
 

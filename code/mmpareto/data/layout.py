@@ -65,11 +65,12 @@ class Metadata:
     classes: list[str]
     modalities: dict[str, Spec]
     recipe: dict[str, Any]
-    splits: list[str]  # that prepare.py has written
+    splits: list[str]  # the default one first
     counts: dict[str, Any]
     recipe_hash: str
     versions: dict[str, Any]
     sha256: dict[str, str]  # of the tables
+    no_group_split: str = ""  # why prepare.py could not make the split "group"
 
     def __post_init__(self) -> None:
         check(

@@ -92,7 +92,9 @@ def read_split(
         raise UserError(f"{root} has too few clips to be split: write splits/NAME.csv (id,split)")
     name = wanted or names[0]
     if name not in names:
-        raise UserError(f"--split {name}: not in {root}: choose one of {', '.join(names)}")
+        why = metadata.no_group_split if name == "group" else ""
+        what = f"it cannot be made ({why})" if why else f"not in {root}"
+        raise UserError(f"--split {name}: {what}: choose one of {', '.join(names)}")
     parts, seen, path = {part: [] for part in PARTS}, set(), split_path(root, name)
     for row in read_table(path, SPLIT):
         if row["split"] not in parts or row["id"] in seen:

@@ -26,7 +26,7 @@ from ..system.tables import write_table
 from .archives import members
 from .journal import Journal, ReadArchive, Tried
 from .media import load_array
-from .splits import write_splits
+from .splits import make_splits, write_splits
 from .tables import problem_rows, sweep, write_set
 from .worker import begin, convert_clip
 
@@ -266,16 +266,18 @@ class Preparation:
             shape = _common_shape(name, ((r.id, r.modalities[name].shape) for r in good))
             size = raw.vocabularies.get(name)
             specs[name] = Spec(STORED_KINDS.get(kind, kind), size, list(shape) or None)
-        before = []
+        before = None
         with suppress(UserError):  # no metadata yet, or damaged
-            before = read_metadata(self.out).splits
+            before = read_metadata(self.out)
+        splits = make_splits(self.out, good, raw.lists, before)
         for name in ("metadata.json", REFUSED):  # from here on the tables of the set change
             (self.out / name).unlink(missing_ok=True)
-        splits = write_splits(self.out, good, raw.lists, before)
+        write_splits(self.out, splits)
         journal.compact()
         sweep(self.out, specs, good)
         metadata = {"dataset": raw.dataset, "classes": raw.classes, "modalities": specs,
-                    "recipe": self.recipe, "splits": splits}  # fmt: skip
+                    "recipe": self.recipe, "splits": splits.names,
+                    "no_group_split": splits.no_group}  # fmt: skip
         write_set(self.out, metadata, good, self._problems(journal))
 
     def _write_problems(self, journal: Journal) -> Path:

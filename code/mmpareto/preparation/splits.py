@@ -1,40 +1,51 @@
 """Splits of a prepared set: published lists, and splits made by a seeded rule."""
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
-from itertools import takewhile
 from pathlib import Path
+from typing import NamedTuple
 
-from sklearn.model_selection import StratifiedGroupKFold, train_test_split
+import numpy as np
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, train_test_split
 
 from ..data.clips import Clip
-from ..data.layout import SPLIT, split_path
+from ..data.layout import PARTS, SPLIT, Metadata, split_path
 from ..data.lists import List
+from ..system.errors import UserError
 from ..system.tables import write_table
 from .journal import Tried
 
 SEED = 0
-VALIDATION = 0.1  # of a list's training part, where it has no validation part
-
-
+VALIDATION = 0.1  # of a list's training part, if it has no validation part
 MADE = ("group", "random")
+SHARES = (0.7, 0.1, 0.2)  # of PARTS in the splits made here
+TENTHS = (2, 2, 1, 0, 0, 0, 0, 0, 0, 0)  # the part, by its place in PARTS, of each tenth
 
 
-def write_splits(
+class Splits(NamedTuple):
+    """The splits that a set is to have."""
+
+    names: list[str]  # the default one first
+    made: dict[str, dict[str, str]]  # {name: {id: part}} of those that are written
+    stale: set[str]  # names of those that an earlier call made, and this one cannot
+    no_group: str  # why "group" is not among them; "" if it is
+
+
+def make_splits(
     root: Path,
     clips: Sequence[Clip | Tried],
     lists: dict[str, List],
-    before: Sequence[str] = (),
-) -> list[str]:
-    """Write every split of the clips; returns their names, the default one first.
+    before: Metadata | None = None,
+) -> Splits:
+    """Divide the clips; nothing is written. UserError if the default split cannot be made anew.
 
-    A list without a validation part gives two: with one drawn from its training clips, and
+    A list without a validation part gives two splits: one with clips drawn from training, and
     NAME-noval as it was published. "group" keeps every group whole, "random" does not.
 
-    before: the names that the set had until now. A split that somebody has added since, or that
-    stood behind those made here, stays behind them: the default does not change by it.
+    before: the set until now. Its splits keep their order, so the default stays what it was;
+    only lists that it did not have go first. Splits that the user has added are kept.
     """
-    (root / "splits").mkdir(exist_ok=True)
     made = {}
     for name, listed in lists.items():
         made[name] = parts = {id: part for id, (part, _) in listed.items()}
@@ -42,26 +53,45 @@ def write_splits(
         if "val" not in parts.values() and (drawn := _draw(train, VALIDATION)):
             made[name] = parts | dict.fromkeys(drawn, "val")
             made[f"{name}-noval"] = parts
-    kept = {path.stem for path in (root / "splits").glob("*.csv")} - {*MADE, *made}
-    listed_before = kept & set(takewhile(lambda name: name not in MADE, before))
-    names = [*made, *sorted(listed_before)]
-    labels = {clip.id: clip.label for clip in clips}
-    groups = {clip.id: clip.group for clip in clips}
-    if all(groups.values()) and (parts := _by_group(labels, groups)):
-        made["group"] = parts
+    known = before.splits if before else []
+    new = [name for name in made if name not in known]
+    found = {path.stem for path in (root / "splits").glob("*.csv")}
+    is_own = before and "group" in found and ("group" not in known or before.no_group_split)
+    labels, no_group = {clip.id: clip.label for clip in clips}, ""
+    try:
+        if is_own:
+            raise ValueError("splits/group.csv was added by hand")
+        made["group"] = _by_group(labels, {clip.id: clip.group for clip in clips})
+    except ValueError as error:
+        no_group = str(error)
     test = _draw(labels, 0.2)
     rest = {id: label for id, label in labels.items() if id not in test}
     if test and (val := _draw(rest, 0.125)):
         parts = dict.fromkeys(rest, "train") | dict.fromkeys(val, "val")
         made["random"] = parts | dict.fromkeys(test, "test")
-    for name, parts in made.items():
+    stale = {name for name in found & {*known} & {*MADE} - made.keys() if not is_own}
+    if known and known[0] in stale:
+        why = no_group if known[0] == "group" else "each class has too few clips"
+        raise UserError(
+            f"{root}: the set's default split {known[0]} cannot be made any more ({why}): mend "
+            f"that, or delete {split_path(root, known[0])} to go on with another default"
+        )
+    kept = [name for name in known if name in made or name in found - stale]
+    names = dict.fromkeys([*new, *kept, *made, *sorted(found - stale)])
+    return Splits(list(names), made, stale, no_group)
+
+
+def write_splits(root: Path, splits: Splits) -> None:
+    (root / "splits").mkdir(exist_ok=True)
+    for name in splits.stale:
+        split_path(root, name).unlink()
+    for name, parts in splits.made.items():
         rows = [{"id": id, "split": part} for id, part in sorted(parts.items())]
         write_table(split_path(root, name), SPLIT, rows)
-    return [*names, *(name for name in MADE if name in made), *sorted(kept - listed_before)]
 
 
 def _draw(labels: dict[str, str], share: float) -> set[str]:
-    """A stratified share of ids, at least one of each class that has two or more."""
+    """Draw a stratified share of ids, at least one of each class that has two or more."""
     counts = Counter(labels.values())
     ids = sorted(id for id, label in labels.items() if counts[label] > 1)
     if not ids:
@@ -73,16 +103,58 @@ def _draw(labels: dict[str, str], share: float) -> set[str]:
 
 
 def _by_group(labels: dict[str, str], groups: dict[str, str]) -> dict[str, str]:
-    """Tenths of the clips with whole groups: seven train, one val, two test."""
-    ids = sorted(labels)
-    if len(set(groups.values())) < 10:
-        return {}
-    folds = StratifiedGroupKFold(n_splits=10, shuffle=True, random_state=SEED)
-    parts = dict.fromkeys(ids, "train")
+    """Return {id: part} with whole groups in each part; ValueError says why there is none.
+
+    From ten groups on they are put together to tenths: seven train, one val, two test. With fewer
+    groups, or if training would lack a class so, it is the division nearest to SHARES.
+    """
+    ids, count = sorted(labels), len(set(groups.values()))
+    lacking = [id for id in ids if not groups[id]]
+    if len(lacking) == len(ids):
+        raise ValueError("no clip has a group")
+    if lacking:
+        raise ValueError(f"{len(lacking)} of {len(ids)} clips have no group, first {lacking[0]}")
+    if count < 3:
+        raise ValueError(f"{count} groups found, 3 or more needed")
+    classes = np.unique([labels[id] for id in ids], return_inverse=True)[1]
+    bins = np.unique([groups[id] for id in ids], return_inverse=True)[1]
+    if count >= len(TENTHS):
+        bins = _tenths(classes, bins)
+    table = np.zeros(
+        (min(count, len(TENTHS)), classes.max() + 1)
+    )  # the share of a class that a bin has
+    np.add.at(table, (bins, classes), 1 / np.bincount(classes)[classes])
+    every_way = np.indices((len(PARTS),) * len(table)).reshape(len(table), -1).T
+    way = _best(np.array([TENTHS]), table) if count >= len(TENTHS) else None
+    way = _best(every_way, table) if way is None else way
+    if way is None:
+        raise ValueError(
+            "whole groups leave training without a class, or val or test without clips"
+        )
+    return {id: PARTS[part] for id, part in zip(ids, way[bins], strict=True)}
+
+
+def _tenths(classes: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return the tenth of each clip, from 0 to 9: whole groups, and classes as far as they can."""
+    tenths = np.zeros_like(groups)
     try:
-        tenths = list(folds.split(ids, [labels[id] for id in ids], [groups[id] for id in ids]))
-    except ValueError:  # a class with fewer than ten clips
-        return {}
-    for part, (_, chosen) in zip(("test", "test", "val"), tenths, strict=False):
-        parts |= {ids[i]: part for i in chosen}
-    return parts
+        with warnings.catch_warnings(action="ignore"):  # a class with fewer than ten clips
+            kept = StratifiedGroupKFold(len(TENTHS), shuffle=True, random_state=SEED)
+            folds = list(kept.split(classes, classes, groups))
+    except ValueError:  # all classes have fewer
+        folds = GroupKFold(len(TENTHS)).split(classes, classes, groups)
+    for number, (_, chosen) in enumerate(folds):
+        tenths[chosen] = number
+    return tenths
+
+
+def _best(ways: np.ndarray, table: np.ndarray) -> np.ndarray | None:
+    """Return the row of ways (the part of each bin) that divides every class nearest to SHARES.
+
+    None if in each of them training lacks a class, or another part is empty.
+    """
+    train, val, test = shares = [(ways == part) @ table for part in range(len(PARTS))]
+    far = sum(((has - share) ** 2).sum(1) for has, share in zip(shares, SHARES, strict=True))
+    usable = train.all(1) & val.any(1) & test.any(1)
+    # rounded, so that every machine chooses the same of equal ones
+    return ways[np.where(usable, far.round(9), np.inf).argmin()] if usable.any() else None

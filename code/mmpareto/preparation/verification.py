@@ -148,7 +148,11 @@ class Verification:
                     self._add("clip of a split that is not in the set", f"{name}: {id}")
             shared, total = shared_groups(present["train"], present["test"])
             overlap = f"; {shared} of {total} groups in test also in train" if total else ""
-            self.facts.append(f"Split    {name}: {', '.join(sizes)}{overlap}")
+            is_default = " (default)" if name == names[0] else ""
+            self.facts.append(f"Split    {name}{is_default}: {', '.join(sizes)}{overlap}")
+        why = self.metadata.no_group_split
+        if why and "group" not in names and any(row["group"] for row in self.clips):
+            self.facts.append(f"WARNING  there are groups, but no split group: {why}")
 
     def _check_files(self, full: bool, workers: int) -> int:
         """Check all sizes, and the contents of all or of a seeded sample; return how many."""
