@@ -166,11 +166,12 @@ class TestPMR:
         inputs = {n: torch.randn(len(targets), tiny_models.SIZE, dtype=torch.float64) for n in "ab"}
         return TensorSplit(inputs, targets)
 
-    def test_prototypes(self):
+    @pytest.mark.parametrize("variant", ["paper", "release"])
+    def test_prototypes(self, variant):
         """Class means over a tenth, in evaluation mode, then blended; absent classes: no NaN."""
         model = tiny_models.build().train()
         before = {name: b.clone() for name, b in model.named_buffers()}
-        method, split = method_of("pmr", model), self.split([0, 1] * 30)
+        method, split = method_of("pmr", model, variant=variant), self.split([0, 1] * 30)
         expected: dict = dict.fromkeys("ab")
         for epoch in range(3):
             method.start_epoch(self.trainer(split, epoch))
@@ -182,7 +183,7 @@ class TestPMR:
             model.train()
             for name in "ab":
                 new = literal.class_means(features[name], targets, 3)
-                old = expected[name]
+                old = None if variant == "release" and epoch == 1 else expected[name]
                 expected[name] = [
                     n if old is None or n is None else 0.2 * o + 0.8 * n
                     for n, o in zip(new, old or new, strict=True)

@@ -23,16 +23,17 @@ FAR = 1e4  # distance to a class without a prototype; its probability becomes ze
 class PMR(JointMethod):
     """L_joint + alpha sum_k w_k PCE_k - mu max_k w_k H(p_fastest).
 
-    p_k = softmax of the negative Euclidean distances of features z_k to the classes' prototypes,
-    PCE_k its cross-entropy, H its entropy, score_k the sum over a batch of the true class's p_k,
-    w_k = clip(max_n score_n / score_k - 1, 0, 1), which for two modalities are the paper's two
-    coefficients and for more is ours. The entropy term acts in the first --entropy_epochs only
-    (the paper leaves their number open). Before every epoch prototypes are the class means over a
-    random tenth of the training set, in evaluation mode, blended with the epoch before.
+    p_k is the softmax of the negative Euclidean distances of features z_k to the prototypes of the
+    classes, PCE_k its cross-entropy, H its entropy, and score_k the sum of the true class's p_k
+    over a batch. w_k = clip(max_n score_n / score_k - 1, 0, 1) gives the paper's two coefficients
+    for two modalities; more are ours. The entropy term acts in the first --entropy_epochs only
+    (the paper leaves their number open). Before every epoch the prototypes are the class means of
+    a random tenth of the training set, in evaluation mode, blended with those before.
 
-    --variant release: w_k = 1 for all but the fastest, no entropy term, as in the authors' code.
-    That code takes prototypes from test samples on one dataset; here they are always training's.
-    With --accumulate every micro-batch has its own w_k.
+    --variant release does as the authors' code: w_k = 1 for all but the fastest, no entropy term,
+    and the second epoch's prototypes are not blended. That code takes prototypes from test samples
+    on one dataset; here they always come from training. With --accumulate every micro-batch has its
+    own w_k.
     """
 
     window = "1-101"
@@ -51,7 +52,7 @@ class PMR(JointMethod):
         add("--prototype_momentum", type=fraction, default=0.2,
             help="share of the last epoch's prototypes in the new ones, in [0, 1)")
         add("--variant", choices=("paper", "release"), default="paper",
-            help="release: hard weights and no entropy term")
+            help="release: hard weights, no entropy term, no blending before epoch 2")
         # fmt: on
 
     def __init__(self, model: Fusion, flags: Namespace):
@@ -77,11 +78,12 @@ class PMR(JointMethod):
         parts = [part for found in distributed.gather(parts) for part in found]
         targets = torch.cat([truth for _, truth in parts]).to(trainer.device)
         known = self.state["known"]
+        blends = known & (self.flags.variant == "paper" or self.epoch > 2)
         for name in self.model.encoders:
             z = torch.cat([features[name] for features, _ in parts]).to(trainer.device)
             old = self.state[f"prototypes_{name}"]
             new, seen = class_means(z, targets, len(known))
-            momentum = torch.where(known, self.flags.prototype_momentum, 0.0)[:, None]
+            momentum = torch.where(blends, self.flags.prototype_momentum, 0.0)[:, None]
             old.copy_(torch.where(seen[:, None], momentum * old + (1 - momentum) * new, old))
         known.logical_or_(seen)
 
