@@ -22,14 +22,14 @@ class TestGreedy:
         assert found.tolist() == pytest.approx((-0.602060, -0.301030), abs=1e-6)
         assert found.argmax() == 1
 
-    @pytest.mark.parametrize("modalities", [2, 3])
-    def test_sixty_steps_equal_the_reference(self, modalities):
+    @pytest.mark.parametrize(("modalities", "count_held"), [(2, False), (3, True)])
+    def test_sixty_steps_equal_the_reference(self, modalities, count_held):
         """Every second step accumulates gradients over three micro-batches."""
         ours = tiny_models.mmtm(modalities)
         theirs = deepcopy(ours)
         settings = {"threshold": 0.05, "balancing_steps": 3, "no_probes": True}
-        method = method_of("greedy", ours, **settings)
-        slow = literal.Greedy(list(ours.encoders), 3, threshold=0.05, steps=3)
+        method = method_of("greedy", ours, count_held=count_held, **settings)
+        slow = literal.Greedy(list(ours.encoders), 3, 0.05, steps=3, count_held=count_held)
         windows = []
         for step, (inputs, targets) in enumerate(steps(60, ours, theirs, lr=0.1, momentum=0)):
             method.epoch = 1 if step < 5 else 2  # one epoch of warm-up

@@ -122,8 +122,9 @@ def trained(model) -> list[nn.Parameter]:
 class Greedy:
     """On MMTM: gates, their means and the speeds are kept here, apart from the model."""
 
-    def __init__(self, names, depth, threshold, steps):
+    def __init__(self, names, depth, threshold, steps, count_held=False):
         self.names, self.threshold, self.steps = names, threshold, steps
+        self.count_held = count_held
         self.gates = [{name: [] for name in names} for _ in range(depth)]  # of all batches
         self.bypass, self.main = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
         self.left, self.frozen = 0, None
@@ -140,11 +141,12 @@ class Greedy:
             shared = exchange.squeeze(torch.cat([maps[n] for n in self.names], 1)).relu()
             for name in self.names:
                 seen = self.gates[level][name]
-                if self.left and name == self.frozen:
-                    gate = sum(seen) / len(seen)
-                else:
-                    gate = exchange.gate_scale * exchange.excite[name](shared).sigmoid()
+                held = self.left and name == self.frozen
+                gate = exchange.gate_scale * exchange.excite[name](shared).sigmoid()
+                if self.count_held or not held:
                     seen.append(gate.detach().mean(0))
+                if held:
+                    gate = sum(seen) / len(seen)
                 maps[name] = maps[name] * gate
         return maps
 

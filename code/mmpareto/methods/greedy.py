@@ -17,15 +17,16 @@ from .base import Decision, JointMethod
 class Greedy(JointMethod):
     """L = sum_k CE of each branch; a branch that leans on the others loses their gate for a while.
 
-    The speed of parameters is the sum over steps of ||gradient||^2 / ||parameters||^2. For branch
-    k, bypass parameters are its gates and the layers that they share, main ones its encoder and
-    classifier; its balance is log10(bypass speed / main speed). Where the largest and the smallest
-    balance are more than --threshold apart, the gates of the branch with the largest are held at
-    their own running mean for --balancing_steps steps, in which speeds are not counted. Two
-    branches are the paper's, the largest minus the smallest of more is ours.
+    The speed of parameters is the sum over steps of ||gradient||^2 / ||parameters||^2. The bypass
+    parameters of branch k are its gates and the layers that all gates share, its main parameters
+    its encoder and classifier. Its balance is log10(bypass speed / main speed). When the largest
+    balance is more than --threshold above the smallest, the gates of the branch with the largest
+    are held at their running mean for --balancing_steps steps, in which speeds are not counted.
+    The paper has two branches; more are ours.
 
-    The joint prediction is the branches' mean. The released code averages the second branch's gate
-    from the first one's, also in evaluation; here each gate has its own mean, of training alone.
+    The joint prediction is the branches' mean. A held gate does not enter its running mean; in the
+    release it does (--count_held). The released code also averages the second branch's gate from
+    the first one's, and in evaluation, too; here each gate has its own mean, of training alone.
     The release trains with SGD 0.1 without momentum and weight decay, and batches of 8.
     """
 
@@ -41,6 +42,8 @@ class Greedy(JointMethod):
         add("--balancing_steps", type=positive(int), default=5, help="steps in a window, >= 1")
         add("--warmup_epochs", type=non_negative(int), default=1,
             help="epochs before the first window, >= 0")
+        add("--count_held", action="store_true",
+            help="gates enter their running mean while they are held, too, as in the release")
         # fmt: on
 
     @staticmethod
@@ -59,6 +62,7 @@ class Greedy(JointMethod):
         left, branch = self.state["window"].tolist()
         for exchange in self.branches.exchanges:
             exchange.frozen = self.names[branch] if left else None
+            exchange.counts_frozen = self.flags.count_held
         return super().forward(inputs)
 
     def decide(self, output: Output, batch: Batch) -> Decision:
@@ -86,13 +90,13 @@ class Greedy(JointMethod):
 
 
 def conditional_speed(bypass: Tensor, main: Tensor) -> Tensor:
-    """The balance log10(bypass / main) of every branch."""
+    """Returns the balance log10(bypass / main) of every branch."""
     return (bypass / main).log10()
 
 
 @torch.no_grad()
 def speed(params: Iterable[nn.Parameter]) -> Tensor:
-    """||gradient||^2 / ||parameters||^2 of one step, over all parameters together."""
+    """Returns ||gradient||^2 / ||parameters||^2 of one step, over all parameters together."""
     moved = [(p, p.grad) for p in params if p.grad is not None]
     weights, gradients = (torch.stack(torch._foreach_norm(x)) for x in zip(*moved, strict=True))
     return gradients.square().sum() / weights.square().sum()

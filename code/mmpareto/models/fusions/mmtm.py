@@ -25,6 +25,7 @@ class Exchange(nn.Module):
         super().__init__()
         self.gate_scale = gate_scale
         self.frozen: str | None = None  # training keeps this modality's gates at their mean
+        self.counts_frozen = False  # whether their own values still enter that mean
         total = sum(channels.values())
         units = int(2 * total / ratio)
         if not units:
@@ -41,13 +42,13 @@ class Exchange(nn.Module):
         shared = torch.relu(self.squeeze(torch.cat(squeezed, dim=1)))
         gated = {}
         for name, excite in self.excite.items():
-            if self.training and name == self.frozen:
+            gate = self.gate_scale * torch.sigmoid(excite(shared))
+            frozen = self.training and name == self.frozen
+            if self.training and (self.counts_frozen or not frozen):
+                batches, mean = self.get_buffer(f"batches_{name}").add_(1), self.mean_gate(name)
+                mean.add_((gate.detach().float().mean(0) - mean) / batches)
+            if frozen:
                 gate = self.mean_gate(name).expand(samples, -1)
-            else:
-                gate = self.gate_scale * torch.sigmoid(excite(shared))
-                if self.training:
-                    batches, mean = self.get_buffer(f"batches_{name}").add_(1), self.mean_gate(name)
-                    mean.add_((gate.detach().float().mean(0) - mean) / batches)
             x = maps[name]
             gate = gate.to(x.dtype).repeat_interleave(len(x) // samples, dim=0)
             gated[name] = x * gate.view(*gate.shape, *[1] * (x.dim() - 2))
