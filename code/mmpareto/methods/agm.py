@@ -17,29 +17,32 @@ from ..system.flags import non_negative
 from .base import Decision, JointMethod
 
 Coalition = frozenset[str]
-LARGEST = 10.0  # exponent, before alpha, as in the authors' code
-FLOOR = 1e-8  # of probabilities, as there
+LARGEST = 10.0  # largest exponent, before alpha, as in the authors' code
+FLOOR = 1e-8  # smallest probability, as there
 
 
 class AGM(JointMethod):
-    """The joint loss, with the gradient through each modality's share of the logits scaled.
+    """Trains the joint loss, and scales the gradient through each modality's share of the logits.
 
-    phi_k is the Shapley value of modality k in the joint logits, with absent inputs set to zero,
-    so that sum_k phi_k = T, the joint logits. q_k is its cross-entropy (small: strong),
-    r_k = exp(mean over n != k of (q_n - q_k)), tau_k the same of q's running means before this
-    batch, kappa_k = exp(alpha min(tau_k - r_k, 10)): a modality that is stronger than usual takes
-    a smaller gradient, in the encoders and in the joint head alike. If an entry of the joint
-    head's weight gradient exceeds 1, all gradients are clipped to norm 1.
+    phi_k is the Shapley value of modality k in the joint logits T, with absent inputs set to zero,
+    so that sum_k phi_k = T. q_k is the cross-entropy of phi_k (small: strong), and
+    r_k = exp(mean over n != k of (q_n - q_k)). tau_k is the same of q's running means before this
+    batch, and kappa_k = exp(alpha min(tau_k - r_k, 10)) the factor: a modality that is stronger
+    than usual takes a smaller gradient, in the encoders and in the joint head. If an entry of the
+    joint head's weight gradient exceeds 1, all gradients are clipped to norm 1.
 
     Logits without any modality count as zero, as in the authors' code. --bn_mode says which
-    statistics BatchNorm uses where inputs are zeroed; those of its running means (the released
-    code) do not cancel between the shares, the batch's own do. Passes with zeroed inputs never
-    change the running means. Where the joint head reads features alone a step costs two passes, for
-    any number of modalities; else 2^N - 1. Outside --window it is the joint loss alone.
-    With --accumulate every micro-batch counts as a step for q's means and has its own kappa_k.
+    statistics BatchNorm uses where inputs are zeroed. With its running means (the released code)
+    they do not cancel between the shares, with the batch's own they do. Passes with zeroed inputs
+    never change the running means. A step costs two passes for any number of modalities if the
+    joint head reads features alone, else 2^N - 1. With --accumulate every micro-batch counts as a
+    step for q's means and has its own kappa_k.
+
+    Outside --window the joint loss is trained alone, with no factors and no clipping. The release
+    keeps the last factors after its window, and clips always.
     """
 
-    window = "1-21"
+    window = "1-20"
 
     @classmethod
     def add_flags(cls, parser) -> None:
@@ -54,7 +57,7 @@ class AGM(JointMethod):
     def __init__(self, model: Fusion, flags: Namespace):
         super().__init__(model, flags)
         inside = {*model.encoders.parameters(), *model.unimodal_heads.parameters()}
-        self._kept: list[tuple[Tensor, Tensor]] = []  # buffers as they were before further passes
+        self._kept: list[tuple[Tensor, Tensor]] = []  # buffers, and their values before the passes
         self.head = [p for p in model.parameters() if p not in inside and p.dim() > 1]
         device = self.head[0].device
         self.state["mean_score"] = torch.zeros(len(model.encoders), device=device)
@@ -83,7 +86,7 @@ class AGM(JointMethod):
 
     def differentiate(self, decision: Decision, share: float, last: bool) -> dict[str, Stats]:
         stats = super().differentiate(decision, share, last)
-        for buffer, before in self._kept:  # which the backward pass may need as the passes left it
+        for buffer, before in self._kept:  # only now: the backward pass may need them
             buffer.copy_(before)
         self._kept = []
         return stats
@@ -96,7 +99,7 @@ class AGM(JointMethod):
         return {}
 
     def coalitions(self, inputs: dict[str, Tensor]) -> Callable[[Coalition], Tensor]:
-        """Joint logits (B, C) of a coalition, the inputs of all others being zero."""
+        """Returns a function: coalition -> joint logits (B, C), with all other inputs zero."""
         if not self.model.late or self.model.tapped:
 
             def mixed(present: Coalition) -> Tensor:
@@ -118,7 +121,7 @@ class AGM(JointMethod):
 def shapley(
     names: list[str], whole: Tensor, logits: Callable[[Coalition], Tensor]
 ) -> dict[str, Tensor]:
-    """Each modality's share of the joint logits, whole (B, C); they add up to it.
+    """Returns each modality's share of the joint logits, whole (B, C); the shares add up to it.
 
     phi_k = sum over S without k of |S|! (N - |S| - 1)! / N! (f(S + k) - f(S)), f(empty) = 0.
     """
@@ -134,18 +137,18 @@ def shapley(
 
 
 def score(phi: Tensor, targets: Tensor) -> Tensor:
-    """q: the mean cross-entropy of one share, detached."""
+    """Returns q, the mean cross-entropy of one share, detached."""
     probability = phi.detach().softmax(1).gather(1, targets[:, None])
     return -probability.clamp(min=FLOOR).log().mean()
 
 
 def discrepancy(scores: Tensor) -> Tensor:
-    """r_k = exp(mean over n != k of (q_n - q_k)) of scores (N,)."""
+    """Returns r_k = exp(mean over n != k of (q_n - q_k)) from scores (N,)."""
     number = len(scores)
     return ((scores.sum() - number * scores) / max(number - 1, 1)).exp()
 
 
 def modulation(scores: Tensor, mean_scores: Tensor, alpha: float) -> Tensor:
-    """kappa_k (N,) from q_k (N,) and their means over the batches before."""
+    """Returns kappa_k (N,) from q_k (N,) and their means over the batches before."""
     excess = discrepancy(mean_scores) - discrepancy(scores)
     return (alpha * excess.clamp(max=LARGEST)).exp()

@@ -4,11 +4,11 @@ from .base import TorchJDMethod
 
 
 class AlignedMTL(TorchJDMethod):
-    """h = scale times the mean of j and g made orthogonal and equally long.
+    """h = scale times the mean of j' and g', which are j and g made orthogonal and equally long.
 
-    Both are moved as little as it takes for the matrix [j; g] to have equal singular values: its
-    smallest one (min, the paper's) or, as in the authors' code, their root mean square (rmse).
-    It can ascend one of the losses.
+    Both are moved as little as it takes for the matrix [j; g] to have equal singular values: the
+    smallest one (min, the default, also of the authors' code) or their root mean square (rmse).
+    The authors' code adds j' and g': --scale 2. h can ascend one of the losses.
     """
 
     scaled = True
@@ -18,7 +18,7 @@ class AlignedMTL(TorchJDMethod):
         super().add_flags(parser)
         # fmt: off
         parser.add_argument("--singular_value", choices=("min", "rmse"), default="min",
-            help="new value of all singular values: rmse is the release's")
+            help="new value of both singular values: the smaller one, or their root mean square")
         # fmt: on
 
     def weighting(self, torchjd):

@@ -6,7 +6,7 @@ from .base import TorchJDMethod
 class IMTLG(TorchJDMethod):
     """h = scale * (w j + (1 - w) g) with equal projections on the directions of j and of g.
 
-    A weight may be negative.
+    With two gradients that is w = ||g|| / (||j|| + ||g||).
     """
 
     scaled = True

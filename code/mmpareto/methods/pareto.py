@@ -10,7 +10,9 @@ from .base import GramianMethod
 class Pareto(GramianMethod):
     """Each encoder takes scale times the shortest convex combination of its two gradients.
 
-    The paper compares with this method but released no code of it.
+    The MMPareto paper compares with this method but released no code of it. Sener and Koltun's code
+    also weights the heads' gradients so, and its example first divides each gradient by its length
+    times its loss (loss+), which their paper leaves out. Here heads keep their plain gradients.
     """
 
     scaled = True

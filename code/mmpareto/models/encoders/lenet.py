@@ -8,7 +8,11 @@ from .base import ConvEncoder, channels
 
 
 class LeNet(ConvEncoder):
-    """Two stages of 5x5 convolution, ReLU and 2x2 pooling, then one linear layer to 50 units."""
+    """Two stages of 5x5 convolution, ReLU and 2x2 pooling, then one linear layer to 50 units.
+
+    Sener and Koltun's released code also drops half of the second stage's channels in training, the
+    same ones for a whole batch.
+    """
 
     out_dim = 50
     widths = (10, 20, 50)

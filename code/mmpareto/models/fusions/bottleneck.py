@@ -22,8 +22,10 @@ class Bottleneck(Mean):
     next layer. An encoder is its modality's embedding, layers and last norm; the shared tokens and
     the heads belong to none. Every loss reaches every encoder through the tokens.
 
-    Training takes the cross-entropy of the mean logits as the joint loss, where the MBT paper
-    takes the mean of each modality's; its stochastic depth is left out.
+    The joint loss is the cross-entropy of the mean logits; MBT takes the mean of the modalities'
+    cross-entropies. MBT's released code differs further: one head and one last norm serve all
+    modalities, the head starts at zero, GELU is its tanh form, norms add 1e-6 (here torch's 1e-5),
+    and layers are dropped at random (stochastic depth). Here each modality has its own.
     """
 
     late = False

@@ -18,7 +18,8 @@ class MultiTask(Fusion):
     """Two tasks on one modality, with a head of two layers for each.
 
     encoder: the one for the modality called modality. tasks: their names, in the order of the
-    targets' columns. There is no joint prediction; `Output` has tasks instead of modalities.
+    targets' columns. There is no joint prediction; `Output` has tasks instead of modalities. The
+    heads of Sener and Koltun's code also drop half of their hidden units in training.
     """
 
     multitask = True
