@@ -8,12 +8,20 @@ import sys
 from pathlib import Path
 
 import pytest
+import ranks
+from run_files import assert_same_run, read
+
+import train
+from mmpareto.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
-README, EXTENDING, EVALUATING = (
+README, METHOD, PARTS, EVALUATING = (
     (ROOT / name).read_text(encoding="utf-8")
-    for name in ("README.md", "docs/extending.md", "docs/evaluating.md")
-)
+    for name in (
+        "README.md", "docs/extending.md", "docs/extending_parts.md", "docs/evaluating.md"
+    )
+)  # fmt: skip
+RECIPES = README + METHOD + PARTS
 
 
 def blocks(language, text):
@@ -47,6 +55,26 @@ def test_library_example():
     said = run(sys.executable, "-W", "error", "-c", example(), cwd="/", PYTHONPATH=ROOT / "code")
     assert float(re.search(r"accuracy (\S+)", said)[1]) > 0.7  # chance is 0.25
     assert said.count("conflict") == 3
+
+
+def test_a_method_with_state(tmp_path, monkeypatch):
+    """The page's method keeps the means that it speaks of, and a resumed run has the same bits."""
+    monkeypatch.setattr(METHODS, "parts", METHODS.parts | ranks.recipes())
+
+    def balanced(name, epochs, *more):
+        flags = "--method balanced --dataset toy --accumulate 2 --limit_batches 4"
+        words = [*flags.split(), "--encoder", "cnn", "--epochs", str(epochs), *more]
+        train.main([*words, "--out", str(tmp_path / name)])
+        return tmp_path / name
+
+    whole = balanced("whole", 2)
+    balanced("broken", 1)
+    assert_same_run(whole, balanced("broken", 2, "--resume"))
+    means = dict.fromkeys(["joint", "a", "b"], 1.0)
+    for step in read(whole / "steps.jsonl"):
+        losses = step["losses"]
+        means = {name: mean + 0.1 * (losses[name] - mean) for name, mean in means.items()}
+        assert step["measures"] == pytest.approx({f"mean_{k}": m for k, m in means.items()})
 
 
 @pytest.mark.slow
@@ -86,19 +114,19 @@ def test_evaluating(tmp_path):
 
 @pytest.mark.slow
 def test_adding_your_own(tmp_path):
-    """The test puts all four recipes into a copy, then runs the command that uses them."""
+    """The test puts all five recipes into a copy, then runs the command that uses four of them."""
     shutil.copytree(ROOT / "code", tmp_path / "code")
-    for block in blocks("python", README + EXTENDING):
+    for block in blocks("python", RECIPES):
         if match := re.match(r"# (code/\S+)\n", block):
             (tmp_path / match[1]).write_text(block)
     line = r"`(code/mmpareto/[\w/]+/__init__\.py)`:\s*`(\"\w+\": \"\w+:\w+\",)`"
-    lines = re.findall(line, README + EXTENDING)
-    assert len(lines) == 4
+    lines = re.findall(line, RECIPES)
+    assert len(lines) == 5
     for path, line in lines:
         text = (tmp_path / path).read_text()
         start = "    __name__,\n    {\n"
         assert text.count(start) == 1
         (tmp_path / path).write_text(text.replace(start, f"{start}        {line}\n"))
-    command = blocks("sh", EXTENDING)[0].split()[1:]
+    command = blocks("sh", PARTS)[0].split()[1:]
     said = run(sys.executable, *command, "--unimodal_weight", "0.3", cwd=tmp_path)
     assert float(re.search(r"Result \(last\): test Acc (\S+)", said)[1]) > 0.5

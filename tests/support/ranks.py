@@ -16,7 +16,7 @@ from mmpareto.models.encoders import ENCODERS
 from mmpareto.models.encoders.base import Encoder
 from mmpareto.run import devices
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Plain(Encoder):
@@ -48,13 +48,16 @@ class Wide(toys.Toy):
         return data._replace(splits=splits)
 
 
-def recipe():
-    """The method that the README adds, from its own words."""
-    text = README.read_text(encoding="utf-8")
-    (block,) = re.findall(r"^# code/mmpareto/methods/half.py\n(.*?)^```$", text, re.M | re.S)
-    module = {"__package__": base.__package__, "__name__": f"{base.__package__}.half"}
-    exec(block, module)
-    return module["Half"]
+def recipes():
+    """{name: method} of the methods that the pages add, from the pages' own words."""
+    pages = "".join((ROOT / p).read_text("utf-8") for p in ("README.md", "docs/extending.md"))
+    block = r"^# code/mmpareto/methods/(\w+)\.py\n(.*?)^```$"
+    methods = {}
+    for name, text in re.findall(block, pages, re.M | re.S):
+        module = {"__package__": base.__package__, "__name__": f"{base.__package__}.{name}"}
+        exec(text, module)
+        methods[name] = module[name.capitalize()]
+    return methods
 
 
 def main(arguments):
@@ -64,7 +67,7 @@ def main(arguments):
     before = DATASETS.parts, ENCODERS.parts, METHODS.parts
     DATASETS.parts = DATASETS.parts | {"wide": Wide}
     ENCODERS.parts = ENCODERS.parts | {"plain": Plain}
-    METHODS.parts = METHODS.parts | {"half": recipe()}
+    METHODS.parts = METHODS.parts | recipes()
     try:
         with devices.joined():
             for line in Path(arguments[0]).read_text().splitlines():
