@@ -1,6 +1,6 @@
 """Train several methods with several seeds, and print one table of their test scores.
 
-    python code/compare.py --methods joint,uniform,mmpareto --seeds 0,1,2
+    python code/compare.py --methods joint uniform mmpareto --seeds 0-4
     python code/compare.py --methods pareto,pareto:scale=2,mmpareto:granularity=tensor --jobs 2
     python code/compare.py --tune learning_rate=0.05,0.01,0.002 --gpu_ids 0,1,2,3
 
@@ -79,14 +79,16 @@ def parser() -> Parser:
     parser = Parser(prog="compare.py", description=about, allow_abbrev=False)
     # fmt: off
     add = parser.add_argument_group("what to compare").add_argument
-    add("--methods", default="joint,unimodal,uniform,pareto,mmpareto", metavar="NAMES",
-        help="comma-separated; a method's own flags after colons, as in pareto:scale=2 "
-             "(default: %(default)s)")
-    add("--seeds", default="0,1,2", help="comma-separated (default: %(default)s)")
+    add("--methods", nargs="+", metavar="NAMES",
+        default=["joint", "unimodal", "uniform", "pareto", "mmpareto"],
+        help="separated by spaces or commas; a method's own flags after colons, as in "
+             "pareto:scale=2 (default: joint unimodal uniform pareto mmpareto)")
+    add("--seeds", nargs="+", default=["0-2"],
+        help="separated by spaces or commas; 0-4 names five (default: 0-2)")
     add("--tune", nargs="+", action="extend", default=[], metavar="FLAG=VALUES",
         help="train every method with each of the comma-separated values, as in "
              "learning_rate=0.01,0.002; validation chooses each method's own")
-    add("--tune_seeds", metavar="SEEDS",
+    add("--tune_seeds", nargs="+", metavar="SEEDS",
         help="choose by runs with these seeds, none of --seeds; then --seeds are trained with the "
              "chosen setting only (default: every setting is trained with --seeds)")
     add("--baseline", metavar="NAME",

@@ -172,7 +172,9 @@ def test_interrupted_run(tmp_path, monkeypatch, calls):
         (["--methods", "joint:"], "--methods joint:: a flag is empty"),
         (["--methods", "joint:random_seed=3"], "--random_seed: compare.py sets it itself"),
         (["--methods", "joint:select=last"], "--select must be equal for all methods"),
-        (["--seeds", "one"], "'one' is not a whole number from 0 to 4294967295"),
+        (["--seeds", "one"], "--seeds: 'one' is not a whole number from 0 to 4294967295"),
+        (["--seeds", ","], "--seeds: names nothing"),
+        (["--seeds", "0-2", "1"], "joint, seed 1 and joint, seed 1: both name the same run"),
         (["--seeds", "0,00"], "both name the same run"),
         (["--method", "joint"], "--method: compare.py sets it itself"),
         (["--use_tensorboard", "--tensorboard_path", "x"], "every run has its own"),
@@ -201,7 +203,8 @@ def test_interrupted_run(tmp_path, monkeypatch, calls):
         (["--tune_seeds", "5"], "--tune_seeds acts only with --tune"),
         (["--tune", "learning_rate=1,2", "--tune_seeds", "5,01"],
          "--tune_seeds 5,01: seed 1 is also in --seeds"),
-        (["--tune", "learning_rate=1,2", "--tune_seeds", "5,five"], "'five' is not a whole number"),
+        (["--tune", "learning_rate=1,2", "--tune_seeds", "5,five"],
+         "--tune_seeds: 'five' is not a whole number"),
     ],
 )  # fmt: skip
 def test_bad_input_starts_nothing(tmp_path, calls, flags, message):
@@ -209,6 +212,18 @@ def test_bad_input_starts_nothing(tmp_path, calls, flags, message):
         compared(tmp_path / "out", *flags)
     assert "\n" not in str(error.value)
     assert not calls and not (tmp_path / "out").exists()
+
+
+def test_lists_are_written_in_any_way():
+    seeds = plans.find_seeds("--seeds", ["0-2,", "7", "10,12-12"])
+    assert seeds == ["0", "1", "2", "7", "10", "12"]
+    for wrong in ("2-0", "0-9999", "-3", "1.5", "3-", "0-1-2", "0-2 1", "4294967296"):
+        with pytest.raises(UserError, match=f"--seeds: '{wrong}' is not a whole number"):
+            plans.find_seeds("--seeds", ["0", wrong])
+    words = ["--methods", "joint,", "uniform", "--seeds", "1", "3-4"]
+    asked = compare.parser().parse_args(words)
+    compared = plans.plan_comparison(asked, FLAGS)
+    assert compared.names == ["joint", "uniform"] and compared.seeds == [1, 3, 4]
 
 
 def test_every_gpu_takes_one_run(tmp_path, calls, monkeypatch):

@@ -2,7 +2,7 @@
 
 import json
 import re
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import product
@@ -16,6 +16,7 @@ from ..run.folder import Finished, check_flags, finished
 from ..run.records import Config, Result, read_config, read_epochs
 from ..system import records
 from ..system.errors import UserError
+from ..system.flags import seed
 from ..system.paths import clear_errors
 
 MEASURED = ("conflict", "seconds_per_epoch")  # of a run besides its scores
@@ -32,6 +33,7 @@ SET_HERE = {
 # Without these in common, numbers of two runs have no place in one table.
 IN_COMMON = {"dataset", "data_root", "split", "select"}
 PATHS = ("--data_root", "--pretrained")
+MANY = 1000  # seeds; a longer range is a slip
 
 
 @dataclass(eq=False)
@@ -130,25 +132,25 @@ def folder_name(name: str, setting: dict[str, str], seed: str | int) -> str:
 def plan_comparison(flags: Namespace, rest: list[str]) -> Comparison:
     """Plan all runs; check each run's flags, and those found in its folder."""
     _check_own(_flags_in(rest), "")
-    names = [find_name(name) for name in _split(flags.methods)]
+    names = [find_name(name) for name in _listed("--methods", flags.methods)]
     settings = find_settings(flags.tune)
 
-    def plans_with(seeds: str) -> list[Plan]:
+    def plans_with(seeds: list[str]) -> list[Plan]:
         return [
             plan_run(flags.out, rest, name, setting, seed)
-            for seed in _split(seeds)
+            for seed in seeds
             for name in names
             for setting in settings
         ]
 
-    final = plans_with(flags.seeds)
-    tuning = plans_with(flags.tune_seeds) if flags.tune_seeds else []
+    final = plans_with(find_seeds("--seeds", flags.seeds))
+    tuning = plans_with(find_seeds("--tune_seeds", flags.tune_seeds)) if flags.tune_seeds else []
     seeds, tune_seeds = (list(dict.fromkeys(p.seed for p in part)) for part in (final, tuning))
     if tune_seeds and not flags.tune:
         raise UserError("--tune_seeds acts only with --tune: give both")
     if both := set(seeds) & set(tune_seeds):
         raise UserError(
-            f"--tune_seeds {flags.tune_seeds}: seed {min(both)} is also in --seeds: "
+            f"--tune_seeds {' '.join(flags.tune_seeds)}: seed {min(both)} is also in --seeds: "
             "the two lists must not overlap: give other --tune_seeds"
         )
     plans = [*tuning, *final]
@@ -162,11 +164,29 @@ def plan_comparison(flags: Namespace, rest: list[str]) -> Comparison:
         )
     baseline = find_name(flags.baseline) if flags.baseline else "uniform"
     if flags.baseline and baseline not in names:
-        raise UserError(f"--baseline {flags.baseline}: choose one of --methods {flags.methods}")
+        raise UserError(f"--baseline {flags.baseline}: choose one of --methods {', '.join(names)}")
     baseline = baseline if baseline in names and len(names) > 1 else None
     folder = flags.out or plans[0].folder.parent
     choosing = tune_seeds or seeds
     return Comparison(select, names, seeds, choosing, settings, baseline, folder, plans)
+
+
+def find_seeds(flag: str, words: list[str]) -> list[str]:
+    """Return the seeds of a flag: 0-2 7 names 0, 1, 2 and 7."""
+    seeds: list[str] = []
+    for word in _listed(flag, words):
+        first, is_range, last = word.partition("-")
+        try:
+            found = range(int(seed(first)), int(seed(last if is_range else first)) + 1)
+        except ArgumentTypeError:
+            found = range(0)
+        if not 0 < len(found) <= MANY:
+            raise UserError(
+                f"{flag}: {word!r} is not a whole number from 0 to {2**32 - 1}, and no range of "
+                f"at most {MANY}: give seeds as in {flag} 0-2 7"
+            )
+        seeds += map(str, found)
+    return seeds
 
 
 def find_name(name: str) -> str:
@@ -205,6 +225,13 @@ def _check_own(words: Iterable[str], where: str) -> None:
 
 def _flags_in(words: list[str]) -> set[str]:
     return {word.split("=")[0][2:] for word in words if word.startswith("--")}
+
+
+def _listed(flag: str, words: list[str]) -> list[str]:
+    """Return the names in words, which commas separate, too."""
+    if names := [name for word in words for name in _split(word) if name]:
+        return names
+    raise UserError(f"{flag}: names nothing: give at least one")
 
 
 def _split(text: str) -> list[str]:
