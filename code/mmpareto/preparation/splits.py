@@ -20,6 +20,7 @@ SEED = 0
 VALIDATION = 0.1  # of a list's training part, if it has no validation part
 MADE = ("group", "random")
 SHARES = (0.7, 0.1, 0.2)  # of PARTS in the splits made here
+LOST = 0.03  # largest share of all clips whose class training may lack
 TENTHS = (2, 2, 1, 0, 0, 0, 0, 0, 0, 0)  # the part, by its place in PARTS, of each tenth
 
 
@@ -106,7 +107,7 @@ def _by_group(labels: dict[str, str], groups: dict[str, str]) -> dict[str, str]:
     """Return {id: part} with whole groups in each part; ValueError says why there is none.
 
     From ten groups on they are put together to tenths: seven train, one val, two test. With fewer
-    groups, or if training would lack a class so, it is the division nearest to SHARES.
+    groups, or if the tenths serve badly, it is the division nearest to SHARES.
     """
     ids, count = sorted(labels), len(set(groups.values()))
     lacking = [id for id in ids if not groups[id]]
@@ -120,17 +121,13 @@ def _by_group(labels: dict[str, str], groups: dict[str, str]) -> dict[str, str]:
     bins = np.unique([groups[id] for id in ids], return_inverse=True)[1]
     if count >= len(TENTHS):
         bins = _tenths(classes, bins)
-    table = np.zeros(
-        (min(count, len(TENTHS)), classes.max() + 1)
-    )  # the share of a class that a bin has
-    np.add.at(table, (bins, classes), 1 / np.bincount(classes)[classes])
+    table = np.zeros((min(count, len(TENTHS)), classes.max() + 1))
+    np.add.at(table, (bins, classes), 1)
     every_way = np.indices((len(PARTS),) * len(table)).reshape(len(table), -1).T
     way = _best(np.array([TENTHS]), table) if count >= len(TENTHS) else None
     way = _best(every_way, table) if way is None else way
     if way is None:
-        raise ValueError(
-            "whole groups leave training without a class, or val or test without clips"
-        )
+        raise ValueError("whole groups leave training without a class, or val or test empty")
     return {id: PARTS[part] for id, part in zip(ids, way[bins], strict=True)}
 
 
@@ -151,10 +148,14 @@ def _tenths(classes: np.ndarray, groups: np.ndarray) -> np.ndarray:
 def _best(ways: np.ndarray, table: np.ndarray) -> np.ndarray | None:
     """Return the row of ways (the part of each bin) that divides every class nearest to SHARES.
 
-    None if in each of them training lacks a class, or another part is empty.
+    table (bins, classes): how many clips of a class a bin has. None if no way serves: each leaves
+    val or test empty or the largest part, or training without classes of more than LOST.
     """
-    train, val, test = shares = [(ways == part) @ table for part in range(len(PARTS))]
-    far = sum(((has - share) ** 2).sum(1) for has, share in zip(shares, SHARES, strict=True))
-    usable = train.all(1) & val.any(1) & test.any(1)
+    sizes, counts = table.sum(0), [(ways == part) @ table for part in range(len(PARTS))]
+    train, val, test = (count.sum(1) for count in counts)
+    pairs = zip(counts, SHARES, strict=True)
+    far = sum(((count / sizes - share) ** 2).sum(1) for count, share in pairs)
+    usable = (val > 0) & (test > 0) & (train >= np.maximum(val, test))
+    usable &= (counts[0] == 0) @ sizes <= LOST * sizes.sum()
     # rounded, so that every machine chooses the same of equal ones
     return ways[np.where(usable, far.round(9), np.inf).argmin()] if usable.any() else None
