@@ -61,7 +61,9 @@ def add_flags(parser, command: str) -> None:
 
 def main(arguments: list[str]) -> None:
     parser = Parser(prog="benchmark.py", description=__doc__.splitlines()[0], allow_abbrev=False)
-    commands = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
+    commands = parser.add_subparsers(
+        dest="what", required=True, metavar="WHAT", help=f"one of {', '.join(COMMANDS)}"
+    )
     for name, measure in COMMANDS.items():
         text = measure.__doc__
         add_flags(commands.add_parser(name, allow_abbrev=False, description=text, help=text), name)

@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
     if arguments and arguments[0].startswith("-"):
         parser = Parser(prog="prepare.py", description=__doc__.splitlines()[0])
         parser.add_argument("dataset", help=f"{names}; DATASET --help lists its flags")
-        parser.parse_args(arguments)
+        parser.parse_known_args(arguments)  # --help ends here
     if not arguments or arguments[0].startswith("-"):
         raise UserError(f"give the dataset first, one of {names}")
     name = DATASETS.find(arguments[0], prepared)

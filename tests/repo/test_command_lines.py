@@ -11,6 +11,7 @@ import train
 import verify
 from mmpareto.run import parsers
 from mmpareto.system.errors import UserError
+from mmpareto.system.flags import ELSEWHERE, explain_unknown
 
 WRONG = [
     (train, "--methd mmpareto", "did you mean --method?"),
@@ -36,8 +37,33 @@ WRONG = [
     (train, "--random_seed -1", "a whole number from 0 to"),
     (train, "--n_classes 6", "comes from the dataset"),
     (train, "--split a", "--split acts only with --dataset"),
+    *(
+        (train, f"{word} 1", f"unknown flag {word}: did you mean --{flag}?")
+        for word, flag in {
+            "--lr": "learning_rate",
+            "-lr": "learning_rate",
+            "--learning-rate": "learning_rate",
+            "--lr_decay": "lr_decay_ratio",
+            "--seed": "random_seed",
+            "--bs": "batch_size",
+            "--batch": "batch_size",
+            "--wd": "weight_decay",
+            "--epoch": "epochs",
+            "--gpu": "gpu_ids",
+            "--data": "dataset",
+            "--save_dir": "out",
+            "--output_dir": "out",
+            "--num_workers": "workers",
+        }.items()
+    ),
+    (train, "--dropout 1", "unknown flag --dropout (--help"),  # nothing comes near
+    (train, "--model resnet18", "choose --method, --fusion and --encoder"),
     (train, "--fusion mmtm --gramian features", "use --gramian parameters"),
-    (evaluate, "", "checkpoint"),
+    (evaluate, "", "checkpoint is missing: give a run's best.pt or last.pt"),
+    (evaluate, "--checkpoint best.pt", "give the value without --checkpoint"),
+    (evaluate, "best.pt --data {here}", "did you mean --data_root?"),
+    (evaluate, "best.pt --csv p.csv", "did you mean --predictions?"),
+    (evaluate, "best.pt last.pt", "'last.pt' belongs to no flag"),
     (evaluate, "{here}/best.pt", "no such file"),
     (
         evaluate,
@@ -49,18 +75,23 @@ WRONG = [
     (evaluate, "{here}", "it is a folder: give a file in it, such as a run's best.pt"),
     (compare, "--methods uniform nonsense", "choose one of joint, unimodal"),
     (compare, "--seeds a", "a whole number from 0 to"),
-    (compare, "--tune lr=1", "unknown flag --lr"),
+    (compare, "--tune lr=1", "unknown flag --lr: did you mean --learning_rate?"),
     (compare, "--method uniform", "give --methods"),
+    (compare, "--seed 1", "give --seeds"),
     (prepare, "", "give the dataset first"),
     (prepare, "crema --raw {here}", "did you mean cremad?"),
     (prepare, "imagenet --raw {here}", "choose one of cremad, kinetics_sounds,"),
-    (prepare, "cremad", "--raw"),
+    (prepare, "cremad", "--raw is missing: give the raw files"),
+    (prepare, "--raw {here} cremad", "give the dataset first"),
+    (prepare, "cremad --raw {here} --output_dir x", "did you mean --out?"),
+    (benchmark, "", "WHAT is missing: give one of step,"),
+    (analyze, "", "DIR is missing: give a run's folder"),
     (prepare, "cremad --raw {here}/nowhere", "no such folder"),
     (prepare, "cremad --raw {here}", "AudioWAV and VideoFlash not found"),
     (prepare, "folder --raw {here}", "data/folder/README.md describes"),
     (prepare, "cremad --raw {here} --max_bad 5", "a number in [0, 1)"),
     (prepare, "cgdigits --raw {here}", "needs no preparation"),
-    (verify, "", "folder"),
+    (verify, "", "folder is missing: give the prepared set"),
     (verify, "{here}/nowhere", "make one with code/prepare.py"),
     (verify, "{file}", "make one with code/prepare.py"),
 ]
@@ -75,6 +106,16 @@ def test_one_line(command, words, told, tmp_path, monkeypatch):
         command.main(arguments)
     assert told in str(caught.value) and "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_every_word_of_elsewhere_leads_to_a_flag(capsys):
+    with pytest.raises(SystemExit):
+        prepare.main(["folder", "--help"])
+    shown = [parsers.help_text(), evaluate.parser().format_help(), capsys.readouterr().out]
+    for word, own in ELSEWHERE.items():
+        assert any(f"--{word}: did you mean --" in explain_unknown(f"--{word}", text)
+                   for text in shown), word  # fmt: skip
+        assert all(any(f"--{flag} " in text for text in shown) for flag in own.split()), own
 
 
 def test_help_says_each_default_once_and_as_it_is_typed():

@@ -24,6 +24,7 @@ MEASURED = ("conflict", "seconds_per_epoch")  # of a run besides its scores
 SET_HERE = {
     "method": "give --methods",
     "random_seed": "give --seeds",
+    "seed": "give --seeds",
     "resume": "drop --resume",
     "out": "give one for all runs",
     "ckpt_path": "give one for all runs",

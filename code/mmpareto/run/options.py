@@ -16,7 +16,7 @@ from .parsers import (
     DEFAULTS,
     OPTIMIZER_DEFAULTS,
     WITH_FLAGS,
-    explain_unknown,
+    explain_foreign,
     general_parser,
     help_text,
 )
@@ -54,7 +54,7 @@ def parse(arguments: list[str]) -> Namespace:
         registry[getattr(flags, registry.kind)].add_flags(own)
     flags, unknown = own.parse_known_args(rest, flags)
     if unknown:
-        raise UserError(explain_unknown(unknown[0].split("=")[0]))
+        raise UserError(explain_foreign(unknown[0]))
 
     _check_pairs(flags)
     _fill_defaults(flags)

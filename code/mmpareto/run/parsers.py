@@ -2,14 +2,13 @@
 
 import argparse
 from argparse import SUPPRESS, Action, ArgumentParser, Namespace
-from difflib import get_close_matches
 from pathlib import Path
 
 from ..datasets import DATASETS
 from ..methods import METHODS
 from ..models.encoders import ENCODERS
 from ..models.fusions import FUSIONS
-from ..system.flags import Parser, fraction, non_negative, positive, seed
+from ..system.flags import Parser, explain_unknown, fraction, non_negative, positive, seed
 from ..system.registry import Registry
 
 WITH_FLAGS = (METHODS, FUSIONS, DATASETS)  # whose parts may have flags of their own
@@ -159,7 +158,9 @@ def part_parser(registry: Registry, name: str) -> ArgumentParser:
     return parser
 
 
-def explain_unknown(flag: str) -> str:
+def explain_foreign(word: str) -> str:
+    """Return the error about a word that is no flag of the chosen parts."""
+    flag = word.split("=")[0]
     owners = [
         f"--{registry.kind} {name}"
         for registry in WITH_FLAGS
@@ -168,12 +169,4 @@ def explain_unknown(flag: str) -> str:
     ]
     if owners:
         return f"{flag} acts only with {' or '.join(owners)}"
-    if not flag.startswith("-"):
-        return (
-            f"{flag!r} belongs to no flag: give --FLAG before it, or, in a list of names, a comma "
-            "instead of the space (--help lists all flags)"
-        )
-    known = sorted(word for word in help_text().split() if word.startswith("--"))
-    close = get_close_matches(flag, known, n=1)
-    hint = f": did you mean {close[0]}?" if close else ""
-    return f"unknown flag {flag}{hint} (--help lists all flags)"
+    return explain_unknown(word, help_text())

@@ -1,17 +1,81 @@
 """Types for argparse flags that check ranges where the text is read, and a parser for them."""
 
+import re
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
+from difflib import get_close_matches
 from math import isfinite
 
 from .errors import UserError
+
+# {what other projects call a flag: our flags for it; a command suggests the first that it has}.
+ELSEWHERE = {
+    "amp": "precision",
+    "arch": "encoder",
+    "b": "batch_size",
+    "backbone": "encoder",
+    "bs": "batch_size",
+    "checkpoint": "out",
+    "csv": "predictions",
+    "cuda": "gpu_ids device",
+    "data": "dataset data_root raw",
+    "data_dir": "data_root raw",
+    "data_path": "data_root raw",
+    "fp16": "precision",
+    "gpu": "gpu_ids",
+    "input": "raw",
+    "j": "workers",
+    "log_dir": "out",
+    "lr": "learning_rate",
+    "mom": "momentum",
+    "name": "out",
+    "root": "data_root raw",
+    "save": "out predictions",
+    "save_dir": "out predictions",
+    "save_path": "out predictions",
+    "seed": "random_seed",
+    "tb": "use_tensorboard",
+    "tensorboard": "use_tensorboard",
+    "wd": "weight_decay",
+}
 
 
 class Parser(ArgumentParser):
     """An argument parser whose errors are one line."""
 
     def error(self, message: str):
+        _, _, missing = message.partition("arguments are required: ")
+        for action in self._actions:
+            name = "/".join(action.option_strings) or action.metavar or action.dest
+            if name == missing.split(", ")[0]:
+                message = f"{name} is missing: give {action.help}"
         raise UserError(f"{message} (--help lists all flags)")
+
+    def parse_args(self, args=None, namespace=None):  # pyrefly: ignore
+        flags, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            if unknown[0].lstrip("-") in (a.dest for a in self._actions if not a.option_strings):
+                raise UserError(f"{unknown[0]} is no flag: give the value without {unknown[0]}")
+            raise UserError(explain_unknown(unknown[0], self.format_help()))
+        return flags
+
+
+def explain_unknown(word: str, help_text: str) -> str:
+    """Return the error about a word that is none of the flags in a command's help."""
+    listed = "(--help lists all flags)"
+    if not word.startswith("-"):
+        return (
+            f"{word!r} belongs to no flag: give --FLAG before it, or, in a list of names, a comma "
+            f"instead of the space {listed}"
+        )
+    flag = word.split("=")[0]
+    name = flag.strip("-").replace("-", "_").lower()
+    known = sorted(own for own in set(re.findall(r"(?<=--)\w+", help_text)) if len(own) > 2)
+    close = [own for own in ELSEWHERE.get(name, "").split() if own in known]
+    if len(name) > 2:
+        close += [own for own in known if own.startswith(name) or name.startswith(own)]
+    close += get_close_matches(name, known, n=1, cutoff=0.7)
+    return f"unknown flag {flag}{f': did you mean --{close[0]}?' if close else ''} {listed}"
 
 
 def _number(kind: type, accepts: Callable[[float], bool], wanted: str) -> Callable[[str], float]:
