@@ -23,17 +23,16 @@ import torch
 
 from mmpareto.core import distributed
 from mmpareto.data.batches import ShuffledBatches, consecutive
+from mmpareto.methods import METHODS
 from mmpareto.run.devices import synchronised
 from mmpareto.system.errors import UserError
 
 CODE = Path(__file__).resolve().parents[2] / "code"
 BALANCED = {  # method: its own flags, so that what is its own happens in 24 steps
-    "joint": "", "unimodal": "", "uniform": "", "pareto": "", "mmpareto": "",
+    **dict.fromkeys(METHODS, ""),
+    "greedy": "--threshold 0 --balancing_steps 2", "gblend": "--super_epoch 2",
     "mmpareto --gramian features": "", "pcgrad --gramian features": "",
     "uniform --gamma 1.5 --accumulate 2 --clip_grad 0.5": "", "mmpareto --accumulate 2": "",
-    "ogm_ge": "", "pmr": "", "agm": "", "greedy": "--threshold 0 --balancing_steps 2",
-    "gblend": "--super_epoch 2", "pcgrad": "", "cagrad": "", "upgrad": "", "imtl_g": "",
-    "aligned_mtl": "", "gradnorm": "", "metabalance": "",
     # fewer batches than processes, in evaluation, too
     "mmpareto --limit_batches 2": "", "gblend --limit_batches 2": "--super_epoch 2",
     "half": "--accumulate 2", "balanced": "--accumulate 2",  # the methods that the pages add
