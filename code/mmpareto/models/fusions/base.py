@@ -1,6 +1,6 @@
 """The interface of every model: encoders, a joint prediction, one unimodal head per modality."""
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
 from functools import reduce
 from itertools import repeat
@@ -80,7 +80,6 @@ class Fusion(nn.Module):
     multitask = False
     precision = "fp32"  # or "bf16": forward passes under autocast
     default_encoder: str | None = None  # for every modality; None: by the modality's kind
-    settings: tuple[str, ...] = ()  # keyword arguments that are flags of the same name
 
     def __init__(self, encoders: dict[str, Encoder], classes: int):
         super().__init__()
@@ -93,9 +92,10 @@ class Fusion(nn.Module):
 
     @classmethod
     def build(cls, encoders: dict[str, Encoder], data: Data, flags: Namespace) -> "Fusion":
-        """Build the fusion from the parsed flags, which include its own."""
-        settings = {name: getattr(flags, name) for name in cls.settings}
-        return cls(encoders, len(data.classes), **settings)
+        """Build the fusion; each of its own flags is the keyword argument of that name."""
+        cls.add_flags(parser := ArgumentParser())
+        own = {name: getattr(flags, name) for name in vars(parser.parse_args([]))}
+        return cls(encoders, len(data.classes), **own)
 
     def objectives(self, output: Output, losses: dict[str, Tensor]) -> Objectives:
         """Return the losses and features that meet in the encoders."""

@@ -30,7 +30,6 @@ class Bottleneck(Mean):
 
     late = False
     default_encoder = "transformer"
-    settings = ("fusion_layer", "bottlenecks")
 
     @staticmethod
     def add_flags(parser) -> None:

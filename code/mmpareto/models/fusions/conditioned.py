@@ -14,8 +14,6 @@ class Conditioned(Fusion):
     The joint logits are no sum of parts; `read_out` gives them with all other features at zero.
     """
 
-    settings = ("conditioner",)
-
     @staticmethod
     def add_flags(parser) -> None:
         # fmt: off

@@ -67,7 +67,6 @@ class MMTM(Mean):
     """
 
     late = False
-    settings = ("ratio", "gate_scale")
 
     @staticmethod
     def add_flags(parser) -> None:
