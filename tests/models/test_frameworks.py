@@ -181,7 +181,7 @@ class TestConditioned:
         encoders = {name: Given() for name in "abc"}
         for width, encoder in enumerate(encoders.values(), start=2):
             encoder.out_dim = width
-        with pytest.raises(UserError, match="features of one width, found b 3, c 4"):
+        with pytest.raises(UserError, match="features of one width expected, found b 3, c 4"):
             FUSIONS["film"](encoders, 3)
         assert FUSIONS["gated"](encoders, 3).joint_head.in_features == 2
 
