@@ -1,13 +1,18 @@
 """The user's own data, described by one CSV file."""
 
 import json
+import pickle
 import shutil
+from argparse import Namespace
 
 import numpy as np
 import pytest
 from sets import SMALL, contents, error_of, prepare_set, rows, write_folder
 
 from mmpareto.benchmarks import synthetic
+from mmpareto.data.clips import Bad, Source
+from mmpareto.datasets.folder import Folder
+from mmpareto.preparation.media import load_array
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +80,9 @@ class TestFolder:
             (",3.mp4", "", "line 5: 5 values found, 6 expected"),
             ("clip-3,cat", "clip-3,", "line 5: column label is empty"),
             (",3.npy", ",3.npy#x", "a row number expected after #"),
+            (",3.npy", ",3.pkl", "3.pkl' is a Python pickle, array expects .npy: write the"),
+            (",0.npy", ",0.TXT", "0.TXT' is a text file, array expects .npy"),
+            (",3.mp4", ",3.jpg", "3.jpg' is one picture, frames are a video or a folder"),
             ("label,group", "label,split", "split '0', one of train, val, test"),
             *(
                 ("pose", name, "cannot be a modality's name")  # as torch uses it
@@ -89,6 +97,27 @@ class TestFolder:
         flags = ("--csv", tmp_path / "clips.csv")
         assert message in error_of("folder", own, tmp_path / "set", *flags)
         assert not (tmp_path / "set").exists()
+
+    def test_tables_of_spreadsheets_and_of_macos(self, raw, tmp_path):
+        """Semicolons, tabs, and accented letters as one character or two name the same clips."""
+
+        def clips():
+            flags = {"raw": raw, "csv": None, "length": [], "vocabulary": []}
+            return Folder.collect(Namespace(**flags)).clips
+
+        table = raw / "clips.csv"
+        text, before = table.read_text(), clips()
+        for delimiter in ";\t":
+            table.write_text(text.replace(",", delimiter))
+            assert clips() == before
+        long, short = "e\u0301", "\u00e9"
+        for name, file in (long, short), (short, long):
+            (raw / "3.npy").rename(raw / f"{file}.npy")
+            table.write_text(text.replace("3.npy", f"{name}.npy").replace("cat", "chat" + name, 2))
+            found = clips()
+            assert found[3].sources["pose"].path == raw / f"{file}.npy"
+            assert {clip.label for clip in found} == {"chat" + short, "cat", "dog", "owl"}
+            (raw / f"{file}.npy").rename(raw / "3.npy")
 
     def test_one_class(self, raw, tmp_path):
         self.edit(raw, lambda text: text.replace(",dog,", ",cat,").replace(",owl,", ",cat,"))
@@ -169,3 +198,20 @@ class TestFolder:
         metadata = prepare_set("folder", raw, out)
         assert metadata["splits"] == ["group", "random"]
         assert dict(rows(out / "splits/random.csv"))["clip-0"] == "train"
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (pickle.dumps([1.0]), "a Python pickle"),
+        (b"PK\3\4", "an archive of numpy.savez or torch.save"),
+        (b"\x89HDF\r\n", "an HDF5 file"),
+        (b"0.5,1.5\n", "a file that begins with b'0.5,1.'"),
+    ],
+)
+def test_files_that_are_only_called_npy(tmp_path, content, what):
+    """No message advises to unpickle one."""
+    (tmp_path / "x.npy").write_bytes(content)
+    with pytest.raises(Bad) as told:
+        load_array(Source("array", tmp_path / "x.npy"))
+    assert told.value.args[1] == f"x.npy: is {what}, no .npy file: write it with numpy.save"

@@ -1,6 +1,7 @@
 """The user's own data: any number of modalities, described by one CSV file."""
 
 import os
+import unicodedata
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -13,10 +14,17 @@ from ..system.errors import UserError
 from ..system.tables import read_csv
 from .shared.prepared import Prepared
 
+# Endings of files that may hold arrays, and have to be converted: only .npy files are read.
+NO_ARRAYS = {
+    ".npz": "an archive of arrays", ".pkl": "a Python pickle", ".pickle": "a Python pickle",
+    ".pt": "a file of torch.save", ".pth": "a file of torch.save", ".csv": "a text file",
+    ".tsv": "a text file", ".txt": "a text file", ".json": "a text file", ".h5": "an HDF5 file",
+    ".hdf5": "an HDF5 file", ".mat": "a MATLAB file",
+}  # fmt: skip
 ENDINGS = {
     "image": PICTURES,
     "audio": (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".aac", ".opus"),
-    "array": (".npy",),
+    "array": (".npy", *NO_ARRAYS),
 }
 
 
@@ -49,7 +57,7 @@ class Folder(Prepared):
         path = flags.csv or flags.raw / "clips.csv"
         if not flags.raw.is_dir() or not path.is_file():
             raise UserError(f"--raw {flags.raw}: {path} not found: {cls.hint}")
-        lines = read_csv(path)
+        lines = read_csv(path, delimiters=",;\t")  # spreadsheets of some countries write ; or tabs
         header = [value.strip() for value in lines[0][1]] if lines else []
         names = [column.partition(":")[0] for column in header]
         kinds = _modalities(path, header, names, lines[1][1] if len(lines) > 1 else [])
@@ -65,7 +73,7 @@ class Folder(Prepared):
                 found = f"{len(values)} values found, {len(header)} expected"
                 raise UserError(f"{where}: {found}: {','.join(header)}")
             row = dict(zip(names, map(str.strip, values), strict=True))
-            id, label, part = row["id"], row["label"], row.get("split", "")
+            id, label, part = row["id"], _composed(row["label"]), row.get("split", "")
             if not ID.fullmatch(id):
                 raise UserError(f"{where}: id {id!r}: 1 to 128 of A-Z a-z 0-9 _ . - expected")
             if id.lower() in seen:
@@ -81,7 +89,7 @@ class Folder(Prepared):
                 )
                 for name, kind in kinds.items()
             }
-            clips.append(Clip(id, label, row.get("group", ""), sources))
+            clips.append(Clip(id, label, _composed(row.get("group", "")), sources))
             parts[id] = part, label
         classes = sorted({clip.label for clip in clips})
         if len(classes) < 2:
@@ -122,6 +130,11 @@ def _modalities(
     return kinds
 
 
+def _composed(text: str) -> str:
+    """Return text with each accented letter as one character; macOS writes two in file names."""
+    return unicodedata.normalize("NFC", text)
+
+
 def _source(where: str, raw: Path, name: str, kind: str, value: str) -> Source:
     text, _, number = value.partition("#") if kind in ARRAYS else (value, "", "")
     relative = PurePosixPath(text)
@@ -129,16 +142,29 @@ def _source(where: str, raw: Path, name: str, kind: str, value: str) -> Source:
         raise UserError(
             f"{where}: {name} {value!r}: a path below --raw expected, without .. and backslashes"
         )
+    ending = relative.suffix.lower()
+    if kind in ARRAYS and ending in NO_ARRAYS:
+        raise UserError(
+            f"{where}: {name} {value!r} is {NO_ARRAYS[ending]}, {kind} expects .npy: write the "
+            f"numbers with numpy.save('{relative.stem}.npy', ...)"
+        )
+    if kind == "frames" and ending in PICTURES and not os.path.isdir(raw / relative):
+        raise UserError(
+            f"{where}: {name} {value!r} is one picture, frames are a video or a folder of "
+            f"pictures: give the folder, or call the column {name}:image"
+        )
+    spellings = (text, _composed(text), unicodedata.normalize("NFD", text))
+    path = next((raw / s for s in spellings if os.path.exists(raw / s)), raw / text)
     try:
-        os.stat(raw / relative)
+        os.stat(path)
     except OSError as error:
-        what = "a link that leads nowhere" if os.path.islink(raw / relative) else error.strerror
+        what = "a link that leads nowhere" if os.path.islink(path) else error.strerror
         raise UserError(
             f"{where}: {name} {value!r}: not found in {raw} ({what}): mend the path"
         ) from None
     if number and not number.isdecimal():
         raise UserError(f"{where}: {name} {value!r}: a row number expected after #")
-    return Source(kind, raw / relative, int(number) if number else None)
+    return Source(kind, path, int(number) if number else None)
 
 
 def _numbers(

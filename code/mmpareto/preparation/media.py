@@ -26,6 +26,9 @@ LARGEST_FILTER = 1_000_000  # numbers of a resampling filter; one for 44,101 Hz 
 SILENT = 1e-4  # peak, on the scale of [-1, 1]
 NO_PROTOCOL = {"protocol_whitelist": "none"}  # FFmpeg may open nothing by itself
 LONGEST = 600  # seconds of a video; a later frame has a wrong time, or the video is no clip
+# How files begin that numpy.save has not written: np.load would advise to unpickle them.
+FOREIGN = {b"\x80": "a Python pickle", b"PK": "an archive of numpy.savez or torch.save",
+           b"\x89HDF": "an HDF5 file"}  # fmt: skip
 FLAT = 1.0  # standard deviation of a picture, on the scale of [0, 255]
 Still = tuple[bytes, bool]  # the JPEG (pictures would fill the memory); whether it is flat
 
@@ -289,6 +292,12 @@ def load_array(source: Source) -> np.ndarray:
     """Return the array of a .npy file, or its row, not yet read into memory; Bad if it has none."""
     try:
         expect_regular(source.path)
+        with open(source.path, "rb") as file:
+            start = file.read(6)
+        if start != np.lib.format.MAGIC_PREFIX:
+            others = (what for begin, what in FOREIGN.items() if start.startswith(begin))
+            what = next(others, f"a file that begins with {start!r}")
+            raise ValueError(f"is {what}, no .npy file: write it with numpy.save")
         values = np.load(source.path, mmap_mode="r", allow_pickle=False)
         values = values if source.row is None else values[source.row]
     except Exception as error:  # numpy parses the header as Python and fails in many ways

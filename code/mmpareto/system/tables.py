@@ -27,12 +27,17 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     return rows
 
 
-def read_csv(path: Path) -> list[tuple[int, list[str]]]:
-    """Read (line, values) of each row that is not blank; accept a byte order mark and CRLF."""
+def read_csv(path: Path, delimiters: str = ",") -> list[tuple[int, list[str]]]:
+    """Read (line, values) of each row that is not blank; accept a byte order mark and CRLF.
+
+    The one of delimiters that is most frequent in the first line separates the values.
+    """
     try:
         expect_regular(path)
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
+            delimiter = max(delimiters, key=file.readline().count)
+            file.seek(0)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
             rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
