@@ -5,6 +5,7 @@
 #   NODES=2 NODE=0 MASTER=10.0.0.1 sh script/distributed.sh ... --out DIR_THAT_ALL_SEE
 . "$(dirname "$0")/setup.sh"
 
+! asks_help "$@" || exec "$python" "$root/code/train.py" "$@"
 set -- "$root/code/train.py" "$@"
 if [ "${NODES:-1}" -gt 1 ]; then
     set -- --nnodes "$NODES" --node_rank "${NODE:?the number of this machine, from 0}" \

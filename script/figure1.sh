@@ -10,6 +10,7 @@ out=${OUT:-runs/figure1}
 case " $* " in
 *" --out"* | *" --ckpt_path"*) fail "--out: say OUT=DIR sh script/figure1.sh" ;;
 esac
+! asks_help "$@" || exec "$python" "$root/code/compare.py" --help
 set -- --encoder cnn --epochs 10 --seeds 0,1,2 --jobs 2 \
     --methods joint,unimodal,uniform:observe,pareto,mmpareto "$@"
 

@@ -5,6 +5,7 @@
 # Without PYTHON, an active virtual or conda environment is used if it satisfies requirements.txt.
 # Otherwise .venv in the repository is used, and made on first use. A script that sources this file
 # may name further files of requirements, relative to the repository, in more_requirements.
+# A script's --help makes no .venv: any Python will do that has the packages in help_needs.
 
 set -eu
 unset CDPATH
@@ -37,6 +38,24 @@ for path in sys.argv[1:]:
             print(f"{wanted} (found {found})", end=" ")
 PYTHON
     ) && [ -z "$lacking" ]
+}
+
+# Tell whether one of the words is --help.
+asks_help() {
+    for word; do
+        case $word in -h | --help) return 0 ;; esac
+    done
+    return 1
+}
+
+# Tell whether the Python $1 can show the commands' help.
+can_help() {
+    "$1" - ${help_needs:-torch numpy sklearn tqdm filelock} 2>/dev/null <<'PYTHON'
+import sys
+from importlib.util import find_spec
+
+sys.exit(sys.version_info < (3, 11) or not all(map(find_spec, sys.argv[1:])))
+PYTHON
 }
 
 # Tell whether another process, of any user, has the number $1.
@@ -77,11 +96,20 @@ make_venv() {
     trap - EXIT INT TERM
 }
 
-if [ -n "${PYTHON:-}" ]; then
+if [ "${0##*/}" = setup.sh ] && asks_help "$@"; then
+    sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+    exit
+elif [ -n "${PYTHON:-}" ]; then
     python=$(command -v "$PYTHON") || fail "PYTHON=$PYTHON: no such program"
     case $python in /*) ;; *) python=$PWD/$python ;; esac
 elif [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && satisfies "$(command -v python)"; then
     python=$(command -v python)
+elif asks_help "$@"; then
+    for python in "$root/.venv/bin/python" python python3 ''; do
+        ! can_help "$python" || break
+    done
+    [ -n "$python" ] || fail "--help needs Python 3.11 or newer with torch and scikit-learn: \
+sh script/setup.sh makes .venv with them (2 minutes, 6 GB); docs/flags.md lists train.py's flags"
 else
     [ -z "${lacking:-}" ] || echo "the active environment lacks $lacking: using $root/.venv" >&2
     make_venv

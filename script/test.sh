@@ -1,6 +1,7 @@
 #!/bin/sh
 # Run the fast tests, or with --all every test; any flag of pytest may follow.
 more_requirements=tests/requirements.txt
+help_needs="torch numpy sklearn pytest xdist"
 . "$(dirname "$0")/setup.sh"
 
 selection="not slow"

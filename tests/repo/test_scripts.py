@@ -216,12 +216,12 @@ class TestSetup:
         (folder / "requirements.txt").write_text("")
         return folder
 
-    def run(self, copy, **environment):
-        """Run setup.sh as on a machine without an active environment."""
+    def run(self, copy, *words, script="setup", **environment):
+        """Run setup.sh, or another script, as on a machine without an active environment."""
         kept = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
         return subprocess.run(
-            ["sh", str(copy / "script/setup.sh")], capture_output=True, text=True, cwd="/",
-            env={**kept, "PYTHON": "", **environment},
+            ["sh", str(copy / f"script/{script}.sh"), *words], capture_output=True, text=True,
+            cwd="/", env={**kept, "PYTHON": "", **environment},
         )  # fmt: skip
 
     def test_second_time_is_nothing(self, copy):
@@ -232,6 +232,26 @@ class TestSetup:
         assert second.returncode == 0 and second.stderr == ""
         assert time.perf_counter() - began < 2
         assert not (copy / ".venv.lock").is_symlink()
+
+    @pytest.mark.parametrize("script", ["mmpareto", "figure1", "distributed", "claim", "test"])
+    def test_help_makes_no_environment(self, copy, tmp_path, script):
+        """Any Python with torch shows it; without one, a line says what set-up would do."""
+        path = f"{tmp_path}:/usr/bin:/bin"
+        for name in ("python", "python3"):
+            (tmp_path / name).write_text('#!/bin/sh\n[ "$1" != - ] || exit $LACKS\necho "$*"\n')
+            (tmp_path / name).chmod(0o755)
+        done = self.run(copy, "--help", script=script, PATH=path, LACKS="0")
+        assert done.returncode == 0 and done.stdout.rstrip().endswith("--help")
+        assert done.stdout.count("\n") == 1 and done.stderr == ""
+        done = self.run(copy, "-h", script=script, PATH=path, LACKS="1")
+        assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+        assert "makes .venv with them (2 minutes, 6 GB)" in done.stderr
+        assert not list(copy.glob(".venv*"))
+
+    def test_help_of_itself(self, copy):
+        done = self.run(copy, "--help")
+        assert done.stdout.startswith("Find or make the Python") and "#" not in done.stdout
+        assert not list(copy.glob(".venv*"))
 
     def test_two_at_once(self, copy):
         command = ["sh", str(copy / "script/setup.sh")]
