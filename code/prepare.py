@@ -14,6 +14,7 @@ from pathlib import Path
 from shlex import quote
 
 import verify
+from mmpareto.data.layout import sets_below
 from mmpareto.datasets import DATASETS
 from mmpareto.datasets.shared.prepared import Prepared
 from mmpareto.system.errors import UserError
@@ -40,11 +41,18 @@ def main(arguments: list[str]) -> None:
     # fmt: off
     add = parser.add_argument
     add("--raw", type=Path, required=True, metavar="DIR", help="the raw files; only read")
-    add("--out", type=Path, default=REPOSITORY / "data" / name, metavar="DIR",
-        help=f"the prepared set (default: data/{name})")
+    home = REPOSITORY / "data" / name
+    add("--out", type=Path, default=None if dataset.one_of_many else home, metavar="DIR",
+        help="the prepared set" + ("" if dataset.one_of_many else f" (default: data/{name})"))
     # fmt: on
     dataset.add_prepare_flags(parser)
     flags = parser.parse_args(arguments)
+    if flags.out is None:
+        sets = ", ".join(path.name for path in sets_below(home)) or "none yet"
+        raise UserError(
+            f"--out is missing: give a folder for this set, for example --out data/{name}/NAME "
+            f"(sets in data/{name}: {sets})"
+        )
 
     from mmpareto.preparation.engine import Preparation
 
@@ -57,7 +65,8 @@ def main(arguments: list[str]) -> None:
         ) from None
     Preparation(raw, flags).run()
     verify.check(flags.out, workers=os.cpu_count() or 1)
-    print(f"Train    sh script/mmpareto.sh --dataset {name} --data_root {quote(str(flags.out))}")
+    out = flags.out.absolute() if str(flags.out) in DATASETS else flags.out  # a name comes first
+    print(f"Train    sh script/mmpareto.sh --dataset {name if out == home else quote(str(out))}")
 
 
 if __name__ == "__main__":

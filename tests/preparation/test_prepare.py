@@ -9,8 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+from damage import told
 from sets import contents, error_of, first, journal_lines, prepare_set, write_folder
 
+import prepare
+from mmpareto.data.layout import read_metadata
 from mmpareto.system.lock import Lock
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,6 +77,21 @@ class TestRefused:
     def test_unknown_and_needless(self, tmp_path):
         assert "unknown dataset 'creamd'" in error_of("creamd", tmp_path, tmp_path / "set")
         assert "needs no preparation" in error_of("cgdigits", tmp_path, tmp_path / "set")
+
+
+def test_where_a_set_goes(raw_clips, copy, tmp_path, monkeypatch, capsys):
+    """One set of a name has a place; your own ones need --out, and are named if it lacks."""
+    (tmp_path / "data/folder/own").mkdir(parents=True)
+    (tmp_path / "data/folder/own/metadata.json").touch()
+    copy.rename(tmp_path / "data/cremad")
+    monkeypatch.setattr(prepare, "REPOSITORY", tmp_path)
+    prepare.main(["cremad", "--raw", str(raw_clips), "--workers", "1"])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "Train    sh script/mmpareto.sh --dataset cremad"
+    line = told(prepare.main, ["folder", "--raw", str(raw_clips)])
+    assert "--out is missing" in line and line.endswith("(sets in data/folder: own)")
+    line = told(read_metadata, tmp_path / "data/folder")
+    assert line.endswith(f"choose one of {tmp_path / 'data/folder/own'}")
 
 
 def test_another_recipe_in_the_same_folder(raw_clips, one_set, tmp_path):

@@ -41,8 +41,9 @@ def check(dataset, classes, cwd, *flags, prepare=(), modalities=("audio", "visua
     verify.main([str(cwd / "set"), "--full"])
     settings = ["--encoder", "cnn", "--batch_size", "16", "--learning_rate", "0.02",
                 "--image_size", "64", "--workers", "1", "--epochs", "8", *flags]  # fmt: skip
-    run("sh", ROOT / "script/mmpareto.sh", "--dataset", dataset, "--data_root", "set",
-        "--out", "run", *settings, cwd=cwd)  # fmt: skip
+    shell, script, *words = out.splitlines()[-1].split()[1:]  # as prepare.py says
+    assert words == ["--dataset", "set"]
+    run(shell, ROOT / script, *words, "--out", "run", *settings, cwd=cwd)
     recipe = json.loads((cwd / "set/metadata.json").read_text())["recipe_hash"]
     assert f"recipe {recipe}" in (cwd / "run/train.log").read_text()
     out = run(sys.executable, ROOT / "code/evaluate.py", "run/last.pt", cwd=cwd)

@@ -292,7 +292,7 @@ def test_names_are_no_formula_and_no_order_for_a_shell(mine, tmp_path, capsys):
     details = [row[4] for row in rows(folder / "problems.csv")]
     assert [detail[:6] for detail in details] == ["'=1+1.", "'@SUM."]
     hint = capsys.readouterr().out.splitlines()[-1].removeprefix("Train    ")
-    assert shlex.split(hint)[-1] == str(folder)
+    assert shlex.split(hint) == ["sh", "script/mmpareto.sh", "--dataset", str(folder)]
     verify.check(folder)
     capsys.readouterr()
     compare.main(["--methods", "uniform", "--seeds", "0", "--out", str(folder / "runs"),

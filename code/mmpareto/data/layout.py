@@ -95,6 +95,8 @@ def read_metadata(root: Path) -> Metadata:
         what = "it has no metadata.json: make one with code/prepare.py"
         if (root / "journal.jsonl").exists():
             what = "its preparation has not finished: run the same prepare.py command again"
+        elif sets := sets_below(root):
+            what = f"it holds sets, choose one of {', '.join(map(str, sets))}"
         raise UserError(f"{root} is no prepared set: {what}")
     try:
         expect_regular(path)
@@ -105,6 +107,11 @@ def read_metadata(root: Path) -> Metadata:
             f"{path}: is no metadata of a prepared set ({kind}{error}): copy the set again, or "
             "prepare it anew"
         ) from None
+
+
+def sets_below(root: Path) -> list[Path]:
+    """Return the prepared sets that lie in root."""
+    return sorted(path.parent for path in root.glob("*/metadata.json"))
 
 
 def _are_names(texts: list[str]) -> bool:
