@@ -26,7 +26,7 @@ class Contrast(NamedTuple):
 
 
 def contrast(runs: list[Run], part: str, arms: str) -> Contrast | None:
-    """The difference of two arms; None with fewer than two seeds that both have."""
+    """The difference of two arms; None with fewer than three seeds that both have."""
     one, other = ({run.seed: run.Acc for run in scored(runs, part, arm)} for arm in arms.split("-"))
     found = paired_difference(one, other)
     if found is None or found.low is None:

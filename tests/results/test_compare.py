@@ -73,18 +73,21 @@ def test_what_is_compared_can_be_read_back(tmp_path, calls):
 
 def test_default_baseline(tmp_path, calls, capsys):
     """uniform, where it is one of several; the numbers are those of runs.csv, seed by seed."""
-    flags = ["--methods", "joint,uniform", "--seeds", "0,1"]
+    flags = ["--methods", "joint,uniform", "--seeds", "0-2"]
     rows = [row for row in compared(tmp_path, *flags) if row["rule"] == "last"]
+    assert {row["test_samples"] for row in rows} == {"48"}
     scores = {(row["method"], row["seed"]): float(row["Acc"]) for row in rows}
-    one, other = (scores["joint", seed] - scores["uniform", seed] for seed in "01")
-    assert one != other
-    half = 12.706 * abs(one - other) / 2
+    found = [scores["joint", seed] - scores["uniform", seed] for seed in "012"]
+    mean, half = statistics.mean(found), 4.303 * statistics.stdev(found) / 3**0.5
+    assert half > 1 / 48
     joint, uniform = compared(tmp_path, *flags, file="table.csv")
-    assert joint["difference_seeds"] == "2" and uniform["difference_mean"] == ""
-    assert float(joint["difference_mean"]) == pytest.approx((one + other) / 2, abs=1e-5)
-    assert float(joint["difference_low"]) == pytest.approx((one + other) / 2 - half, abs=1e-4)
-    shown = re.escape(f"{50 * (one + other):+.1f} [")
-    assert re.search(rf"joint .* {shown}", capsys.readouterr().out)
+    assert joint["difference_seeds"] == "3" and uniform["difference_mean"] == ""
+    assert float(joint["difference_mean"]) == pytest.approx(mean, abs=1e-5)
+    assert float(joint["difference_low"]) == pytest.approx(mean - half, abs=1e-4)
+    shown = re.escape(f"{100 * mean:+.1f} [")
+    out = capsys.readouterr().out
+    assert re.search(rf"joint .* {shown}", out) and "s/epoch" not in out
+    assert "no narrower than 2.1, one of 48 samples\nEpochs by best-val, seed" in out
 
 
 def test_nothing_is_computed_twice(tmp_path, calls, capsys):

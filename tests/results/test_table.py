@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmpareto.results import figures, table
+from mmpareto.results import choice, figures, table
 from mmpareto.results.plans import Comparison
 
 
@@ -17,20 +17,34 @@ def row(method, seed, acc, **more):
     return {"method": method, "seed": seed, **scores, **kept, **more}
 
 
-def made(names, settings=({},), seeds=(0, 1, 2), baseline=None, folder=Path()):
-    return Comparison("last", names, seeds, seeds, list(settings), baseline, folder, [])
+def made(names, settings=({},), seeds=(0, 1, 2), baseline=None, folder=Path(), select="last"):
+    return Comparison(select, names, seeds, seeds, list(settings), baseline, folder, [])
 
 
 class TestStatistics:
     def test_difference_over_common_seeds(self):
-        """Seed 3 and seed 9 have no partner; 0.1 and 0.3 are left: 0.2 +- 12.706 * 0.1."""
+        """Seed 3 and seed 9 have no partner; 0.1 and 0.3 are left, too few for an interval."""
         found = table.paired_difference({0: 0.5, 3: 0.9, 1: 0.7}, {1: 0.4, 0: 0.4, 9: 0.0})
-        assert found == pytest.approx((2, 0.2, 0.2 - 1.2706, 0.2 + 1.2706), rel=1e-4)
+        assert found == (2, pytest.approx(0.2), None, None)
         three = table.paired_difference({0: 1.0, 1: 2.0, 2: 3.0}, {0: 0.0, 1: 0.0, 2: 0.0})
         half = 4.303 / sqrt(3)
         assert three == pytest.approx((3, 2, 2 - half, 2 + half), abs=1e-3)
         assert table.paired_difference({0: 0.5}, {0: 0.25}) == (1, 0.25, None, None)
         assert table.paired_difference({0: 0.5}, {1: 0.5}) is None
+
+    def test_no_interval_is_narrower_than_a_sample(self):
+        """Three seeds that happen to agree on one sample of 50, and three that do not."""
+        one, other = {0: 0.5, 1: 0.6, 2: 0.7}, {0: 0.48, 1: 0.58, 2: 0.68}
+        assert table.paired_difference(one, other, 50)[1:] == pytest.approx((0.02, 0.01, 0.03))
+        wide = table.paired_difference({**one, 0: 0.9}, other)
+        assert table.paired_difference({**one, 0: 0.9}, other, 50) == wide
+        rows = [row("uniform", s, a, test_samples=n) for s, a, n in
+                [(0, 0.48, 50), (1, 0.58, 50), (2, 0.68, 40)]]  # fmt: skip
+        rows += [row("pareto", s, a) for s, a in one.items()]
+        asked = made(["uniform", "pareto"], baseline="uniform")
+        found = table.summarise(asked, rows)[1]
+        assert found["difference_high"] - found["difference_low"] == pytest.approx(1 / 40)
+        assert "no narrower than 2.5, one of 40 samples" in choice.table_rows(asked, rows)[1][0]
 
     def test_summary(self):
         """In the order asked for; a method without runs is left out."""
@@ -52,9 +66,35 @@ class TestStatistics:
         assert alone["difference_mean"] is None  # the baseline has no runs
 
 
+class TestNotes:
+    def notes(self, scores, **more):
+        """scores: {rule: [(Acc, Acc_a) of each seed]}; epoch 3 is best, 9 the last."""
+        rows = [
+            row("joint", s, acc, Acc_a=a, rule=rule, epoch=9 if rule == "last" else 3, **more)
+            for rule, found in scores.items()
+            for s, (acc, a) in enumerate(found)
+        ]
+        return choice.table_rows(made(["joint"], select="best-val"), rows)[1]
+
+    def test_of_epochs(self):
+        """Notes name the last epoch where it is outside the interval, or margin of n samples."""
+        best = [(0.5, 0.5), (0.6, 0.5), (0.55, 0.5)]
+        last = [(0.52, 0.7), (0.58, 0.72), (0.55, 0.71)]
+        start = "Epochs by best-val, seed by seed: joint 3"
+        first, second = self.notes({"best-val": best, "last": last}, test_samples=400)
+        assert first == f"{start}, 3, 3"
+        assert second.startswith("joint: the last epoch")
+        assert "(Acc_a +21.0 [+18.5, +23.5] points)" in second
+        one = {"best-val": best[:1], "last": last[:1]}
+        assert self.notes(one) == [start]
+        assert "(Acc_a +20.0 points)" in self.notes(one, test_samples=400)[1]
+        assert self.notes(one, test_samples=24) == [start]
+        assert self.notes({"last": last}) == []
+
+
 class TestFiles:
-    ROWS = [row("joint", s, acc) for s, acc in enumerate([0.25, 0.35])] + [
-        row("ogm_ge:without_ge", s, acc, conflict=0.5) for s, acc in enumerate([0.5, 0.4])
+    ROWS = [row("joint", s, acc) for s, acc in enumerate([0.25, 0.35, 0.3])] + [
+        row("ogm_ge:without_ge", s, acc, conflict=0.5) for s, acc in enumerate([0.5, 0.4, 0.45])
     ]
 
     @pytest.fixture
@@ -67,8 +107,8 @@ class TestFiles:
     def test_numbers(self, folder):
         with open(folder / "table.csv", newline="") as file:
             first, second = csv.DictReader(file)
-        assert (first["Acc_mean"], first["seeds"]) == ("0.45", "2")
-        assert float(second["Acc_std"]) == pytest.approx(0.1 / sqrt(2), rel=1e-4)
+        assert (first["Acc_mean"], first["seeds"]) == ("0.45", "3")
+        assert float(second["Acc_std"]) == pytest.approx(0.05, rel=1e-4)
         assert (first["conflict_mean"], second["conflict_mean"]) == ("0.5", "")
 
     def test_markdown(self, folder):
@@ -76,37 +116,37 @@ class TestFiles:
         assert "last epoch" in heading and note == "a note\n"
         lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
         assert lines[0][:3] == ["method", "seeds", "Acc"]
-        # differences 0.25 and 0.05: 15 +- 12.706 * 10
+        # differences 0.25, 0.05 and 0.15: 15 +- 4.303 * 10 / sqrt(3)
         assert lines[2] == [
-            "ogm_ge:without_ge", "2", "45.0 \u00b1 7.1", "22.5 \u00b1 3.5", "44.0 \u00b1 7.1",
-            "50.0%", "2.0", "+15.0 [-112.1, +142.1]",
+            "ogm_ge:without_ge", "3", "45.0 \u00b1 5.0", "22.5 \u00b1 2.5", "44.0 \u00b1 5.0",
+            "50.0%", "+15.0 [-9.8, +39.8]",
         ]  # fmt: skip
-        assert lines[3][-3:] == ["-", "2.0", "-"]
+        assert lines[3][-2:] == ["-", "-"]
 
     def test_latex(self, folder):
         text = (folder / "table.tex").read_text(encoding="utf-8")
         lines = text.splitlines()
         assert lines[0].startswith("% Test accuracy") and lines[1] == "% a note"
-        assert lines[2] == r"\begin{tabular}{lrrrrrrr}" and lines[-1] == r"\end{tabular}"
+        assert lines[2] == r"\begin{tabular}{lrrrrrr}" and lines[-1] == r"\end{tabular}"
         assert text.count("rule") == 3  # top, mid, bottom
         row = next(line for line in lines if "ogm" in line)
-        assert row.startswith(r" ogm\_ge:without\_ge ") and r" 45.0 $\pm$ 7.1 " in row
-        assert r"50.0\%" in row and r"$+$15.0 [$-$112.1, $+$142.1]" in row
+        assert row.startswith(r" ogm\_ge:without\_ge ") and r" 45.0 $\pm$ 5.0 " in row
+        assert r"50.0\%" in row and r"$+$15.0 [$-$9.8, $+$39.8]" in row
 
     def test_picture(self, tmp_path):
         """A panel for each accuracy; methods from the top in their order; every seed is a dot."""
         asked = made(["ogm_ge:without_ge", "joint"])
         points = table.percents(asked, self.ROWS)
-        assert points["Acc"] == {"ogm_ge:without_ge": [50, 40], "joint": [25, 35]}
+        assert points["Acc"] == {"ogm_ge:without_ge": [50, 40, 45], "joint": [25, 35, 30]}
         panels = figures.table(points, "last").axes
         assert [panel.get_title() for panel in panels] == ["Acc", "Acc_a"]
         names = [text.get_text() for text in panels[0].get_yticklabels()]
         assert names == ["ogm_ge:without_ge", "joint"]
         assert panels[0].get_ylim()[0] > panels[0].get_ylim()[1]
         dots = [list(line.get_xdata()) for line in panels[1].lines if line.get_marker() == "o"]
-        assert dots == [[25, 20], [12.5, 17.5]]
+        assert dots == [[25, 20, 22.5], [12.5, 17.5, 15]]
         (bar,) = panels[0].collections[0].get_segments()
-        assert bar[:, 0] == pytest.approx([45 - sqrt(50), 45 + sqrt(50)])
+        assert bar[:, 0] == pytest.approx([40, 50])
 
     def test_picture_files(self, tmp_path):
         points = table.percents(made(["joint"]), [row("joint", 0, 0.5)])

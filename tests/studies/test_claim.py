@@ -183,15 +183,15 @@ class TestStatistics:
         assert power == pytest.approx(0.8, abs=0.01)
 
     def test_same_rate(self):
-        """Seed 0 gains 0.1 and 0.3, seed 1 0.2 and 0.4: their means are 0.25 +- 12.7 * 0.05."""
+        """Seeds gain 0.1 and 0.3, 0.2 and 0.4, 0.15 and 0.35: 0.25 +- 4.303 * 0.05 / sqrt(3)."""
         rows = []
-        for rate, gaps in ((0.5, (0.1, 0.2)), (1.0, (0.3, 0.4))):
+        for rate, gaps in ((0.5, (0.1, 0.2, 0.15)), (1.0, (0.3, 0.4, 0.35))):
             for seed, gap in enumerate(gaps):
                 for arm, acc in (("E", 0.5 + gap), ("B", 0.5)):
                     rows.append(run_of(arm, seed, acc, "fixed")._replace(learning_rate=rate))
-        rows.append(run_of("E", 2, 0.9, "fixed"))  # has but one of the rates
+        rows.append(run_of("E", 3, 0.9, "fixed"))  # has but one of the rates
         cells = [row["E-B [95 %]"] for row in same_rate(rows)]
-        assert cells[2] == "+25.0 [-38.5, +88.5]"
+        assert cells[2] == "+25.0 [+12.6, +37.4]"
         assert cells[0].startswith("+15.0 [") and cells[1].startswith("+35.0 [")
 
     def test_holm(self):

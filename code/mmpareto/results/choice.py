@@ -4,6 +4,7 @@ import statistics
 from math import inf
 
 from ..system.errors import UserError
+from .notes import about_epochs, about_interval
 from .plans import Comparison, Plan, label
 
 
@@ -67,13 +68,19 @@ def asked_plans(comparison: Comparison) -> list[Plan]:
 
 
 def table_rows(comparison: Comparison, rows: list[dict]) -> tuple[list[dict], list[str]]:
-    """The rows of the chosen epoch and of each method's chosen setting.
+    """The rows of the chosen epoch and of each method's chosen setting, and notes on them."""
+    chosen, notes = of_rule(rows, comparison.select), []
+    if comparison.settings[0]:
+        chosen, notes = _of_settings(comparison, chosen)
+    if chosen and comparison.baseline:
+        notes.append(about_interval(chosen))
+    if chosen and chosen[0]["rule"] != "last":
+        notes += about_epochs(comparison, chosen, rows)
+    return chosen, notes
 
-    Also return notes on the choice for the reader.
-    """
-    kept, notes, rows = [], [], of_rule(rows, comparison.select)
-    if not comparison.settings[0]:
-        return rows, notes
+
+def _of_settings(comparison: Comparison, rows: list[dict]) -> tuple[list[dict], list[str]]:
+    kept, notes = [], []
     seeds, total = comparison.tune_seeds, len(comparison.settings)
     found = ranked(comparison, rows)
     for name in comparison.names:

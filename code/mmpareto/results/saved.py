@@ -65,8 +65,8 @@ def _value(column: str, cell: str, texts: set[str]) -> Any:
     text = unquote_formula(cell)
     if column in texts:
         return text
-    if column in ("seed", "epoch"):
-        return int(text)
+    if column in ("seed", "epoch", "test_samples"):
+        return int(text) if text or column != "test_samples" else None
     if column.startswith(("Acc", "F1", "val_")) or column in MEASURED:
         if text and not isfinite(float(text)):
             raise ValueError(f"{column} {text}")

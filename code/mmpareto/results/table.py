@@ -10,27 +10,35 @@ from ..system.writing import write_text
 from .plans import MEASURED, Comparison, label
 from .saved import write_numbers
 
+FEWEST = 3  # seeds for an interval: two that happen to agree would have one of width zero
+
 
 class Difference(NamedTuple):
     """The difference between two methods' scores, over the seeds that both have."""
 
     seeds: int
     mean: float
-    low: float | None  # the ends of the mean's 95 % confidence interval; None with one seed
+    low: float | None  # the ends of the mean's 95 % confidence interval; None below FEWEST seeds
     high: float | None
 
 
-def paired_difference(scores: dict[int, float], baseline: dict[int, float]) -> Difference | None:
-    """Mean of scores - baseline, both {seed: score}; None without a common seed."""
+def paired_difference(
+    scores: dict[int, float], baseline: dict[int, float], samples: int | None = None
+) -> Difference | None:
+    """Mean of scores - baseline, both {seed: score}; None without a common seed.
+
+    Accuracies over so many samples are multiples of 1 / samples: no interval is narrower than that.
+    """
     differences = [scores[seed] - baseline[seed] for seed in scores if seed in baseline]
     if not differences:
         return None
     count, middle = len(differences), statistics.mean(differences)
-    if count == 1:
-        return Difference(1, middle, None, None)
+    if count < FEWEST:
+        return Difference(count, middle, None, None)
     from scipy.stats import t
 
     half = float(t.ppf(0.975, count - 1) * statistics.stdev(differences) / sqrt(count))
+    half = max(half, 0.5 / samples if samples else 0.0)
     return Difference(count, middle, middle - half, middle + half)
 
 
@@ -41,6 +49,11 @@ def deviation(values: list[float]) -> float | None:
 def accuracies(scores: dict[str, Any]) -> list[str]:
     """The names of the accuracies among scores: Acc and every Acc_MODALITY."""
     return [name for name in scores if name.split("_")[0] == "Acc"]
+
+
+def samples_of(rows: list[dict]) -> int | None:
+    """The number of test samples of each run, the fewest if they differ; None if unknown."""
+    return min((run["test_samples"] for run in rows if run.get("test_samples")), default=None)
 
 
 def summarise(comparison: Comparison, rows: list[dict]) -> list[dict]:
@@ -61,7 +74,7 @@ def summarise(comparison: Comparison, rows: list[dict]) -> list[dict]:
             row[f"{column}_std"] = deviation(known)
         if baseline := comparison.baseline:
             others = {} if name == baseline else scores.get(baseline, {})
-            difference = paired_difference(scores[name], others)
+            difference = paired_difference(scores[name], others, samples_of(rows))
             for field in Difference._fields:
                 row[f"difference_{field}"] = getattr(difference, field, None)
         summary.append(row)
@@ -78,7 +91,6 @@ def cells(comparison: Comparison, summary: list[dict]) -> list[dict[str, str]]:
             shown[name] = spread(row[f"{name}_mean"], row[f"{name}_std"])
         conflict = row["conflict_mean"]
         shown["conflict"] = "-" if conflict is None else f"{conflict:.1%}"
-        shown["s/epoch"] = f"{row['seconds_per_epoch_mean']:.1f}"
         if comparison.baseline:
             difference = (row[f"difference_{end}"] for end in ("mean", "low", "high"))
             shown[f"Acc vs {comparison.baseline} [95% CI]"] = points(*difference)
