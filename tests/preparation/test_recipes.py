@@ -208,7 +208,7 @@ class TestBadMedia:
         path = tmp_path / "a.flv"
         write_video(path, large[:76], "flv1", None)
         reason, detail = bad("frames", path, "3fps", half=True)
-        ends = re.search(r"ends at (.*) s, its header says 2.54 s$", detail)
+        ends = re.search(r"ends after (.*) s, its header says 2.54 s$", detail)
         with av.open(str(path)) as file:
             decoded = sum(1 for _ in file.decode(video=0))
         assert reason == "truncated" and 20 < decoded < 60

@@ -77,7 +77,7 @@ def huge_npy(path):
     os.truncate(path, 128)
 
 
-def boastful_wav(path, claimed=2**31 - 36, size=1000):
+def boastful_wav(path, claimed=2**30, size=1000):
     """A sound whose header claims so many bytes, and that has room for so many."""
     soundfile.write(path, np.zeros(2), 8000)
     patch(path, 4, struct.pack("<I", claimed + 36))

@@ -2,8 +2,6 @@
 
 import io
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from math import gcd
 from pathlib import Path
@@ -19,12 +17,13 @@ from ..data.layout import LARGEST
 from ..data.pictures import cv2
 from ..system.errors import reason
 from ..system.paths import expect_regular
+from .containers import Track, opened
 from .features import spectrogram
 
 SOUND_FILES = (".wav", ".flac", ".ogg")  # read by soundfile; any other is a container with a track
 LARGEST_FILTER = 1_000_000  # numbers of a resampling filter; one for 44,101 Hz takes gigabytes
+UNKNOWN = 2**31 - 2**16  # bytes; programs that write a WAV file to a pipe claim so many or more
 SILENT = 1e-4  # peak, on the scale of [-1, 1]
-NO_PROTOCOL = {"protocol_whitelist": "none"}  # FFmpeg may open nothing by itself
 LONGEST = 600  # seconds of a video; a later frame has a wrong time, or the video is no clip
 # How files begin that numpy.save has not written: np.load would advise to unpickle them.
 FOREIGN = {b"\x80": "a Python pickle", b"PK": "an archive of numpy.savez or torch.save",
@@ -79,10 +78,10 @@ def _stills(path: Path, recipe: dict) -> tuple[list[Still], float]:
     """Return the frames that the recipe wants, encoded, and the length of the film in seconds."""
     kept: list[Still] = []
     start, shown, now = None, None, Fraction(0)
-    with _opened(path, "video") as (container, stream):
-        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+    with opened(path, "video") as track:
+        rate = track.stream.average_rate or track.stream.guessed_rate or Fraction(25)
         # Exact fractions: at common rates a wanted moment is the very moment when a frame begins.
-        for number, frame in enumerate(_decoded(container, stream)):
+        for number, frame in enumerate(track.frames()):
             if frame.pts is None:
                 now = number / rate
             else:
@@ -93,9 +92,9 @@ def _stills(path: Path, recipe: dict) -> tuple[list[Still], float]:
                 detail = f"a frame at {float(now):.0f} s, {LONGEST} allowed"
                 raise Bad("too_long", f"{path.name}: {detail}")
             if "fps" in recipe:
-                kept += _shown_until(shown, now, len(kept), recipe)
+                kept += _shown_until(track, shown, now, len(kept), recipe)
             elif number % max(1, int(rate)) == 0:
-                kept.append(_still(_upright(frame), recipe))
+                kept.append(_still(track.picture(frame), recipe))
             shown = frame
         if shown is None:
             raise Bad("no_frames", f"{path.name}: not one frame could be decoded")
@@ -103,23 +102,18 @@ def _stills(path: Path, recipe: dict) -> tuple[list[Still], float]:
         if seconds > LONGEST:
             raise Bad("too_long", f"{path.name}: {float(rate):.2g} frames a second")
         if "fps" in recipe:
-            kept += _shown_until(shown, seconds, len(kept), recipe)
+            kept += _shown_until(track, shown, seconds, len(kept), recipe)
     return kept, float(seconds)
 
 
 def _shown_until(
-    frame: av.VideoFrame | None, end: Fraction, kept: int, recipe: dict
+    track: Track, frame: av.VideoFrame | None, end: Fraction, kept: int, recipe: dict
 ) -> list[Still]:
     """Return frame once for each wanted moment before end, beginning with still number kept."""
     count = 0
     while Fraction(2 * (kept + count) + 1, 2 * recipe["fps"]) < end:
         count += 1
-    return [_still(_upright(frame), recipe)] * count if count else []
-
-
-def _upright(frame: av.VideoFrame) -> np.ndarray:
-    picture = frame.to_ndarray(format="bgr24")
-    return np.rot90(picture, round(frame.rotation / 90)) if frame.rotation else picture
+    return [_still(track.picture(frame), recipe)] * count if count else []
 
 
 def _still(picture: np.ndarray, recipe: dict) -> Still:
@@ -184,6 +178,8 @@ def _samples(path: Path) -> tuple[np.ndarray, int, dict[str, str]]:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
         raise Bad("unreadable", f"{path.name}: {str(error).splitlines()[-1]}") from None
+    if not info.frames:  # the header of a stream may claim 0 samples; FFmpeg reads on
+        return *_sound_track(path), {}
     _check_end(path)
     if info.channels == 1 and info.subtype in ("PCM_16", "FLOAT", "VORBIS"):
         return samples, rate, {}
@@ -196,64 +192,38 @@ def _check_end(path: Path) -> None:
     The header of a WAV file tells its size; the last page of an Ogg file is marked as the last.
     """
     content, told = path.read_bytes(), ""
-    size = int.from_bytes(content[4:8], "little") + 8
-    if content[:4] == b"RIFF" and len(content) < size < 2**32 - 1:  # a stream's size is not known
-        told = f"its header says {size}"
+    if content[:4] == b"RIFF" and len(content) < (end := _end_of_samples(content)):
+        told = f"its header says {end}"
     elif content[:4] == b"OggS" and not content[content.rfind(b"OggS") + 5] & 4:
         told = "its last page is missing"
     if told:
         raise Bad("truncated", f"{path.name}: {len(content)} bytes, {told}")
 
 
+def _end_of_samples(wav: bytes) -> int:
+    """Return where the samples end by the header; 0 if its writer did not know."""
+    place, size, name = 12, 0, b""
+    while place < len(wav) and name != b"data":
+        place += size + size % 2
+        name, size = wav[place : place + 4], int.from_bytes(wav[place + 4 : place + 8], "little")
+        place += 8
+    return place + size if size < UNKNOWN else 0
+
+
 def _sound_track(path: Path) -> tuple[np.ndarray, int]:
-    """Return the samples (n, channels) of the first sound track, and their rate."""
-    with _opened(path, "audio") as (container, stream):
-        resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
+    """Return the samples (n, channels) of a sound track, and their rate."""
+    with opened(path, "audio") as track:
+        layout, rate = track.stream.layout, track.stream.rate
+        resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
         parts, size = [], 0
-        for frame in _decoded(container, stream):
+        for frame in track.frames():
             for part in resampler.resample(frame):
                 parts.append(part.to_ndarray())
                 size += parts[-1].size
                 _check_size(path, size)
-        rate = stream.rate
     if not parts:
         raise Bad("no_sound", f"{path.name}: its sound track is empty")
     return np.concatenate(parts, axis=1).T, rate
-
-
-@contextmanager
-def _opened(path: Path, kind: str) -> Iterator[tuple]:
-    """Open a container and its first stream of this kind, to be decoded by one thread.
-
-    FFmpeg gets the open file and no protocol. It would take some names for protocols ("concat:x"),
-    and a playlist could make it read any file.
-    """
-    try:
-        with open(path, "rb") as file, av.open(file, options=NO_PROTOCOL) as container:
-            streams = getattr(container.streams, kind)
-            if not streams:
-                raise Bad(f"no_{kind}_stream", f"{path.name} has no {kind} stream")
-            streams[0].codec_context.thread_count = 1
-            if kind == "video":
-                streams[0].codec_context.options = {"max_pixels": str(LARGEST)}
-            yield container, streams[0]
-    except av.error.FFmpegError as error:
-        raise Bad("unreadable", f"{path.name}: {error.strerror or error}") from None
-
-
-def _decoded(container, stream) -> Iterator:
-    """Yield the frames of the stream; raise Bad if they end before the header says."""
-    end = 0.0
-    for packet in container.demux([*container.streams.video, *container.streams.audio]):
-        if packet.pts is not None:
-            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-        if packet.stream_index == stream.index:
-            yield from packet.decode()
-    if container.duration and container.format.name != "aac":  # its duration is only a guess
-        told = container.duration / 1e6
-        if end < told - max(0.25, 0.02 * told):
-            name = Path(container.name).name
-            raise Bad("truncated", f"{name}: ends at {end:.2f} s, its header says {told:.2f} s")
 
 
 def _array(source: Source, recipe: dict) -> Item:
