@@ -29,6 +29,7 @@ from mmpareto.results.plans import (
     plan_comparison,
 )
 from mmpareto.run import report
+from mmpareto.run.environment import from_here, next_command
 from mmpareto.system.errors import UserError
 from mmpareto.system.flags import Parser, positive
 from mmpareto.system.lock import Lock
@@ -214,6 +215,7 @@ def show_table(compared: Comparison, rows: list[dict]) -> None:
         else:
             print("No picture of the table: it needs a package, run pip install matplotlib")
     print(f"\nEvery run, seed and rule: {path}")
+    print(f"Look into it: {next_command('analyze.py', from_here(compared.folder))}")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
     predicted = evaluation.predict(found.model, load(split), found.device)
 
     print(
-        f"{own.dataset} {flags.part}, {len(split)} of {size} samples; "
+        f"{data.name} {flags.part}, {len(split)} of {size} samples, identity {data.identity}; "
         f"{own.method}, seed {own.random_seed}, epoch {found.epoch}"
         f"{', which was chosen on this split' if found.chosen_on == flags.part else ''}"
     )
@@ -91,9 +91,10 @@ def check(flags: Namespace) -> None:
             raise UserError(
                 f"--{name} acts only with --robustness: add --robustness or drop --{name}"
             )
-    if not (path := flags.predictions):
+    path, what = flags.predictions, f"--predictions {flags.predictions}"
+    if path is None:
         return
-    with clear_errors(what := f"--predictions {path}"):
+    with clear_errors(what):
         if path.exists():
             raise UserError(f"{what}: it exists already: give another name, or delete it")
         if not path.parent.is_dir():

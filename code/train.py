@@ -25,7 +25,7 @@ from mmpareto.methods import METHODS
 from mmpareto.methods.base import numbers
 from mmpareto.models.fusions.base import Fusion
 from mmpareto.run import checkpoint, devices, options, report, setup
-from mmpareto.run.folder import Run, finished
+from mmpareto.run.folder import Run, closing_lines, finished
 from mmpareto.run.records import Best
 from mmpareto.run.scores import Scores, columns, evaluate
 from mmpareto.system.errors import UserError
@@ -44,7 +44,8 @@ def run(flags: Namespace) -> None:
     config = options.as_config(flags)
     if flags.resume and (done := finished(flags.out, config)):
         if distributed.is_first():
-            print(f"{flags.out} is finished", *report.result_lines(done.result.results), sep="\n")
+            lines = closing_lines(flags.out, done.result.selected, done.result.results)
+            print(f"{flags.out} is finished", *lines, sep="\n")
         return
     with closing(Run(flags.out, config, flags.resume)) as folder:
         trainer = Trainer(flags, folder)

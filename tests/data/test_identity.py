@@ -69,6 +69,17 @@ CHANGES = {
 }
 
 
+def test_a_set_of_one_s_own_is_named(trained, capsys):
+    """Its folder's name and its identity stand in the log, in config.json and in the results."""
+    known = json.loads((trained / "run/config.json").read_text())["data"]
+    assert known["name"] == "set" and len(known["identity"]) == 12
+    log = (trained / "run/train.log").read_text()
+    assert f"Data     set, recipe {known['recipe']}, identity {known['identity']}: train " in log
+    scores(trained, trained / "set")
+    assert f"samples, identity {known['identity']}; " in (out := capsys.readouterr().out)
+    assert out.startswith("set test, ")
+
+
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_changed(copy, change, capsys):
     root = copy / "set"
@@ -76,7 +87,7 @@ def test_changed(copy, change, capsys):
     before = {p.name: p.read_bytes() for p in (copy / "run").iterdir() if p.suffix != ".json"}
     scores(copy, root)
     assert "WARNING: the data has changed since" in capsys.readouterr().out.splitlines()[0]
-    with pytest.raises(UserError, match=r"--resume: folder has changed since .*last.pt"):
+    with pytest.raises(UserError, match=r"--resume: set has changed since .*last.pt"):
         resume(copy, root)
     after = {name: (copy / "run" / name).read_bytes() for name in before if name != "last.pt"}
     assert before | after == before
@@ -112,7 +123,7 @@ def test_one_table_is_of_one_data(tmp_path, calls, capsys):
     command = ["--dataset", str(root), *FLAGS, "--methods", "uniform", "--out", str(tmp_path / "x")]
     compare.main([*command, "--seeds", "0"])
     known = json.loads((tmp_path / "x/uniform-s0/config.json").read_text())["data"]
-    assert set(known) == {"recipe", "classes", "identity"}
+    assert set(known) == {"recipe", "classes", "identity", "name"}
     write_arrays(root, [1, 1, *LABELS[2:]])
     told = "uniform, seed 0 and uniform, seed 1: the data has changed"
     with pytest.raises(UserError, match=told):

@@ -37,6 +37,8 @@ def test_table(tmp_path, calls, capsys):
     assert {row["method"] for row in rows} == {*methods.lower().split(",")}
     assert {row["rule"] for row in rows} == {"best-val", "last"}
     assert {row["commit"] for row in rows} == {"abc"}
+    assert {row["data"] for row in rows} == {"toy"}
+    assert len({row["identity"] for row in rows} - {""}) == 1
     assert {row["torch"] for row in rows} == {torch.__version__}
     config = tensors.read(tmp_path / "mmpareto-gamma=2-granularity=tensor-s1/last.pt")["config"]
     assert (config["gamma"], config["granularity"]) == (2.0, "tensor")
@@ -202,7 +204,7 @@ def test_interrupted_run(tmp_path, monkeypatch, calls):
         (["--tune", "split=a,b"], "--tune: --split must be equal for all methods"),
         (["--tune", "learning_rate=1,2", "--select", "best-test"], "--tune chooses by validation"),
         (["--tune", "learning_rate=1,2", "--dataset", "toy_without_val"],
-         "--tune: toy has no validation split to choose by"),
+         "--tune: toy_without_val has no validation split to choose by"),
         (["--tune_seeds", "5"], "--tune_seeds acts only with --tune"),
         (["--tune", "learning_rate=1,2", "--tune_seeds", "5,01"],
          "--tune_seeds 5,01: seed 1 is also in --seeds"),

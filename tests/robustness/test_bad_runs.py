@@ -98,7 +98,7 @@ def test_a_config_nested_deeply(run):
 
 def test_names_that_are_shown(run, capsys):
     """Names of encoders and datasets command no terminal, and no spreadsheet computes them."""
-    edit(run, "config.json", "flags", {"dataset": f"toy{ESCAPE}"})
+    edit(run, "config.json", "data", {"name": f"toy{ESCAPE}"})
     numbers = read(run / "steps.jsonl")[0]["encoders"]["gray"]
     edit(run, "steps.jsonl", "encoders", {ESCAPE: numbers, FORMULA: numbers})
     analyzed(run)

@@ -28,7 +28,9 @@ class TestCommand:
         log = (done / "train.log").read_text()
         trained = re.search(r"Result \(last\): test Acc (\S+)  Acc_a (\S+)  Acc_b (\S+)", log)
         out = printed(capsys, done / "last.pt", "--batch_size", 7)
-        assert "toy test, 48 of 48 samples; mmpareto, seed 0, epoch 2" in out
+        identity = tensors.read(done / "last.pt")["data"]["identity"]
+        line = f"toy test, 48 of 48 samples, identity {identity}; mmpareto, seed 0, epoch 2"
+        assert line in out
         found = re.findall(r"^(joint|a|b) +(\S+) +(\S+)$", out, re.MULTILINE)
         assert [accuracy for _, accuracy, _ in found] == list(trained.groups())
 

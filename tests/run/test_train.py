@@ -4,6 +4,7 @@ from mmpareto.system import tensors
 
 import json
 import re
+import shlex
 import statistics
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from run_files import read, weights
 from sets import contents
 
+import evaluate as command
 import train
 from mmpareto.run import checkpoint, devices
 from mmpareto.run.scores import evaluate
@@ -47,6 +49,11 @@ class TestFolder:
         assert len(epochs) == 2 and all(ROW.fullmatch(row) for row in epochs)
         results = [line for line in log.splitlines() if line.startswith("Result")]
         assert re.fullmatch(r"Result \(best-val, epoch \d\): test Acc .*", results[0])
+        assert f"Folder   {folder}\n" in log
+        last = log.splitlines()[-1]
+        assert last.startswith("Evaluate ")
+        command.main(shlex.split(last)[3:])
+        assert f"epoch {results[0][24]}\n" in capsys.readouterr().out
         assert results[1].startswith("Result (last): test Acc ")
 
     def test_numbers(self, done):
@@ -144,7 +151,7 @@ class TestFolder:
         log = (run("--epochs", 1) / "train.log").read_text()
         shown = capsys.readouterr().out
         assert shown.split() == log.split() and "\033" not in shown
-        lines = shown.splitlines()
+        lines = [x for x in shown.splitlines() if not x.startswith(("Folder", "Evaluate"))]
         assert 70 < max(map(len, lines)) <= 80
         row = next(i for i, line in enumerate(lines) if line.startswith("Epoch 1/1"))
         assert re.fullmatch(r"Epoch .* Acc_b [01]\.\d{4}", lines[row])

@@ -28,6 +28,7 @@ class DataRecord:
     recipe: str  # its hash
     classes: list[str]
     identity: str
+    name: str = ""  # earlier versions wrote none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,7 @@ def load(path: Path, flags: Namespace) -> Trained:
 
 
 def known_by(data: Data) -> DataRecord:
-    return DataRecord(recipe_hash(data.recipe), data.classes, data.identity)
+    return DataRecord(recipe_hash(data.recipe), data.classes, data.identity, data.name)
 
 
 def is_same_data(data: Data, state: State, path: Path) -> bool:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,19 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "command": shlex.join(["python", *sys.argv]),
     }
+
+
+def next_command(script: str, *words: object) -> str:
+    """Return a command of code/ that can be pasted here: it has this Python, and short paths."""
+    is_active = shutil.which("python") == sys.executable
+    python = "python" if is_active else from_here(Path(sys.executable))
+    return shlex.join([python, from_here(REPOSITORY / "code" / script), *map(str, words)])
+
+
+def from_here(path: Path) -> str:
+    """Return path relative to the current folder if it is below it."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 @cache

@@ -21,7 +21,7 @@ from ..system.paths import blocker_of, clear_errors
 from ..system.writing import write_json
 from . import options, report
 from .checkpoint import DataRecord, Resumable, read_state
-from .environment import environment
+from .environment import environment, from_here, next_command
 from .records import Config, Result, read_config, read_epochs, read_result
 
 LOGS = ("train.log", "epochs.jsonl", "steps.jsonl")
@@ -179,7 +179,7 @@ class Run:
         if self.board:
             with clear_errors(f"--tensorboard_path {self.board_path}"):
                 self.board.close()
-        for line in report.result_lines(results):
+        for line in closing_lines(self.folder, selected, results):
             self.log(line)
         with clear_errors(path := self.folder / "epochs.jsonl"):
             path.stat()  # a comparison reads it with the result
@@ -212,6 +212,12 @@ class Finished(NamedTuple):
 
     config: Config
     result: Result
+
+
+def closing_lines(folder: Path, selected: str, results: dict[str, dict]) -> list[str]:
+    """Return a finished run's last lines: its results, and the command that looks into them."""
+    path = from_here(folder / ("last.pt" if selected == "last" else "best.pt"))
+    return [*report.result_lines(results), f"Evaluate {next_command('evaluate.py', path)}"]
 
 
 def finished(folder: Path, config: dict[str, Any]) -> Finished | None:

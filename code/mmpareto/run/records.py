@@ -46,6 +46,12 @@ class Config(Record):
         )
 
     @property
+    def data_name(self) -> str:
+        """The name of the data: the dataset, or the folder of one's own set."""
+        known = self.data if isinstance(self.data, dict) else {}
+        return str(known.get("name") or self.flags["dataset"])
+
+    @property
     def identity(self) -> str | None:
         """The identity of the data; None if unknown."""
         return self.data.get("identity") if isinstance(self.data, dict) else None

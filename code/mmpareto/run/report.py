@@ -62,7 +62,7 @@ def fitted(line: str, width: int) -> str:
 
     A part that is too long breaks at any space. A command stays whole, so that it can be copied.
     """
-    if len(line) <= width or line.startswith("Command"):
+    if len(line) <= width or line.startswith(("Command", "Evaluate")):
         return line
     indent = " " * 9
     whole = re.sub(r"(?<=\S) (?=\S)", TIED, line)

@@ -15,7 +15,7 @@ from ..models.fusions import FUSIONS
 from ..models.fusions.base import Fusion
 from ..system.errors import UserError
 from .environment import environment
-from .options import OPTIMIZER_DEFAULTS
+from .options import OPTIMIZER_DEFAULTS, data_name
 
 # {kind of modality: encoder}; all others get resnet18.
 DEFAULT_ENCODERS = {"array": "mlp", "tokens": "transformer"}
@@ -24,7 +24,7 @@ OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.o
 
 def load_data(flags: Namespace) -> Data:
     data = DATASETS[flags.dataset].load(flags)
-    data = data._replace(identity=samples.identity(data))
+    data = data._replace(name=data_name(flags), identity=samples.identity(data))
     if flags.train_size:
         train = samples.stratified(data.splits["train"], flags.train_size, flags.random_seed)
         data = data._replace(splits={**data.splits, "train": train})
@@ -111,15 +111,17 @@ def header(
     sizes = ", ".join(f"{split} {len(part)}" for split, part in data.splits.items())
     shapes = ", ".join(f"{name} {spec.shape}" for name, spec in data.modalities.items())
     parameters = sum(p.numel() for p in model.parameters())
+    recipe = samples.recipe_hash(data.recipe)
     processes = f", {distributed.size()} processes" if distributed.size() > 1 else ""
     used, size = steps * flags.batch_size * flags.accumulate, len(data.splits["train"])
     return [
         "Versions " + ", ".join(f"{k} {v}" for k, v in known["versions"].items()),
         f"Commit   {known['commit']}",
         f"Device   {device} ({name}){processes}, seed {flags.random_seed}",
-        f"Data     {data.name}, recipe {samples.recipe_hash(data.recipe)}: {sizes}; {shapes}",
+        f"Data     {data.name}, recipe {recipe}, identity {data.identity}: {sizes}; {shapes}",
         *data.notes,
         f"Model    {flags.fusion}, {parameters:,} parameters, {len(data.classes)} classes",
         f"Method   {flags.method}: {steps} steps an epoch, on {used} of {size} samples",
         f"Command  {known['command']}",
+        f"Folder   {flags.out}",
     ]

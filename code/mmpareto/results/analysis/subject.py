@@ -67,7 +67,7 @@ def _run(folder: Path) -> Subject:
         for rule, row in results.items()
     ]
     unfinished = [] if run.result else ["The run is not finished: nothing is scored yet."]
-    title, rule = f"{run.flags['dataset']}: {run.label}", run.result and run.result.selected
+    title, rule = f"{run.config.data_name}: {run.label}", run.result and run.result.selected
     notes = _probes([run.flags["method"]]) + unfinished
     return Subject(title, rule, {run.label: [run]}, {}, scores, notes)
 
@@ -89,7 +89,7 @@ def _compared(folder: Path) -> Subject:
         {column: cell.replace(" +- ", " \N{PLUS-MINUS SIGN} ") for column, cell in row.items()}
         for row in table.cells(made, table.summarise(made, rows))
     ]
-    title = f"{next(iter(runs.values()))[0].flags['dataset']}: {', '.join(made.names)}"
+    title = f"{next(iter(runs.values()))[0].config.data_name}: {', '.join(made.names)}"
     notes = [table.title(rows), *notes, *_probes(made.names)]
     return Subject(title, rows[0]["rule"], runs, table.percents(made, rows), scores, notes)
 
