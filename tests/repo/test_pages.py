@@ -92,6 +92,13 @@ def test_the_index_has_every_page():
     assert {*pages, "results/README.md"} == links
 
 
+def test_no_page_is_long():
+    """The changelog grows; flags.md is generated."""
+    lines = {name_of(page): len(text_of(page).splitlines()) for page in PAGES}
+    assert lines.pop("README.md") <= 200
+    assert {name for name, n in lines.items() if n > 150} <= {"CHANGELOG.md", "docs/flags.md"}
+
+
 def test_no_paragraph_stands_twice():
     """No paragraph of 12 words or more stands twice, on one page or on two."""
     seen = {}

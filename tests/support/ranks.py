@@ -49,7 +49,7 @@ class Wide(toys.Toy):
 
 
 def recipes():
-    """{name: method} of the methods that the pages add, from the pages' own words."""
+    """Return {name: method} of the methods that the pages add."""
     pages = "".join((ROOT / p).read_text("utf-8") for p in ("README.md", "docs/extending.md"))
     block = r"^# code/mmpareto/methods/(\w+)\.py\n(.*?)^```$"
     methods = {}
