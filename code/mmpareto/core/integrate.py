@@ -24,7 +24,10 @@ from torch import Tensor
 # ||d|| below this share of ||j|| + ||g|| is float32 rounding of exactly opposite gradients (which
 # stays under 1e-7); gradients that miss being opposite by an angle of 1e-3 rad give 5e-4.
 STATIONARY = 1e-6
-# Rounded to these, v * x and w * y would no longer cancel, and a weight can be above their largest.
+# Below this share, rounding in float32 changes d by up to 2e-7 / share of its length, which
+# can exceed the cosine of d with j or g, as small as share / 2: h could ascend.
+CANCELLING = 1e-3
+# v * x and w * y rounded to these would not cancel at any share, and a weight can overflow them.
 NARROW = (torch.float16, torch.bfloat16)
 GRANULARITIES = ("encoder", "tensor", "none")
 
@@ -159,17 +162,25 @@ def apply(
 
     rescale "encoder" first lengthens d to the norm of j + g (never shortens it), "tensor" does so
     tensor by tensor. Where d vanishes beside j and g, h is zero: rounding is never amplified.
+    Where it nearly does, it is computed in float64 and rounded once.
     """
     level = gram if rescale == "tensor" else gram.sum(1, keepdim=True)
     length = _norm(level, joint_weight, unimodal_weight)
-    stationary = length <= STATIONARY * (level[0].sqrt() + level[2].sqrt())
+    both = level[0].sqrt() + level[2].sqrt()
+    stationary = length <= STATIONARY * both
     factor = torch.full_like(length, scale)
     if rescale != "none":
         factor = factor * (_norm(level, 1, 1) / length).clamp(min=1)
     factor = torch.where(stationary, 0.0, factor)
     weights = torch.stack([factor * joint_weight, factor * unimodal_weight])
-    for x, y, v, w in zip(j, g, *weights.expand(2, len(j)), strict=True):
-        if x.dtype in NARROW:
+    # A GPU casts to float64 as it reads; a CPU needs copies, so only where it must.
+    wide = [weights.dtype == torch.float64] * len(j)
+    if gram.is_cpu:
+        wide = (length <= CANCELLING * both).expand(len(j)).tolist()
+    for x, y, v, w, exact in zip(j, g, *weights.expand(2, len(j)), wide, strict=True):
+        if exact:  # expanded, for torch computes in the type of tensors that are no scalars
+            torch.addcmul(y * w.expand_as(y), x, v.expand_as(x), out=x)
+        elif x.dtype in NARROW:
             x.copy_(x.float().mul_(v).addcmul_(y.float(), w.float()))
         else:
             x.mul_(v).addcmul_(y, w.to(y.dtype))
