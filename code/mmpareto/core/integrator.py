@@ -7,7 +7,9 @@ optimizer.step()
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import torch
@@ -92,10 +94,11 @@ class Integrator:
     ) -> dict[str, Stats]:
         """Add the integrated gradients to `.grad`; returns what was decided for each encoder.
 
-        Encoders without a gradient (frozen ones) are left out of what is returned.
+        Encoders without a gradient are left out of what is returned: frozen ones, and those whose
+        modality the batch lacks.
 
         joint_loss, unimodal_losses: scalars of one forward pass; unimodal_losses has one entry for
-            each encoder. Their graph is freed.
+            each encoder, 0 if the batch lacks its modality. Their graph is freed.
         features: {name: z}, each encoder's output (B, ...), with gramian="features" only: the very
             tensors that both losses were computed from; their first dimension is the batch.
         accumulate: hold this micro-batch's two gradients back; the next call without it integrates
@@ -107,11 +110,7 @@ class Integrator:
         """
         losses = joint_loss, unimodal_losses
         self._check_losses(losses)
-        encoders = self._trainable_encoders()
-        inside = {p for params in encoders.values() for p in params}
-        outside: Tensors = [
-            p for p in self.model.parameters() if p.requires_grad and p not in inside
-        ]
+        encoders, outside = self._places()
         if self.gramian == "features":
             given = checks.check_features(self.encoders, features, accumulate)
             if not self._verified_features:
@@ -135,7 +134,7 @@ class Integrator:
         if dist.is_initialized():
             distributed.average([*j.values(), *g.values()])
         stats, integrated = {}, {}
-        for name, pair in _pairs(encoders, j, g).items():
+        for name, pair in _pairs(encoders, losses, j, g).items():
             h, stats[name] = self.rules[name](*pair)
             integrated |= zip(encoders[name], h, strict=True)
         reached = {p: x for p, x in integrated.items() if p in j or p in g}
@@ -152,10 +151,10 @@ class Integrator:
         """
         losses = joint_loss, unimodal_losses
         self._check_losses(losses)
-        encoders = self._trainable_encoders()
+        encoders, _ = self._places()
         j, g = self._both(losses, encoders, [], retain_graph=True)
         distributed.average([*j.values(), *g.values()])
-        return _pairs(encoders, j, g)
+        return _pairs(encoders, losses, j, g)
 
     def reset(self) -> None:
         """Forget the micro-batches that are held back, for instance when their step is given up."""
@@ -163,16 +162,28 @@ class Integrator:
 
     def _check_losses(self, losses: Losses) -> None:
         joint, own = losses
-        every = [joint, *own.values()]
-        if own.keys() != self.encoders.keys() or not all(map(_is_loss, every)):
+        every = [joint, *own.values()] if isinstance(own, Mapping) else []
+        if not every or own.keys() != self.encoders.keys() or not all(map(_is_loss, every)):
             checks.check_losses(self.encoders, joint, own)
+        self._guard = nullcontext  # in which gradients are taken
         if not self._verified:
+            checks.check_encoders(self.model, self.encoders)  # once more: wrapped since, perhaps
             if self.late:
                 checks.verify_late(self.encoders, own)
+            self._guard = partial(checks.no_backward_inside, self.model)
             self._verified = checks.reached(self.encoders, every)[1]
 
-    def _trainable_encoders(self) -> Places:
-        return {n: [p for p in m.parameters() if p.requires_grad] for n, m in self.encoders.items()}
+    def _places(self) -> tuple[Places, Tensors]:
+        """Return each encoder's trainable parameters, and those outside the encoders."""
+        encoders: Places = {
+            n: [p for p in m.parameters() if p.requires_grad] for n, m in self.encoders.items()
+        }
+        inside = {p for params in encoders.values() for p in params}
+        every: Tensors = [p for p in self.model.parameters() if p.requires_grad]
+        outside = [p for p in every if p not in inside]
+        if len(inside) + len(outside) != len(every):
+            checks.check_encoders(self.model, self.encoders)  # raises: one has been replaced
+        return encoders, outside
 
     def _both(
         self, losses: Losses, encoders: Places, outside: Tensors, *, retain_graph=False
@@ -180,14 +191,15 @@ class Integrator:
         """Return gradients of the joint and of the encoders' own losses; outside gets both."""
         joint, own = losses
         everything = [*(p for params in encoders.values() for p in params), *outside]
-        j = _gradients([joint], everything, retain_graph=True)
-        if self.late:
-            return j, _gradients(list(own.values()), everything, retain_graph=retain_graph)
-        g: Gradients = {}
-        for i, (name, params) in enumerate(encoders.items(), start=1):
-            # This loss trains its own encoder only; its gradients in the others are dropped.
-            keep = retain_graph or i < len(encoders)
-            _add(g, _gradients([own[name]], [*params, *outside], retain_graph=keep))
+        with self._guard(everything):
+            j = _gradients([joint], everything, retain_graph=True)
+            if self.late:
+                return j, _gradients(list(own.values()), everything, retain_graph=retain_graph)
+            g: Gradients = {}
+            for i, (name, params) in enumerate(encoders.items(), start=1):
+                # This loss trains its own encoder only; its gradients in the others are dropped.
+                keep = retain_graph or i < len(encoders)
+                _add(g, _gradients([own[name]], [*params, *outside], retain_graph=keep))
         return j, g
 
     def _through_features(
@@ -204,7 +216,11 @@ class Integrator:
             (combined[z[0]],), stats[name] = self.rules[name](a, b, gram=gram)
         inside = [p for name in outputs for p in encoders[name]]
         parts = _only(outside, j, g)
-        parts.append(_gradients(list(combined), inside, along=list(combined.values())))
+        with self._guard(inside):
+            parts.append(_gradients(list(combined), inside, along=list(combined.values())))
+        found = {name for name in outputs if any(p in parts[-1] for p in encoders[name])}
+        if len(found) < len(outputs):
+            checks.check_reached({name: encoders[name] for name in outputs}, losses[1], found)
         distributed.average([x for part in parts for x in part.values()])
         _write(*parts)
         return stats
@@ -230,7 +246,7 @@ class MMPareto(Integrator):
         late: bool = True,
         gramian: str = "parameters",
     ):
-        if not 0 < gamma < float("inf"):
+        if not isinstance(gamma, Real) or not 0 < gamma < float("inf"):
             raise ValueError(f"gamma is {gamma}; it must be a positive number (1.5 in the paper)")
         if granularity not in integrate.GRANULARITIES:
             raise ValueError(
@@ -256,7 +272,9 @@ def _keep_buffers_of_compiled_backwards() -> None:
         torch.compiler.config.cache_key_tag = tag + "undonated"
 
 
-def _pairs(encoders: Places, j: Gradients, g: Gradients) -> dict[str, tuple[Tensors, Tensors]]:
+def _pairs(
+    encoders: Places, losses: Losses, j: Gradients, g: Gradients
+) -> dict[str, tuple[Tensors, Tensors]]:
     """Return {name: j and g of all its parameters} for every encoder that a loss reaches.
 
     So rules that remember something of each parameter find it at the same place at every step.
@@ -266,11 +284,8 @@ def _pairs(encoders: Places, j: Gradients, g: Gradients) -> dict[str, tuple[Tens
         for name, params in encoders.items()
         if any(p in j or p in g for p in params)
     }
-    if not pairs and any(encoders.values()):
-        raise ValueError(
-            "no loss reaches a parameter of any encoder: compute the losses with this very model, "
-            "not with a copy of it or other parameters, or freeze the encoders"
-        )
+    if len(pairs) < len(encoders):
+        checks.check_reached(encoders, losses[1], pairs)
     return pairs
 
 
