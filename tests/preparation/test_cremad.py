@@ -53,7 +53,7 @@ class TestCremad:
         assert contents(one_set) == before
         assert {p: p.stat().st_mtime_ns for p in one_set.rglob("*.jpg")} == times
 
-    def test_odd_clips(self, raw, tmp_path):
+    def test_odd_clips(self, raw, tmp_path, capsys):
         """One file is missing, known bad, misnamed, there twice, or longer than the picture.
 
         Without a list, what is there is taken; a clip with one of its files is reported.
@@ -70,6 +70,8 @@ class TestCremad:
         for path in (*sounds[12:], *videos[12:]):
             path.unlink()
         prepare_set("cremad", raw, tmp_path / "set")
+        counts = "3 excluded (1 known_bad, 2 missing), 4 remarks on kept ones (1 cut, 2 duplicate, "
+        assert counts in capsys.readouterr().out
         ids = [row[0] for row in rows(tmp_path / "set/manifest.csv")]
         assert ids == [*(path.stem for path in sounds[2:12]), "1040_ITH_SAD_XX"]
         missing = ["excluded", "missing", "no such raw file"]
@@ -77,9 +79,11 @@ class TestCremad:
         assert found[:2] == [
             [sounds[0].stem, "audio", *missing], [sounds[1].stem, "visual", *missing],
         ]  # fmt: skip
+        assert found[3][4] == "8.00 s of sound, the recipe keeps the first 3 s"
         # the copy has another label than the clip whose sound it is
         assert [[row[0], *row[2:4]] for row in found[2:]] == [
             [sounds[3].stem, "kept", "length_mismatch"],
+            [sounds[3].stem, "kept", "cut"],
             *[["1040_ITH_SAD_XX", "kept", "duplicate"]] * 2,
             ["1076_MTI_SAD_XX", "excluded", "known_bad"],
         ]

@@ -12,6 +12,11 @@ def spectrogram(samples: np.ndarray, rate: int, recipe: dict) -> np.ndarray:
     return _FEATURES[recipe["name"]](wave, recipe).numpy()
 
 
+def seconds_of(recipe: dict) -> float:
+    """Return how much sound a spectrogram of this recipe holds; the rest is cut off."""
+    return recipe["samples"] / recipe["rate"] if "samples" in recipe else recipe["rows"] / 100
+
+
 def _stft(wave: Tensor, recipe: dict) -> Tensor:
     """Return an array (n_fft / 2 + 1, samples // hop + 1)."""
     size = recipe["samples"]

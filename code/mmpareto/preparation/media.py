@@ -18,10 +18,11 @@ from ..data.pictures import cv2
 from ..system.errors import reason
 from ..system.paths import expect_regular
 from .containers import Track, opened
-from .features import spectrogram
+from .features import seconds_of, spectrogram
 
 SOUND_FILES = (".wav", ".flac", ".ogg")  # read by soundfile; any other is a container with a track
 LARGEST_FILTER = 1_000_000  # numbers of a resampling filter; one for 44,101 Hz takes gigabytes
+LONGEST_REST = 0.25  # seconds of sound that a recipe may cut off without a remark
 UNKNOWN = 2**31 - 2**16  # bytes; programs that write a WAV file to a pipe claim so many or more
 SILENT = 1e-4  # peak, on the scale of [-1, 1]
 LONGEST = 600  # seconds of a video; a later frame has a wrong time, or the video is no clip
@@ -165,6 +166,9 @@ def _audio(source: Source, recipe: dict) -> Item:
     if rate * wanted > LARGEST_FILTER * gcd(rate, wanted) ** 2:
         detail = f"{rate} Hz cannot be resampled to {wanted} Hz in little memory: convert the file"
         raise Bad("odd_rate", f"{source.path.name}: {detail}")
+    kept = seconds_of(recipe["audio"])
+    if seconds > kept + LONGEST_REST:
+        doubts["cut"] = f"{seconds:.2f} s of sound, the recipe keeps the first {kept:g} s"
     features = spectrogram(wave, rate, recipe["audio"])
     return Item({".npy": _npy(features)}, features.shape, seconds, doubts)
 

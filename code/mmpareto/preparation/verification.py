@@ -48,14 +48,19 @@ class Verification:
         self._check_paths()
         self._check_splits()
         read = self._check_files(full, workers)
-        actions = Counter(row["action"] for row in self.problems)
         size = sum(int(f["bytes"]) for f in self.files if is_index(f["bytes"]))
-        counts = f"{actions['excluded']} excluded, {actions['kept']} remarks on kept ones"
+        counts = f"{self._count('excluded')}, {self._count('kept', 'remarks on kept ones')}"
         told = f"Clips    {len(self.clips)} in {len(data.classes)} classes; {counts}"
         self.facts += [
             f"{told}, see problems.csv",
             f"Files    {len(self.files)}, {size / 1e6:.1f} MB; {read} of them read whole",
         ]
+
+    def _count(self, action: str, words: str = "") -> str:
+        """Return how many rows of problems.csv have this action, and for which reasons."""
+        counts = Counter(row["reason"] for row in self.problems if row["action"] == action)
+        told = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+        return f"{counts.total()} {words or action}" + (f" ({told})" if told else "")
 
     def lines(self) -> list[str]:
         lines = list(self.facts)
