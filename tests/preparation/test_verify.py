@@ -148,7 +148,8 @@ class TestTraining:
         train.main([*words, "--out", f"{tmp_path}/r"])
         out = capsys.readouterr().out
         recipe = json.loads((one_set / "metadata.json").read_text())["recipe_hash"]
-        assert f"Data     cremad, recipe {recipe}: train 12, val 6, test 6" in out
+        sizes = "train 12, val 6, test 6"
+        assert re.search(rf"Data     cremad, recipe {recipe}, identity \w+: {sizes}", out)
         shared, tested = overlap(one_set)
         assert "Split    random" in out
         assert f"Groups   {shared} of {len(tested)} in test also in train" in out
