@@ -55,6 +55,8 @@ def main(arguments: list[str]) -> None:
     check_before_training(compared, slots)
     with clear_errors(f"--out {compared.folder}"):
         blocker_of(compared.folder)
+        if (compared.folder / "config.json").exists():
+            raise UserError(f"--out {compared.folder}: it holds one run: give another --out")
         compared.folder.mkdir(parents=True, exist_ok=True)
         hint = "wait for it, look at what is done with --collect, or give another --out"
         lock = Lock(compared.folder, hint)

@@ -31,6 +31,11 @@ def main(arguments: list[str]) -> None:
         parser.parse_known_args(arguments)  # --help ends here
     if not arguments or arguments[0].startswith("-"):
         raise UserError(f"give the dataset first, one of {names}")
+    if arguments[0] not in DATASETS and Path(arguments[0]).exists():
+        given = quote(arguments[0])
+        raise UserError(
+            f"{given} is no dataset's name: for your own files, give folder --raw {given}"
+        )
     name = DATASETS.find(arguments[0], prepared)
     if name not in prepared:
         raise UserError(f"{name} needs no preparation: train with --dataset {name}")

@@ -19,6 +19,10 @@ WRONG = [
     (train, "mmpareto", "'mmpareto' belongs to no flag: give --FLAG before it"),
     (train, "--method", "--method: expected one argument"),
     (train, "--dataset {here}/nowhere", "no such folder: give a prepared set"),
+    (train, "--dataset {file}", "file: a file: give a prepared set's folder"),
+    (train, "--out {here}", "the folder is not empty: give another --out"),
+    (train, "--out {file}/run", "file is a file: give a folder"),
+    (train, "--out {here} --resume", "give the folder of a run, or drop --resume"),
     (train, "--dataset {here}", "make one with code/prepare.py"),
     (train, "--dataset cremad --data_root {here}", "make one with code/prepare.py"),
     (train, "--data_root {here}", "cgdigits is built in"),
@@ -72,7 +76,7 @@ WRONG = [
     ),
     (analyze, "{here} --split val", "--split: this command calls it --part: give --part val"),
     (evaluate, "{file}", "damaged, cut off or no checkpoint"),
-    (evaluate, "{here}", "it is a folder: give a file in it, such as a run's best.pt"),
+    (evaluate, "{here}", "is a folder: give a file that is there, such as a run's best.pt"),
     (compare, "--methods uniform nonsense", "choose one of joint, unimodal"),
     (compare, "--seeds a", "a whole number from 0 to"),
     (compare, "--tune lr=1", "unknown flag --lr: did you mean --learning_rate?"),
@@ -86,6 +90,7 @@ WRONG = [
     (prepare, "cremad --raw {here} --output_dir x", "did you mean --out?"),
     (benchmark, "", "WHAT is missing: give one of step,"),
     (analyze, "", "DIR is missing: give a run's folder"),
+    (prepare, "{here}", "for your own files, give folder --raw /"),
     (prepare, "cremad --raw {here}/nowhere", "no such folder"),
     (prepare, "cremad --raw {here}", "AudioWAV and VideoFlash not found"),
     (prepare, "folder --raw {here} --out {here}/x", "data/folder/README.md describes"),
@@ -107,6 +112,30 @@ def test_one_line(command, words, told, tmp_path, monkeypatch):
         command.main(arguments)
     assert told in str(caught.value) and "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_relative_csv_below_raw_is_found(tmp_path):
+    (tmp_path / "clips.csv").write_text("id,label,film")
+    with pytest.raises(UserError, match=rf"no such file here: did you mean {tmp_path}/clips.csv"):
+        prepare.main(["folder", "--raw", str(tmp_path), "--csv", "clips.csv", "--out", "x"])
+
+
+def test_a_run_s_folder_where_another_is_wanted(tmp_path, monkeypatch):
+    """The message names what is there."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("config.json", "last.pt"):
+        (tmp_path / "run" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "run" / name).write_text("{}")
+    for command, words, told in [
+        (train, "--out run", "holds a run: add --resume to go on with it, or give another --out"),
+        (compare, "--out run", "holds one run: give another --out"),
+        (evaluate, "run", "is a folder: give a file that is there, such as run/last.pt"),
+        (evaluate, "run/best", "no such file: give a file that is there, such as run/last.pt"),
+        (evaluate, ".", "is a folder: give a file that is there, such as run/last.pt"),
+        (evaluate, "run/config.json", "give a file of tensors, such as a run's best.pt"),
+    ]:
+        with pytest.raises(UserError, match=told):
+            command.main(words.split())
 
 
 def test_every_word_of_elsewhere_leads_to_a_flag(capsys):

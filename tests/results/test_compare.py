@@ -49,6 +49,7 @@ def test_table(tmp_path, calls, capsys):
     assert re.search(rf"joint +2 +{re.escape(expected)}", table)
     assert re.search(r"pareto:scale=2 +2 .* \d+\.\d%", table)
     assert "vs" not in table  # uniform is not among them
+    assert re.search(rf"\nLook into it: \S+ \S*code/analyze.py {tmp_path}\n$", table)
 
 
 def test_what_is_compared_can_be_read_back(tmp_path, calls):

@@ -121,9 +121,9 @@ class TestFolder:
 
     def test_used_folder(self, run, copied):
         """A folder with other people's files is refused too, even if their names look like ours."""
-        for _ in range(2):
+        for told in ("holds a run: add --resume", "is not empty: give another --out"):
             before = contents(copied)
-            with pytest.raises(UserError, match="not empty: give another one, or --resume"):
+            with pytest.raises(UserError, match=told):
                 run()
             assert contents(copied) == before
             for path in copied.iterdir():

@@ -55,6 +55,8 @@ class Folder(Prepared):
     @classmethod
     def collect(cls, flags: Namespace) -> Raw:
         path = flags.csv or flags.raw / "clips.csv"
+        if flags.csv and not path.is_file() and (inside := flags.raw / path).is_file():
+            raise UserError(f"--csv {path}: no such file here: did you mean {inside}?")
         if not flags.raw.is_dir() or not path.is_file():
             raise UserError(f"--raw {flags.raw}: {path} not found: {cls.hint}")
         lines = read_csv(path, delimiters=",;\t")  # spreadsheets of some countries write ; or tabs

@@ -73,12 +73,11 @@ class Run:
             self.lock.release()
 
     def _check_used(self, resume: bool) -> None:
+        is_run = (self.folder / "config.json").exists()
         if not resume:
-            raise UserError(
-                f"--out {self.folder}: the folder is not empty: give another one, or --resume to "
-                "go on"
-            )
-        if not (self.folder / "config.json").exists():
+            found = "holds a run: add --resume to go on with it, or" if is_run else "is not empty:"
+            raise UserError(f"--out {self.folder}: the folder {found} give another --out")
+        if not is_run:
             raise UserError(
                 f"--out {self.folder}: it holds no run to resume (no config.json in it): give the "
                 "folder of a run, or drop --resume and give another --out"
@@ -112,7 +111,9 @@ class Run:
         except FileExistsError:
             raise UserError(f"--out {self.folder}: another run has just taken it") from None
         except OSError as error:
-            raise UserError(f"--out {self.folder}: cannot be created ({error.strerror})") from None
+            raise UserError(
+                f"--out {self.folder}: cannot be created ({error.strerror}): give another --out"
+            ) from None
         try:
             self._open(data)
         except UserError:

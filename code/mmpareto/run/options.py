@@ -75,14 +75,18 @@ def _find_dataset(flags: Namespace) -> None:
                 f"--dataset {folder} is a folder, so --data_root has no use: drop --data_root"
             )
         flags.dataset, flags.data_root = read_metadata(folder).dataset, folder
-    elif flags.dataset not in DATASETS and len(folder.parts) > 1:
-        raise UserError(f"--dataset {folder}: no such folder: give a prepared set, or a name")
+    elif flags.dataset not in DATASETS and (len(folder.parts) > 1 or folder.exists()):
+        found = "a file" if folder.exists() else "no such folder"
+        raise UserError(f"--dataset {folder}: {found}: give a prepared set's folder, or a name")
     flags.dataset = DATASETS.find(flags.dataset)
 
 
 def check_data_root(dataset: str, data_root: Path | None) -> None:
     if data_root and DATASETS[dataset].built_in:
-        raise UserError(f"--data_root: {dataset} is built in and reads no files: choose --dataset")
+        raise UserError(
+            f"--data_root: {dataset} is built in and reads no files: drop --data_root, or train on "
+            "another --dataset"
+        )
 
 
 def data_name(flags: Namespace) -> str:

@@ -2,6 +2,7 @@
 
 import pickle
 import zipfile
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import UserError, reason
+from .paths import clear_errors
 from .writing import write_atomically
 
 
@@ -19,12 +21,12 @@ def write(path: Path, state: dict[str, Any]) -> None:
 
 def read(path: Path, what: str = "checkpoint") -> Any:
     """Load tensors and plain containers from path, and nothing that needs pickle."""
-    if path.is_dir():
-        raise UserError(
-            f"{what} {path}: it is a folder: give a file in it, such as a run's best.pt"
-        )
     if not path.is_file():
-        raise UserError(f"{what} {path}: no such file")
+        folder, found = (path, "is a folder") if path.is_dir() else (path.parent, "no such file")
+        with clear_errors(f"{what} {path}"):
+            near = [*folder.glob("*.pt"), *islice(folder.glob("*/*.pt"), 1)]
+        example = min(near, default="a run's best.pt")
+        raise UserError(f"{what} {path}: {found}: give a file that is there, such as {example}")
     try:
         if zipfile.is_zipfile(path):  # a few bytes could unpack into many; torch itself packs none
             with zipfile.ZipFile(path) as archive:
@@ -35,7 +37,7 @@ def read(path: Path, what: str = "checkpoint") -> Any:
     except pickle.UnpicklingError:
         raise UserError(
             f"{what} {path}: holds objects that only pickle can load, which can run any code, or "
-            "is no checkpoint: save tensors, numbers, strings, lists and dicts only"
+            "is no checkpoint: give a file of tensors, such as a run's best.pt"
         ) from None
     except Exception as error:  # random bytes make torch.load fail in many ways
         raise UserError(
