@@ -13,7 +13,7 @@ from .design import FIXED, MAIN, PARTS
 from .rows import Epoch, Run, grouped, scored
 
 DASHES = ("-", "--", ":")
-HEIGHT = 3.4  # of a figure, in inches
+HEIGHT = 2.9  # of a panel, in inches
 
 
 def write(folder: Path, runs: list[Run], epochs: list[Epoch]) -> None:
@@ -50,7 +50,7 @@ def rates(runs: list[Run]):
 
 def conflict(runs: list[Run], epochs: list[Epoch]):
     """Draw conflict: by epoch and encoder in the main part, by learning rate in all parts."""
-    figure, ((left,), (right,)) = figures.grid(2, 9.0, HEIGHT)
+    figure, ((left,), (right,)) = figures.grid(2, 4.5, HEIGHT)
     mine = [row for row in epochs if (row.part, row.arm) == (MAIN, "E")]
     for (encoder, rows), color in zip(grouped(mine, "encoder").items(), cycle(COLORS)):
         shares = [100 * (row.conflicts / row.steps) for row in rows]
@@ -72,7 +72,7 @@ def conflict(runs: list[Run], epochs: list[Epoch]):
 
 def gain(runs: list[Run]):
     """What E gains over B and over A against how often it meets conflict."""
-    figure, panels = figures.grid(2, 9.0, HEIGHT, sharey=True)
+    figure, panels = figures.grid(2, 4.5, HEIGHT, sharey=True)
     for (panel,), arms in zip(panels, ("E-B", "E-A"), strict=True):
         panel.axhline(0, color="gray", linewidth=0.8)
         for part, color in zip(PARTS, cycle(COLORS), strict=False):

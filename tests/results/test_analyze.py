@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+import statistics
 import subprocess
 import tempfile
 from dataclasses import replace
@@ -19,6 +20,7 @@ from test_compare import compared
 import analyze
 import train
 from mmpareto.datasets import DATASETS
+from mmpareto.results import figures
 from mmpareto.results.analysis import logs, page, panels, sections
 from mmpareto.results.analysis.logs import Step
 from mmpareto.system.errors import UserError
@@ -140,6 +142,8 @@ class TestRun:
         text = (folder.parent / "elsewhere/report.html").read_text()
         results = json.loads((folder / "result.json").read_text())
         scores = results["results"][results["selected"]]
+        assert text.count("<details open>") == 1 and text.count("<details>") == 3
+        assert text.count(">predicted class<") == text.count(">true class<") == 4
         matrices = re.findall(r'<table class="matrix.*?</table>', text, re.DOTALL)
         for matrix, name in zip(matrices, ("Acc", "Acc_a", "Acc_b", "Acc_c"), strict=True):
             lines = re.findall(r'<tr><th scope="row".*?</tr>', matrix, re.DOTALL)
@@ -212,11 +216,23 @@ def test_comparison(tmp_path, once, calls, capsys, monkeypatch):
         "cosines-pareto-scale=2-s0", "weights-pareto-scale=2-s0",
     }  # fmt: skip
     assert "weight of the unimodal gradient" in (out / "weights-pareto-scale=2-s0.svg").read_text()
+    for picture in map(Path.read_text, out.glob("*.svg")):  # at most 10 inches, letters of 8 pt
+        assert float(re.search(r'width="([\d.]+)pt"', picture)[1]) <= 720
+        assert min(map(float, re.findall(r"font(?:-size)?: ([\d.]+)px", picture))) >= 8
     text = (out / "report.html").read_text()
+    assert "that of the joint prediction alone" in text
     assert "Acc vs uniform:observe [95% CI]" in text
     assert "not trained by joint or unimodal itself are probes" in text
     assert text.count('<table class="matrix') == 4 * 3
     subject = analyze.find(tmp_path / "all")
+    assert "resume" not in subject.settings() and subject.settings()["encoder"]
+    loss = panels.curves(subject.runs).axes[0]
+    assert loss.get_title() == "joint training loss"
+    for line, runs in zip(loss.lines, subject.runs.values(), strict=True):
+        losses = [step.losses["joint"] for run in runs for step in run.steps if step.epoch == 1]
+        assert line.get_ydata()[0] == pytest.approx(statistics.mean(losses))
+    alone = panels.curves({"uniform": subject.runs["uniform:observe"]}).axes[0]
+    assert alone.get_title() == "training loss"
     figure = panels.plane(subject.percents, subject.single_losses, "best-val")
 
     def percents(method, name):
@@ -234,6 +250,23 @@ def test_comparison(tmp_path, once, calls, capsys, monkeypatch):
         lines = [line for line in panel.lines if line.get_linestyle() == "--"]
         assert lines[0].get_xdata()[0] == middle["joint"][0]
         assert lines[1].get_ydata()[0] == middle["unimodal"][1]
+
+
+@pytest.mark.parametrize(
+    ("count", "width", "heights", "shape"),
+    [(8, 2.5, (1,), (2, 4)), (7, 2.5, (1,), (2, 4)), (6, 3.3, (3, 1), (4, 3)),
+     (5, 2.5, (1, 1, 1), (6, 3)), (1, 12, (1,), (1, 1))],
+)  # fmt: skip
+def test_panels_go_on_below(count, width, heights, shape):
+    """Every column keeps its panels together, and none is left without content."""
+    figure, columns = figures.grid(count, width, 2, heights)
+    assert len(columns) == count and len(figure.axes) == count * len(heights)
+    places = [[panel.get_subplotspec() for panel in column] for column in columns]
+    assert places[0][0].get_gridspec().get_geometry() == shape
+    for number, column in enumerate(places):
+        row, across = divmod(number, shape[1])
+        found = [(place.rowspan.start, place.colspan.start) for place in column]
+        assert found == [(row * len(heights) + k, across) for k in range(len(heights))]
 
 
 class Strict(HTMLParser):

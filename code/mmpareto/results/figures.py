@@ -12,10 +12,11 @@ from .table import deviation
 
 # Okabe and Ito's colours: readers who are colour-blind tell them apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+WIDTH = 10.0  # inches of a figure at most: so wide a page shows letters in their own size
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mmpareto",
-    "font.size": 9,
+    "font.size": 10,  # "small" is 8.3
     "axes.spines.top": False,
     "axes.spines.right": False,
     "text.parse_math": False,  # a name with a dollar in it is a name
@@ -38,13 +39,24 @@ def write(paths: Iterable[Path], draw: Callable, *arguments) -> None:
             write_atomically(path, lambda file, content=content: file.write(content.getvalue()))
 
 
-def grid(columns: int, width: float, height: float, rows: tuple[int, ...] = (1,), **more):
-    """A figure, its panels column by column; rows are their relative heights, sizes in inches."""
+def grid(count: int, width: float, height: float, heights=(1,), side: float = 0, **more):
+    """A figure of count columns of panels, and those columns; what is too wide goes below.
+
+    width and height: of a column, in inches. heights: of its panels, relative. side: inches that
+    the first column needs besides.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    panels = figure.subplots(len(rows), columns, squeeze=False, height_ratios=rows, **more)
-    return figure, [list(column) for column in panels.T]
+    rows = -(-count // max(1, int((WIDTH - side) / width)))
+    across = -(-count // rows)
+    figure = Figure(figsize=(across * width + side, rows * height + 0.5), layout="constrained")
+    ratios = {"height_ratios": heights * rows, **more}
+    panels = figure.subplots(rows * len(heights), across, squeeze=False, **ratios)
+    columns = [list(part.T) for part in panels.reshape(rows, len(heights), across)]
+    every = [list(column) for part in columns for column in part]
+    for panel in (panel for column in every[count:] for panel in column):
+        panel.remove()
+    return figure, every[:count]
 
 
 def table(points: dict[str, dict[str, list[float]]], rule: str):
@@ -53,8 +65,8 @@ def table(points: dict[str, dict[str, list[float]]], rule: str):
     points: {panel: {method: percent of each seed}}, every panel with the same methods.
     """
     methods = list(next(iter(points.values())))
-    width, height = len(points) * 2.3 + max(map(len, methods)) * 0.075, len(methods) * 0.36 + 1.3
-    figure, panels = grid(len(points), width, height, sharey=True)
+    height, names = len(methods) * 0.36 + 0.8, max(map(len, methods)) * 0.08
+    figure, panels = grid(len(points), 2.3, height, side=names, sharey=True)
     for (panel,), (name, seeds), color in zip(panels, points.items(), cycle(COLORS), strict=False):
         for place, values in enumerate(seeds.values()):
             spread, look = deviation(values), {"fmt": "|", "color": color, "markersize": 14}

@@ -19,7 +19,7 @@ class Logs(NamedTuple):
     label: str
     folder: Path
     config: Config
-    epochs: list[dict[str, Any]]  # loss, split and scores by name
+    epochs: list[dict[str, Any]]  # loss, joint_loss, split and scores by name
     steps: list[records.Step]
     result: Result | None  # None of a run that is not finished
 
@@ -63,8 +63,16 @@ def read(folder: Path, label: str | None = None) -> Logs:
             f"{folder}: is no run's folder, or damaged ({type(error).__name__}: {error}): give one "
             "that train.py has written"
         ) from None
-    epochs = [{**vars(epoch), **epoch.further} for epoch in records.read_epochs(folder)]
-    steps = [step for step in records.read_steps(folder) if step.epoch <= len(epochs)]
+    finished = records.read_epochs(folder)
+    steps = [step for step in records.read_steps(folder) if step.epoch <= len(finished)]
+    joint: dict[int, list[float | None]] = {epoch.epoch: [] for epoch in finished}
+    for step in steps:
+        if not step.skipped and step.epoch in joint:
+            joint[step.epoch].append(step.losses.get("joint"))
+    epochs = [
+        {**vars(epoch), **epoch.further, "joint_loss": mean(joint[epoch.epoch])}
+        for epoch in finished
+    ]
     if not epochs:
         raise UserError(f"{folder}: no epoch is finished yet: wait for the first")
     for score in accuracies(epochs[0]):

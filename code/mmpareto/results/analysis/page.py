@@ -26,6 +26,7 @@ class Confusion(NamedTuple):
     name: str
     classes: list[str]
     counts: list[list[int]]
+    is_open: bool = True  # at first
 
     def shade(self, truth: int, prediction: int) -> int:
         """0 to 10: the share of a class's samples that went to this prediction."""

@@ -93,7 +93,7 @@ def plane(percents: dict[str, dict], single_losses: dict[str, str | None], rule:
     percents: {accuracy: {method: of each seed}}.
     """
     joint, *unimodal = percents
-    figure, panels = _grid(len(unimodal))
+    figure, panels = grid(len(unimodal), 3.1, 2.5)
     for name, (panel,) in zip(unimodal, panels, strict=True):
         for (method, single_loss), look in zip(single_losses.items(), _looks(), strict=False):
             both = percents[joint][method], percents[name][method]
@@ -117,7 +117,7 @@ def magnitudes(looked: list[Looked]):
     import numpy
 
     encoders, rows = list(looked[0].encoders), len(looked)
-    figure, panels = _grid(len(encoders), 3.4, 2.2 * rows, (1,) * rows)
+    figure, panels = grid(len(encoders), 3.3, 2.7 * rows, (1,) * rows)
     for name, column in zip(encoders, panels, strict=True):
         for one, panel in zip(looked, column, strict=True):
             both = one.encoders[name][:2]
@@ -128,13 +128,13 @@ def magnitudes(looked: list[Looked]):
                 looked[0].objectives, both, HISTOGRAMS, strict=True
             ):
                 mean, variance, trace = moments.numbers().values()
-                text = f"{objective}: mean {mean:.3g}, var {variance:.2g}, trace {trace:.3g}"
+                text = f"{objective}: mean {mean:.3g},\nvar {variance:.2g}, trace {trace:.3g}"
                 panel.hist(moments.norms, edges, label=text, **look)
-                panel.axvline(mean, 0, 0.7, linewidth=1, linestyle="--", color=look["edgecolor"])
+                panel.axvline(mean, 0, 0.5, linewidth=1, linestyle="--", color=look["edgecolor"])
             panel.set_title(f"encoder {name}\n{one.label}", fontsize="medium")
             panel.set_ylabel("batches")
-            panel.set_ylim(0, 1.45 * panel.get_ylim()[1])  # room for the numbers
-            panel.legend(fontsize="x-small", loc="upper left", frameon=False)
+            panel.set_ylim(0, 2.2 * panel.get_ylim()[1])  # room for the numbers
+            panel.legend(fontsize="small", loc="upper left", frameon=False)
         column[-1].set_xlabel("gradient magnitude, encoder fixed")
     return figure
 
@@ -142,16 +142,19 @@ def magnitudes(looked: list[Looked]):
 def curves(runs: dict[str, list[Logs]]):
     """Training loss and accuracies by epoch; over several seeds their mean, and where all lie.
 
-    runs: {method: its seeds}.
+    runs: {method: its seeds}. Losses of several methods are sums of different numbers of losses: of
+    them, the joint one alone is drawn.
     """
     first = next(iter(runs.values()))[0].epochs[0]
-    titles = {"loss": "training loss"}
+    is_joint = len(runs) > 1 and first["joint_loss"] is not None
+    loss, title = ("joint_loss", "joint training loss") if is_joint else ("loss", "training loss")
+    titles = {loss: title}
     titles |= {name: f"{first['split']} {name} (%)" for name in accuracies(first)}
-    figure, panels = _grid(len(titles), 2.4, 2.1)
+    figure, panels = grid(len(titles), 2.5, 2.2)
     for (name, title), (panel,) in zip(titles.items(), panels, strict=True):
         for (label, seeds), look in zip(runs.items(), _looks(), strict=False):
             lines = [_plain(epoch[name] for epoch in run.epochs) for run in seeds]
-            scale = 1 if name == "loss" else 100
+            scale = 1 if name == loss else 100
             by_epoch = [[scale * v for v in values] for values in zip(*lines, strict=False)]
             epochs = range(1, len(by_epoch) + 1)
             middle = [statistics.fmean(values) for values in by_epoch]
@@ -170,15 +173,10 @@ def curves(runs: dict[str, list[Logs]]):
     return figure
 
 
-def _grid(columns: int, width: float = 3.1, height: float = 2.3, rows: tuple[int, ...] = (1,)):
-    """width, height: of a panel."""
-    return grid(columns, max(columns, 1.3) * width, height + 0.5, rows)
-
-
 def _by_encoder(logs: Logs, rows: tuple[int, int]):
     """A figure, and {encoder: its two panels, one over the other}."""
     names = logs.encoders
-    figure, panels = _grid(len(names), 3.4, 2.8, rows)
+    figure, panels = grid(len(names), 3.3, 2.8, rows)
     for name, (upper, _) in zip(names, panels, strict=True):
         upper.set_title(f"encoder {name}", fontsize="medium")
         upper.tick_params(labelbottom=False)

@@ -98,8 +98,9 @@ def confusions(subject: Subject, flags: Namespace) -> list[Confusion]:
         predictions, targets, *_ = predicted
         classes = trained.data.classes
         for name, counts in scores.confusion(predictions, targets, len(classes)).items():
+            is_open = name == scores.JOINT or bool(trained.data.tasks)
             name = f"{whose}{name} prediction, epoch {trained.epoch}"
-            found.append(Confusion(name, classes, counts.tolist()))
+            found.append(Confusion(name, classes, counts.tolist(), is_open))
     return found
 
 
@@ -119,6 +120,11 @@ def results(work: Work) -> Section:
 
 def training(work: Work) -> Section:
     caption = "By epoch; of several seeds the mean, and the range of all."
+    if len(work.subject.runs) > 1:
+        caption += (
+            " The loss is that of the joint prediction alone: what the methods minimise are sums "
+            "of different numbers of losses."
+        )
     picture = work.draw("curves", caption, panels.curves, work.subject.runs)
     return Section("Training", pictures=[picture])
 
@@ -202,7 +208,7 @@ def _short(name: str, value: Any) -> str:
 def predictions(part: str, matrices: list[Confusion]) -> Section:
     if not matrices:
         return Section("Confusion matrices", ["Not made, because --logs_only was given."])
-    note = f"Split {part}; a row is the true class, a column the predicted one."
+    note = f"Split {part}. Click a name to open or close its matrix."
     return Section("Confusion matrices", [note], confusions=matrices)
 
 

@@ -43,6 +43,7 @@ class Subject(NamedTuple):
             if all(flags.get(name) == value for flags in every)
             and value not in (None, [])
             and value is not False
+            and name != "resume"  # says how the run was started, and compare.py always gives it
         }
 
 
