@@ -226,3 +226,22 @@ def test_an_optimizer_s_buffer_of_one_number(optimizer, name):
     state["state"][0][name] = torch.zeros(())
     with pytest.raises(ValueError, match=f"{name} does not fit its parameter"):
         checkpoint.load_optimizer(made, state)
+    del state["state"][0][name]
+    with pytest.raises(ValueError, match=f"lacks its {name}"):
+        checkpoint.load_optimizer(made, state)
+
+
+def test_a_momentum_that_is_missing():
+    """A parameter without a gradient has none; with one, fused SGD would fail."""
+    model = torch.nn.Linear(3, 2)
+    made, _ = setup.build_optimizer(options.parse([]), model, torch.device("cpu"))
+    model(torch.ones(1, 3)).sum().backward()
+    made.step()
+    state = made.state_dict()
+    del state["state"][1]
+    checkpoint.load_optimizer(made, state)
+    with pytest.raises(UserError, match=r"last\.pt lacks the momentum of a parameter"):
+        made.step()
+    checkpoint.load_optimizer(made, state)
+    model.bias.grad = None
+    made.step()

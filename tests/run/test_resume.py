@@ -99,6 +99,10 @@ def other_model(last):
     tensors.write(last, {**tensors.read(last), "model": {"encoders.a.weight": torch.ones(3)}})
 
 
+def late_state(last):
+    tensors.write(last, {**tensors.read(last), "method": {"ema": torch.ones(3)}})
+
+
 def a_best(last):
     last.write_bytes(last.with_name("best.pt").read_bytes())
 
@@ -108,6 +112,7 @@ def a_best(last):
     [
         (something_else, "it holds no run to resume"),
         (other_model, "another architecture"),
+        (late_state, "method's state 'ema', .* make it in __init__"),
         (a_best, r"damaged in it: .*optimizer.*: give a run's last.pt"),
         (lambda last: last.write_bytes(last.read_bytes()[:9999]), "damaged, cut off or no check"),
         (lambda last: torch.save({"model": {}, "evil": Method}, last), "only pickle can load"),

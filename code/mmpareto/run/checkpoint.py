@@ -186,7 +186,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
     optimizer.load_state_dict(state)
     if settings() != expected:
         raise ValueError("settings of another form")
+    names = {name for buffers in optimizer.state.values() for name in buffers}
     for param, buffers in optimizer.state.items():
+        if missing := names - buffers.keys():
+            raise ValueError(f"a parameter lacks its {missing.pop()}")
         for name, value in buffers.items():
             # Fused optimizers write as many numbers as the parameter has, even past the end.
             shape = () if name == "step" else param.shape
@@ -195,9 +198,27 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
             if value.shape == param.shape:
                 buffers[name] = torch.empty_like(param).copy_(value)
 
+    def expect_momentum(*_) -> None:
+        """Raise UserError at a step in which fused SGD would fail; it needs all momenta or none."""
+        handle.remove()
+        trained = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+        if any(p not in optimizer.state for p in trained):
+            raise UserError(
+                "--resume: last.pt lacks the momentum of a parameter: restore it from a copy, or "
+                "train again in another --out"
+            )
 
-def check_alike(found: Any, expected: Any, what: str) -> None:
-    """Raise ValueError unless found has the form of expected."""
+    if "momentum_buffer" in names:
+        handle = optimizer.register_step_pre_hook(expect_momentum)
+
+
+def check_alike(found: dict, expected: dict, what: str) -> None:
+    """Raise ValueError unless the state of a part has the form of expected."""
+    if what == "method" and (late := [name for name in found if name not in expected]):
+        raise UserError(
+            f"--resume: last.pt holds the method's state {late[0]!r}, which the method does not "
+            "make when it is built: make it in __init__, or restore last.pt if it was changed"
+        )
     if form(found) != form(expected):
         raise ValueError(f"{what} has another form")
 
