@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mmpareto.system.errors import UserError
 from mmpareto.system.flags import Parser, positive
+from mmpareto.system.paths import clear_errors
 
 
 def main(arguments: list[str]) -> None:
@@ -28,7 +29,8 @@ def check(folder: Path, *, full: bool = False, workers: int = 1) -> None:
     """Print the report; UserError if anything is wrong with the set."""
     from mmpareto.preparation.verification import Verification
 
-    found = Verification(folder, full=full, workers=workers)
+    with clear_errors(folder):
+        found = Verification(folder, full=full, workers=workers)
     print(*found.lines(), sep="\n", flush=True)
     if found.findings:
         count = sum(map(len, found.findings.values()))

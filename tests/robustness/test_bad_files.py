@@ -1,7 +1,6 @@
 """Raw files and archives of an enemy: none runs, leads out, fills memory, hangs, or is obeyed."""
 
 import builtins
-import errno
 import gzip
 import io
 import os
@@ -20,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from bombs import ENDLESS, ESCAPE, Trap
-from damage import RECIPE, told
+from damage import RECIPE, forbid, told
 from sets import SMALL, error_of, prepare_set, rows
 
 import compare
@@ -89,21 +88,6 @@ def test_preparing(mine, tmp_path, make, name):
     line = error_of("folder", mine, tmp_path / "out", *TEXT)
     assert f"{name}: is a pipe, a socket or a device" in line
     assert not (tmp_path / "out").exists()
-
-
-def forbid(monkeypatch, place, path, *functions):
-    """Have functions of a module refuse a path, as they do for other users than root."""
-
-    def make(function):
-        def refuse(first, *arguments, **flags):
-            if not isinstance(first, int) and Path(first) == path:
-                raise PermissionError(errno.EACCES, "Permission denied", str(path))
-            return function(first, *arguments, **flags)
-
-        return refuse
-
-    for name in functions:
-        monkeypatch.setattr(place, name, make(getattr(place, name)))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """Prepared sets of an enemy: nothing of them runs, leaves its folder, fills memory, or hangs."""
 
+import builtins
+import io
 import json
+import os
 import pickle
 import re
 import shutil
@@ -8,7 +11,7 @@ import shutil
 import numpy as np
 import pytest
 from bombs import ENDLESS, ESCAPE, Trap, huge_jpeg, huge_npy, put, sparse_npy
-from damage import load, look_at, refused, told
+from damage import forbid, load, look_at, refused, told
 from sets import error_of
 
 import train
@@ -112,6 +115,15 @@ def test_refused(copy, guarded, capsys, damage, given, loading, verified, full):
     assert line is None if loading is None else re.search(loading, line)
     line = told(lambda: verify.check(copy, full=full))
     assert re.search(verified, capsys.readouterr().out + line, re.S)
+
+
+@pytest.mark.parametrize("path", ["metadata.json", "manifest.csv", POSE, STILL])
+def test_files_that_may_not_be_read(copy, monkeypatch, capsys, path):
+    for module, function in (os, "stat"), (builtins, "open"), (io, "open"):
+        forbid(monkeypatch, module, copy / path, function)
+    line = told(verify.check, copy)
+    assert f"{copy / path}" in line or f"unreadable file: {path} (Perm" in capsys.readouterr().out
+    assert "Permission denied" in line or "1 findings" in line
 
 
 def test_the_trap_works(tmp_path):

@@ -1,5 +1,6 @@
 """Random damage for files that the program reads, and what the program says of it."""
 
+import errno
 import json
 from copy import deepcopy
 from pathlib import Path
@@ -52,6 +53,21 @@ def told(call, *arguments) -> str:
     line = refused(call, *arguments)
     assert line
     return line
+
+
+def forbid(monkeypatch, place, path, *functions):
+    """Have functions of a module refuse a path, as they do for other users than root."""
+
+    def make(function):
+        def refuse(first, *arguments, **flags):
+            if not isinstance(first, int) and Path(first) == path:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return function(first, *arguments, **flags)
+
+        return refuse
+
+    for name in functions:
+        monkeypatch.setattr(place, name, make(getattr(place, name)))
 
 
 def load(folder: Path, *flags):

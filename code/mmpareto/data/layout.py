@@ -91,16 +91,20 @@ class Metadata:
 def read_metadata(root: Path) -> Metadata:
     """Read metadata.json of the prepared set in root; UserError if it is missing or damaged."""
     path = root / "metadata.json"
-    if not path.exists():
+    try:
+        expect_regular(path)
+        return as_record(parse(path.read_text(encoding="utf-8")), Metadata)
+    except (FileNotFoundError, NotADirectoryError):
         what = "it has no metadata.json: make one with code/prepare.py"
         if (root / "journal.jsonl").exists():
             what = "its preparation has not finished: run the same prepare.py command again"
         elif sets := sets_below(root):
             what = f"it holds sets, choose one of {', '.join(map(str, sets))}"
-        raise UserError(f"{root} is no prepared set: {what}")
-    try:
-        expect_regular(path)
-        return as_record(parse(path.read_text(encoding="utf-8")), Metadata)
+        raise UserError(f"{root} is no prepared set: {what}") from None
+    except PermissionError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}): let this user read it"
+        ) from None
     except (OSError, ValueError) as error:
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
         raise UserError(

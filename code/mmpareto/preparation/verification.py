@@ -167,7 +167,11 @@ class Verification:
 
         def check(number: int) -> Finding | None:
             is_packed = "/" not in self.files[number]["path"]
-            return self._check_file(self.files[number], whole=number in chosen or is_packed)
+            file = self.files[number]
+            try:
+                return self._check_file(file, whole=number in chosen or is_packed)
+            except OSError as error:
+                return "unreadable file", f"{file['path']} ({error.strerror})"
 
         with ThreadPoolExecutor(workers) as pool:
             results = pool.map(check, numbers)
@@ -192,11 +196,7 @@ class Verification:
             return "another size than when it was prepared", f"{name} ({size}, was {file['bytes']})"
         if not whole:
             return None
-        try:
-            digest = paths.sha256(path)
-        except OSError as error:
-            return "unreadable file", f"{name} ({error.strerror})"
-        if digest != file["sha256"]:
+        if paths.sha256(path) != file["sha256"]:
             return "damaged: another sha256 than when it was prepared", name
         return self._check_content(path, name)
 
