@@ -234,9 +234,9 @@ class TestRefusals:
         [
             (lambda a, b: {"a": a, "b": a}, "'a' and 'b' share a parameter"),
             (lambda a, b: {"a": tiny_models.Encoder()}, "'a' is not a part of the model"),
-            (lambda a, b: {}, "no model with named encoders"),
-            (lambda a, b: [a, b], r"\{name: module\} of it"),
-            (lambda a, b: {"a": "a"}, r"\{name: module\} of it"),
+            (lambda a, b: {}, "no named encoders"),
+            (lambda a, b: [a, b], r"give a model, and \{name: module\}"),
+            (lambda a, b: {"a": "a"}, r"give a model, and \{name: module\}"),
         ],
     )
     def test_encoders(self, encoders, message):

@@ -19,7 +19,9 @@ def has_gradient(loss: Tensor) -> bool:
 def check_encoders(model: nn.Module, encoders: Mapping[str, nn.Module] | nn.ModuleDict) -> None:
     named = isinstance(encoders, Mapping | nn.ModuleDict) and encoders
     if not named or not all(isinstance(m, nn.Module) for m in (model, *encoders.values())):
-        raise ValueError("no model with named encoders: give a module, and {name: module} of it")
+        raise ValueError(
+            "no named encoders: give a model, and {name: module} with one or more of its modules"
+        )
     if any(getattr(m, "_is_fsdp_managed_module", False) for m in model.modules()):
         raise ValueError(
             "FSDP shards parameters, and autograd.grad cannot take their gradients: leave out "
@@ -65,8 +67,8 @@ def check_losses(
                 )
         elif name == "joint" or (trainable(encoders[name]) and not _is_zero(loss)):
             raise ValueError(
-                f"the loss of {name!r} has no gradient: give it as the model's forward pass "
-                "returns it, neither detached nor computed under torch.no_grad()"
+                f"the loss of {name!r} has no gradient: compute it from the model's output, "
+                "neither detached nor under torch.no_grad()"
             )
         elif trainable(encoders[name]) and distributed.size() > 1:
             raise ValueError(

@@ -247,7 +247,7 @@ class MMPareto(Integrator):
         gramian: str = "parameters",
     ):
         if not isinstance(gamma, Real) or not 0 < gamma < float("inf"):
-            raise ValueError(f"gamma is {gamma}; it must be a positive number (1.5 in the paper)")
+            raise ValueError(f"gamma is {gamma!r}; it must be a positive number (1.5 in the paper)")
         if granularity not in integrate.GRANULARITIES:
             raise ValueError(
                 f"granularity is {granularity!r}; it must be one of {integrate.GRANULARITIES}"
