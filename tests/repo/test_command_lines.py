@@ -37,6 +37,7 @@ WRONG = [
         "--gamma acts only with --method uniform or --method mmpareto",
     ),
     (train, "--pretrained {here}/no.pt", "no such file"),
+    (train, "--method joint uniform", "'uniform' belongs to no flag"),
     (train, "--resume", "give its folder with --out DIR"),
     (train, "--random_seed -1", "a whole number from 0 to"),
     (train, "--n_classes 6", "comes from the dataset"),

@@ -165,7 +165,7 @@ def explain_foreign(word: str) -> str:
         f"--{registry.kind} {name}"
         for registry in WITH_FLAGS
         for name in registry
-        if flag in part_parser(registry, name).format_help().split()
+        if flag.startswith("-") and flag in part_parser(registry, name).format_help().split()
     ]
     if owners:
         return f"{flag} acts only with {' or '.join(owners)}"
