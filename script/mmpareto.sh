@@ -5,5 +5,4 @@
 
 exec "$python" "$root/code/train.py" \
     --method mmpareto \
-    --gamma 1.5 \
     "$@"

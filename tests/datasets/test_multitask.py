@@ -250,7 +250,7 @@ def test_tasks_on_several_modalities():
     flags = options.parse(["--dataset", "toy_tasks"])
     data = setup.load_data(flags)
     data = data._replace(modalities=dict.fromkeys("ab", data.modalities["a"]))
-    with pytest.raises(UserError, match="two tasks on one modality expected, toy has"):
+    with pytest.raises(UserError, match="two tasks on one modality expected, toy_tasks has"):
         setup.build_model(flags, data)
 
 
@@ -258,5 +258,5 @@ def test_better_than_chance(tmp_path):
     flags = ["--dataset", "multidigits", "--optimizer", "adam", "--learning_rate", "0.002"]
     trainer = trainer_of(tmp_path, *flags, "--encoder", "lenet", "--epochs", "4")
     trainer.train()
-    assert trainer.scores("test")["left"].Acc > 0.5
+    assert trainer.scores("test")[0]["left"].Acc > 0.5
     assert isinstance(trainer.model, Shared)

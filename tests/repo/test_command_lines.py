@@ -34,7 +34,7 @@ WRONG = [
     (
         train,
         "--method joint --gamma 2",
-        "--gamma acts only with --method uniform or --method mmpareto",
+        "with --method uniform or --method mmpareto: choose that, or drop --gamma",
     ),
     (train, "--pretrained {here}/no.pt", "no such file"),
     (train, "--method joint uniform", "'uniform' belongs to no flag"),

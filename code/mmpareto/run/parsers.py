@@ -168,5 +168,5 @@ def explain_foreign(word: str) -> str:
         if flag.startswith("-") and flag in part_parser(registry, name).format_help().split()
     ]
     if owners:
-        return f"{flag} acts only with {' or '.join(owners)}"
+        return f"{flag} acts only with {' or '.join(owners)}: choose that, or drop {flag}"
     return explain_unknown(word, help_text())
