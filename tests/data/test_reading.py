@@ -11,8 +11,9 @@ from torchvision.transforms import RandomResizedCrop
 
 from mmpareto.benchmarks.synthetic import pictures
 from mmpareto.data.batches import loader
-from mmpareto.data.reading import Frames, Picture, choose_stills, crop
+from mmpareto.data.reading import Array, Frames, Picture, choose_stills, crop
 from mmpareto.data.samples import to_device
+from mmpareto.datasets.shared import prepared
 from mmpareto.datasets.shared.prepared import PreparedSplit
 
 
@@ -58,16 +59,19 @@ def test_crops_as_in_torchvision(height, width):
 
 @pytest.fixture(scope="module")
 def split(large, tmp_path_factory):
-    """Six clips: a picture, read as two modalities, and seven stills of 120 x 90."""
+    """Six clips: a picture, read as two modalities, seven stills of 120 x 90, and an array."""
     root, rows = tmp_path_factory.mktemp("set"), []
     for n in range(6):
         (root / f"{n}").mkdir()
         for still in range(7):
             cv2.imwrite(str(root / f"{n}/{still:06d}.jpg"), large[9 * n + still][::4, ::4])
         cv2.imwrite(str(root / f"{n}.jpg"), large[10 * n])
+        np.save(root / f"{n}.npy", np.arange(2) + n)
         row = {"frames": f"{n}", "frames.stills": "7", "image": f"{n}.jpg", "view": f"{n}.jpg"}
+        row["pose"] = f"{n}.npy"
         rows.append({"id": f"clip{n}", "label": "ab"[n % 2], **row})
     readers = {"frames": Frames("frames", 2, 64), "image": Picture(64), "view": Picture(64)}
+    readers["pose"] = Array((2,))
     return PreparedSplit(root, rows, readers, {"a": 0, "b": 1})
 
 
@@ -100,6 +104,26 @@ class TestReading:
         assert not torch.equal(inputs["image"], inputs["view"])
         assert not any(same(inputs, split.read([0, 3, 5], 8)[0]))
         assert not any(same(inputs, split.read([0, 3, 5])[0]))
+
+    def test_held(self, split):
+        """Arrays lie in memory, also those of a subset; pictures are read from their files."""
+        known = split.root, [split.rows[3], split.rows[5]]
+        streamed, part = (PreparedSplit(*known, split.readers, split.classes) for _ in "ab")
+        assert loader(part, 2, workers=1).num_workers == 1  # pictures are to be decoded
+        assert not streamed.held and part.held.keys() == {"pose"}
+        part.readers = {**split.readers, "pose": None}  # to be read no more
+        for chosen, other in ((part, streamed), (part.subset([1]), streamed.subset([1]))):
+            for draw in (None, 7):
+                one, two = chosen.read([0], draw)[0], other.read([0], draw)[0]
+                assert all(same(one, two)) and torch.equal(one["pose"], two["pose"])
+
+    @pytest.mark.parametrize(("share", "workers"), [(0, 2), (1, 0)])
+    def test_processes_only_where_files_are_read(self, split, monkeypatch, share, workers):
+        monkeypatch.setattr(prepared, "SHARE", share)
+        arrays = PreparedSplit(split.root, split.rows, {"pose": Array((2,))}, split.classes)
+        batches = loader(arrays, 4, workers=2)
+        assert batches.num_workers == workers
+        assert [b.inputs["pose"][:, 1].tolist() for b in batches] == [[1, 2, 3, 4], [5, 6]]
 
     def test_normalised(self):
         levels = np.random.default_rng(0).integers(0, 256, (2, 2, 3, 4, 5), np.uint8)

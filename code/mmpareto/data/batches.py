@@ -76,7 +76,12 @@ class Loader(DataLoader):
 
 
 def loader(split: Split, batches, *, workers: int = 0, pin_memory: bool = False) -> Loader:
-    """Load split; batches yields (indices, draw), or is the size of consecutive batches."""
+    """Load split; batches yields (indices, draw), or is the size of consecutive batches.
+
+    Samples that fit are read into memory here, so that the processes that load data share them.
+    """
+    if split.hold():
+        workers = 0
     # Each process opens two pipes, and one file for each tensor of a batch on its way.
     # If there are not enough, some processes never end.
     needed, limit = 32 + 12 * workers, getrlimit(RLIMIT_NOFILE)[0]

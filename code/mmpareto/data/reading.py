@@ -1,7 +1,7 @@
 """Readers of prepared files, one for each way a modality is kept.
 
-A reader has the `shape` and `dtype` of a sample; `read(path, row, random, out)` fills out with one.
-If random is None, nothing is random.
+A reader has the `shape` and `dtype` of a sample, and `is_fixed` where a sample is the same in every
+epoch. `read(path, row, random, out)` fills out with one. If random is None, nothing is random.
 """
 
 import math
@@ -23,7 +23,7 @@ HEADER = 2**16  # bytes that a .npy file may have besides its numbers
 class Frames:
     """Some stills of a clip as bytes (count, 3, size, size): cropped and flipped in training."""
 
-    dtype = np.uint8
+    dtype, is_fixed = np.uint8, False
 
     def __init__(self, modality: str, count: int, size: int):
         self.column, self.count, self.shape = modality + STILLS, count, (count, 3, size, size)
@@ -37,7 +37,7 @@ class Frames:
 class Picture:
     """One picture as bytes (3, size, size): cropped and flipped in training."""
 
-    dtype = np.uint8
+    dtype, is_fixed = np.uint8, False
 
     def __init__(self, size: int):
         self.shape = (3, size, size)
@@ -48,6 +48,8 @@ class Picture:
 
 class Array:
     """Numbers of FILE.npy, or of FILE.npy#ROW."""
+
+    is_fixed = True
 
     def __init__(self, shape: tuple[int, ...], dtype: type[np.number] = np.float32):
         self.shape, self.dtype = shape, dtype

@@ -72,6 +72,13 @@ class Split(Dataset):
     def subset(self, indices: Sequence[int]) -> "Split":
         raise NotImplementedError
 
+    def hold(self) -> bool:
+        """Read into memory what fits and is the same in every epoch; return whether that is all.
+
+        Then processes that load data would only be in the way.
+        """
+        return False
+
     def __getitems__(self, batch: tuple[list[int], int | None]):
         """Return a batch, or a UserError without a stack trace, to a process of a DataLoader.
 

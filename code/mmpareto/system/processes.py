@@ -8,9 +8,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
 
 PARENT = "MMPARETO_PARENT"  # in a command's environment: the process that it must not outlive
+CGROUPS = Path("/sys/fs/cgroup")  # of Linux: the limits of containers and of a cluster's jobs
 INTERVAL = 0.5  # seconds between two looks at the parent
 PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
@@ -29,6 +33,20 @@ def keep_memory() -> None:
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # glibc has it
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def free_memory() -> int:
+    """Return how many bytes can be taken: of the machine, or of a container that has less."""
+    free = psutil.virtual_memory().available
+    with suppress(OSError):  # not Linux
+        own = CGROUPS / Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
+        for group in (own, *own.parents):
+            with suppress(OSError, ValueError):  # none, or one without a limit: "max"
+                limit, used = (int((group / f"memory.{n}").read_text()) for n in ("max", "current"))
+                statistics = (group / "memory.stat").read_text().split()
+                cached = int(statistics[statistics.index("inactive_file") + 1])
+                free = min(free, limit - used + cached)
+    return max(free, 0)
 
 
 @contextmanager

@@ -11,7 +11,9 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from ...core import distributed
 from ...data import layout
 from ...data.clips import Raw
 from ...data.lists import read_manifest, read_split, shared_groups
@@ -20,8 +22,11 @@ from ...data.samples import Data, Modality, Split
 from ...system.errors import UserError
 from ...system.flags import fraction, positive
 from ...system.paths import sha256
+from ...system.processes import free_memory
 from ...system.tables import read_table
 from ..base import Dataset
+
+SHARE = 1 / 8  # of the free memory, for the samples of a split; several runs may start at once
 
 
 class Prepared(Dataset):
@@ -120,6 +125,7 @@ class PreparedSplit(Split):
     def __init__(self, root: Path, rows: list[dict], readers: dict, classes: dict[str, int]):
         self.root, self.rows, self.readers, self.classes = root, rows, readers, classes
         self.targets = torch.tensor([classes[row["label"]] for row in rows])
+        self.held: dict[str, Tensor] = {}  # {modality: its samples}, of those in memory
 
     @property
     def ids(self) -> list[str]:
@@ -127,23 +133,39 @@ class PreparedSplit(Split):
 
     def read(self, indices: list[int], draw: int | None = None) -> tuple[dict[str, Tensor], Tensor]:
         inputs = {}
-        for name, reader in self.readers.items():
-            values = np.empty((len(indices), *reader.shape), reader.dtype)
-            for out, index in zip(values, indices, strict=True):
-                row = self.rows[index]
-                if layout.is_linked(self.root, row[name].partition("#")[0]):
-                    raise UserError(
-                        f"{self.root}/{row[name]}: is a link, or below one, which could lead out "
-                        "of the set: put the files themselves there"
-                    )
-                random = None if draw is None else Random(f"{draw} {row['id']} {name}")
-                reader.read(f"{self.root}/{row[name]}", row, random, out)
-            inputs[name] = torch.from_numpy(values)
+        for name in self.readers:
+            held = self.held.get(name)
+            inputs[name] = self._read(name, indices, draw) if held is None else held[indices]
         return inputs, self.targets[indices]
+
+    def hold(self) -> bool:
+        readers = {name: reader for name, reader in self.readers.items() if reader.is_fixed}
+        each = sum(prod(r.shape) * np.dtype(r.dtype).itemsize for r in readers.values())
+        if not self.held and len(self) * each <= SHARE * free_memory() / distributed.size():
+            numbers = tqdm(range(len(self)), "reading into memory", leave=False, disable=None)
+            self.held = {name: self._read(name, numbers, None) for name in readers}
+        return self.held.keys() == self.readers.keys()
+
+    def _read(self, name: str, indices: Sequence[int], draw: int | None) -> Tensor:
+        """Return a modality's samples, read from their files."""
+        reader = self.readers[name]
+        values = np.empty((len(indices), *reader.shape), reader.dtype)
+        for out, index in zip(values, indices, strict=True):
+            row = self.rows[index]
+            if layout.is_linked(self.root, row[name].partition("#")[0]):
+                raise UserError(
+                    f"{self.root}/{row[name]}: is a link, or below one, which could lead out "
+                    "of the set: put the files themselves there"
+                )
+            random = None if draw is None else Random(f"{draw} {row['id']} {name}")
+            reader.read(f"{self.root}/{row[name]}", row, random, out)
+        return torch.from_numpy(values)
 
     def subset(self, indices: Sequence[int]) -> "PreparedSplit":
         rows = [self.rows[i] for i in indices]
-        return PreparedSplit(self.root, rows, self.readers, self.classes)
+        part = PreparedSplit(self.root, rows, self.readers, self.classes)
+        part.held = {name: values[list(indices)] for name, values in self.held.items()}
+        return part
 
 
 def _check_parts(
