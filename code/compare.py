@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mmpareto.results import figures, jobs, saved, table
+from mmpareto.results import figures, jobs, saved, server, table
 from mmpareto.results.choice import asked_plans, first_plans, plans_of_choice, table_rows
 from mmpareto.results.plans import (
     Comparison,
@@ -158,6 +158,9 @@ def train(compared: Comparison, plans: list[Plan], slots: list[str | None]) -> d
     several, environment = len(slots) > 1, jobs.share_of_cores(len(slots))
     failed: dict[str, str] = {}
     left = [plan for plan in plans if plan.run is None]
+    forked = bool(left) and slots[0] is None and server.suits(left[0].flags)
+    if forked:
+        server.start(left[0].arguments, environment)
     for plan in plans:
         if plan.run:
             print(f"== {plan.label}: finished already", flush=True)
@@ -165,9 +168,9 @@ def train(compared: Comparison, plans: list[Plan], slots: list[str | None]) -> d
     def start(plan: Plan, gpu: str | None) -> jobs.Child:
         if several:
             log = plan.folder.with_name(f"{plan.folder.name}.log")
-            return jobs.Child(command(plan, gpu), environment, log)
+            return jobs.Child(command(plan, gpu), environment, log, forked)
         print(f"== {plan.label}", flush=True)
-        return jobs.Child(command(plan, gpu), environment)
+        return jobs.Child(command(plan, gpu), environment, forked=forked)
 
     def ended(plan: Plan, child: jobs.Child) -> None:
         code = child.poll()

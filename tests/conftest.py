@@ -73,13 +73,13 @@ def quick(monkeypatch):
 def calls(monkeypatch):
     """Runs train.py in this process (where the toy data is known); the list of its calls."""
     import train
-    from mmpareto.results import jobs
+    from mmpareto.results import jobs, server
     from mmpareto.system.errors import UserError
 
     made = []
 
     class InProcess:
-        def __init__(self, command, environment, log=None):
+        def __init__(self, command, environment, *_, **__):
             made.append(command[2:])
             self.code, self.said = 0, ""
             try:
@@ -94,5 +94,6 @@ def calls(monkeypatch):
             return self.said
 
     monkeypatch.setattr(jobs, "Child", InProcess)
+    monkeypatch.setattr(server, "suits", lambda flags: False)
     monkeypatch.setattr("mmpareto.run.environment.commit", lambda: "abc")
     return made

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import gone
+from run_files import assert_same_run
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["--encoder", "cnn", "--epochs", "1", "--limit_batches", "2"]
@@ -112,7 +114,10 @@ def test_compare_killed_half_way(tmp_path):
 
 
 def test_compare_interrupted(tmp_path):
-    """Ctrl-C with two runs at work prints one line, exits 130, leaves no process; it can go on."""
+    """Ctrl-C with two runs at work prints one line, exits 130, leaves no process; it can go on.
+
+    A run that was forked, interrupted and resumed is that of train.py, to the bit.
+    """
     process = start_compare("out", tmp_path, "--seeds", "0")
     folders = [tmp_path / "out/joint-s0", tmp_path / "out/uniform-s0"]
     wait_for(lambda: all(epochs(folder) for folder in folders))
@@ -120,13 +125,16 @@ def test_compare_interrupted(tmp_path):
     _, stderr = process.communicate()
     assert process.returncode == 130
     assert stderr == "interrupted; run the same command to go on\n"
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
+    assert gone(process.pid)
     again = sh(*COMPARE, "--seeds", "0", "--out", "out", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert [row["seeds"] for row in numbers(tmp_path / "out/table.csv")] == ["1", "1"]
     share = max(1, len(os.sched_getaffinity(0)) // 2)
     assert {row["threads"] for row in numbers(tmp_path / "out/runs.csv")} == {str(share)}
+    words = COMPARE[1 : COMPARE.index("--seeds")]
+    sh(ROOT / "script/uniform_baseline.sh", *words, "--out", "alone", cwd=tmp_path,
+       OMP_NUM_THREADS=str(share))  # fmt: skip
+    assert_same_run(tmp_path / "alone", tmp_path / "out/uniform-s0")
 
 
 def test_kill_in_epoch_three_then_resume(tmp_path):

@@ -160,7 +160,7 @@ def test_failures_are_reported_at_the_end(tmp_path, calls, monkeypatch, capsys, 
 
 
 def test_interrupted_run(tmp_path, monkeypatch, calls):
-    def interrupt(command, environment, log=None):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(jobs, "Child", interrupt)

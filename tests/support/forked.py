@@ -3,19 +3,13 @@
 They are forked from multiprocessing's server, which has imported all that commands need.
 """
 
-import importlib
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
-import traceback
 from contextlib import suppress
 from multiprocessing import forkserver
-from multiprocessing.context import ForkProcess
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NamedTuple
 
 SUPPORT = Path(__file__).resolve().parent
@@ -86,28 +80,6 @@ def gone(leader: int) -> bool:
     return not is_there(leader)
 
 
-class Forked(ForkProcess):
-    """Stands where subprocess.Popen starts `python COMMAND.py WORDS`, and forks instead."""
-
-    def __init__(self, command, *, env, stdout=None, stderr=None, stdin=None, pass_fds=()):
-        from mmpareto.system.processes import held_back
-
-        words = [Path(command[1]).stem, *command[2:]]
-        super().__init__(target=_become, args=(words, stdout, stderr, env))
-        with held_back():
-            self.start()
-
-    def poll(self):
-        return self.exitcode
-
-    def send_signal(self, number):
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def wait(self):
-        self.join()
-
-
 def _lead(words, log, environment):
     """In a new process: lead a session, with the patches of a test process, and be the command."""
     import torch
@@ -116,42 +88,14 @@ def _lead(words, log, environment):
 
     from mmpareto.datasets import DATASETS
     from mmpareto.preparation import engine
-    from mmpareto.results import jobs
+    from mmpareto.results import server
 
     torch.set_num_threads(1)
     tqdm.monitor_interval = 0  # no thread that could hold a lock while another one forks
     # for prepare.py's workers: those of the server would be in another session
     engine.server = lambda: multiprocessing.get_context("fork")
     DATASETS.parts = DATASETS.parts | toys.TOYS
-    jobs.subprocess = SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL)
+    server.start, server.context = (lambda *_: None), engine.server
     os.setsid()  # from here on its time runs
-    with open(log, "wb") as file:
-        _become(words, file, file, os.environ | environment)
-
-
-def _become(words, stdout, stderr, environment):
-    """Be the command that words say, to the end of this process."""
-    from mmpareto.system import entry
-
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number, file in ((1, stdout), (2, stderr)):
-        if file is not None:
-            os.dup2(file if isinstance(file, int) else file.fileno(), number)
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.argv = [f"{words[0]}.py", *words[1:]]
-    # what this process had before may be of another kind than the file behind the number is now
-    sys.stdout, sys.stderr = (open(number, "w", 1, closefd=False) for number in (1, 2))  # noqa: SIM115
-    code = 1
-    try:
-        entry.run(importlib.import_module(words[0]).main)
-        code = 0
-    except SystemExit as end:
-        code = end.code
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    Path(log).write_bytes(b"")
+    server.become(["python", f"{words[0]}.py", *words[1:]], os.environ | environment, log)

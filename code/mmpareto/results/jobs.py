@@ -2,16 +2,17 @@
 
 import os
 import signal
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from subprocess import DEVNULL, Popen
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from ..system.entry import LAST_WORDS
 from ..system.paths import clear_errors
 from ..system.processes import PARENT
+from .server import Forked
 
 POLL = 0.1  # seconds between two looks at what runs
 GRACE = 10  # seconds in which what is interrupted has to end
@@ -21,22 +22,30 @@ TAIL = 4096  # bytes of output in which its last line is looked for
 class Child:
     """A running command, which ends with this process at the latest.
 
-    Its output goes to log; without a log, to our console.
+    Its output goes to log; without a log, to our console. Forked, it starts at once.
     """
 
-    def __init__(self, command: list[str], environment: dict[str, str], log: Path | None = None):
+    def __init__(
+        self,
+        command: list[str],
+        environment: dict[str, str],
+        log: Path | None = None,
+        forked: bool = False,
+    ):
         environment = {**environment, PARENT: str(os.getpid())}
         with clear_errors(log):
             # a: what reads here must not move where others write
-            self._words = open(log, "a+b") if log else tempfile.TemporaryFile()  # noqa: SIM115
+            self._words = open(log, "a+b") if log else NamedTemporaryFile()  # noqa: SIM115
             self._words.truncate(0)
-        number = self._words.fileno()
-        streams: dict[str, Any] = {"pass_fds": [number]}
+        if not log:
+            environment[LAST_WORDS] = self._words.name
+        if forked:
+            self.process = Forked(command, environment, log)
+            return
+        streams: dict[str, Any] = {}
         if log:
-            streams = {"stdin": subprocess.DEVNULL, "stdout": number, "stderr": number}
-        else:
-            environment[LAST_WORDS] = str(number)
-        self.process = subprocess.Popen(command, env=environment, **streams)
+            streams = {"stdin": DEVNULL, "stdout": self._words, "stderr": self._words}
+        self.process = Popen(command, env=environment, **streams)
 
     def poll(self) -> int | None:
         """The child's exit code, or minus the signal that killed it; None while it runs."""

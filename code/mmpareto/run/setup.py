@@ -16,14 +16,31 @@ from ..models.fusions.base import Fusion
 from ..system.errors import UserError
 from .environment import environment
 from .options import OPTIMIZER_DEFAULTS, data_name
+from .parsers import part_parser
 
 # {kind of modality: encoder}; all others get resnet18.
 DEFAULT_ENCODERS = {"array": "mlp", "tokens": "transformer"}
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
+_kept: dict[str, Data] = {}  # what processes that are forked from this one find loaded
+
+
+def keep_data(flags: Namespace) -> None:
+    """Load the data of a run, and hold it for the runs that are forked from this process."""
+    data = _kept[_source(flags)] = DATASETS[flags.dataset].load(flags)
+    for split in data.splits.values():
+        split.hold()
+
+
+def _source(flags: Namespace) -> str:
+    """Return what data depend on: their place, and the dataset's own flags."""
+    own = ["dataset", "data_root", *vars(part_parser(DATASETS, flags.dataset).parse_args([]))]
+    return repr([(name, getattr(flags, name)) for name in own])
+
+
 def load_data(flags: Namespace) -> Data:
-    data = DATASETS[flags.dataset].load(flags)
+    data = _kept.get(_source(flags)) or DATASETS[flags.dataset].load(flags)
     data = data._replace(name=data_name(flags), identity=samples.identity(data))
     if flags.train_size:
         train = samples.stratified(data.splits["train"], flags.train_size, flags.random_seed)

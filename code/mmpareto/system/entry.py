@@ -12,7 +12,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-# In a command's environment: the number of the open file that takes its last message.
+# In a command's environment: the path of the file that takes its last message.
 LAST_WORDS = "MMPARETO_LAST_WORDS"
 
 
@@ -86,6 +86,6 @@ def _fail(code: int, message: str) -> int:
 
 def _tell_parent(message: str) -> None:
     """Write this process's last message where its parent reads it."""
-    if number := os.environ.get(LAST_WORDS):
+    if path := os.environ.get(LAST_WORDS):
         with suppress(OSError):
-            os.write(int(number), message.encode(errors="backslashreplace"))
+            Path(path).write_text(message, errors="backslashreplace")
