@@ -32,7 +32,8 @@ STEPS = {"step": 4, "throughput": 10, "scaling": 2}
 def add_flags(parser, command: str) -> None:
     add = parser.add_argument
     # fmt: off
-    add("--repeats", type=positive(int), default=3, help="rounds, >= 1 (default: %(default)s)")
+    add("--seconds", type=positive(float), default=60,
+        help="measure each size for so long, at least one round; > 0 (default: %(default)s)")
     if command == "step":
         add("--size", choices=step.SIZES, default="small",
             help="small: 64 pictures of 32x32; cremad: 8 clips of full size (default: %(default)s)")

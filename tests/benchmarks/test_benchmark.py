@@ -1,5 +1,6 @@
 """What the benchmark compares with does what its name says, and its commands run."""
 
+import itertools
 import re
 from functools import partial
 
@@ -8,7 +9,7 @@ import tiny_models
 import torch
 
 import benchmark
-from mmpareto.benchmarks import step
+from mmpareto.benchmarks import step, timing
 from mmpareto.benchmarks.rivals import Released, TorchJD
 from mmpareto.core.integrate import mmpareto_rule, pareto_rule
 from mmpareto.core.integrator import Integrator
@@ -51,6 +52,28 @@ def test_every_held_gradient_is_counted():
     assert found["released"] > 2.9
 
 
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        ([2.0, 2.0, 2.1, 2.0, 2.0], "median 2.00, quartiles 2.00 and 2.00, 5 rounds\n"),
+        (
+            [1.0, 2.0, 3.0, 4.0, 5.0],
+            "quartiles 2.00 and 4.00, 5 rounds: too noisy for differences below 67%",
+        ),
+        ([2.0, 2.0], "2 rounds: too few to see the noise"),
+    ],
+)
+def test_noise_is_said(capsys, seconds, said):
+    timing.show_ratio({"a": seconds, "b": [1.0] * len(seconds)}, "a", "b")
+    assert said in capsys.readouterr().out
+
+
+def test_rounds_until_the_time_is_over(monkeypatch):
+    clock = itertools.count(0, 0.5)  # a look at it takes half a second
+    monkeypatch.setattr(timing, "now", lambda: next(clock))
+    assert timing.compare({"a": int, "b": int}, 4) == {"a": [0.5] * 2, "b": [0.5] * 2}
+
+
 def test_unknown_command():
     with pytest.raises(UserError, match="invalid choice: 'stop'"):
         benchmark.main(["stop"])
@@ -69,5 +92,5 @@ def test_unknown_command():
     ],
 )
 def test_commands(capsys, words, expected):
-    benchmark.main([str(word) for word in (*words, "--repeats", 1)])
+    benchmark.main([str(word) for word in (*words, "--seconds", 0.01)])
     assert re.search(expected, capsys.readouterr().out)

@@ -44,7 +44,7 @@ QUICK = {
     "compare": "--limit_batches 2 --seeds 0",
     "analyze": "--limit_batches 2",
     "evaluate": "--limit_batches 2",
-    "benchmark": "--repeats 1 --steps 1",
+    "benchmark": "--seconds 0.01 --steps 1",
     "claim.run": "--parts tasks --print_commands",
     "agreement": "-- --limit_batches 2 --encoder cnn",
 }  # fmt: skip

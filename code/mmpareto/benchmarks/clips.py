@@ -63,7 +63,7 @@ def measure_loader(flags: Namespace) -> None:
             ):
                 pass
 
-        seconds = compare({"plain": plain, "ours": ours}, flags.repeats)
+        seconds = compare({"plain": plain, "ours": ours}, flags.seconds)
     clips = len(split) // 64 * 64
     for name, times in seconds.items():
         each = median(times) / clips
@@ -108,7 +108,7 @@ def measure_prepare(flags: Namespace) -> None:
             name: lambda workers=workers: prepare(raw, folder / f"{next(numbers)}", "3fps", workers)
             for workers, name in ((1, "1 worker"), (2, "2 workers"))
         }
-        seconds = compare(jobs, flags.repeats)
+        seconds = compare(jobs, flags.seconds)
         clips = len(CREMAD.collect(Namespace(raw=raw, lists=[])).clips)
         for name, times in seconds.items():
             print(

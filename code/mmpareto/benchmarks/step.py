@@ -105,7 +105,7 @@ def measure(flags: Namespace) -> None:
     print(f"commit {commit()}, {flags.size}: batch of {size}, {device}", flush=True)
 
     jobs = {name: partial(stepper, batch) for name, stepper in steppers.items()}
-    seconds = compare(jobs, flags.repeats, flags.steps)
+    seconds = compare(jobs, flags.seconds, flags.steps)
     parameters = sum(p.nbytes for p in steppers["mmpareto"].model.encoders.parameters())
     print(f"encoders: {parameters / 1e6:.1f} MB of parameters")
     print(f"{'':20}{'s a step':>10}{'gradients':>12}{'of parameters':>15}")
@@ -212,7 +212,7 @@ def measure_scaling(flags: Namespace) -> None:
             j = [torch.randn(1000, 1000, device=device) for _ in range(millions)]
             g = [torch.randn_like(x) - x / 2 for x in j]  # opposed to j
             jobs[f"{millions} M parameters"] = partial(integrate.mmpareto_rule, j, g)
-        for name, seconds in compare(jobs, flags.repeats).items():
+        for name, seconds in compare(jobs, flags.seconds).items():
             say(f"{name}: integrated in {median(seconds):.4f} s")
 
 
@@ -225,9 +225,9 @@ def scaled(number: int, device: torch.device, flags: Namespace) -> str:
     steppers = {name: Stepper(OURS[name], modalities, device, "--fusion", fusion) for name in names}
     gradients = [torch.zeros_like(p) for p in steppers["mmpareto"].model.parameters()] * 2
     jobs = {name: partial(stepper, batch) for name, stepper in steppers.items()}
-    seconds = compare(jobs, flags.repeats, flags.steps)
+    seconds = compare(jobs, flags.seconds, flags.steps)
     steps = ", ".join(f"{name} {median(seconds[name]):.3f} s" for name in names)
-    exchange = compare({"": partial(distributed.average, gradients)}, flags.repeats)[""]
+    exchange = compare({"": partial(distributed.average, gradients)}, flags.seconds)[""]
     held = most_gradients(steppers["mmpareto"], batch) / 1e6
     size = sum(gradient.nbytes for gradient in gradients) / 1e6
     return (
@@ -251,7 +251,7 @@ def measure_throughput(flags: Namespace) -> None:
             stepper = Stepper(name, CREMAD, device, *more)
             take = traverse_twice if title.startswith("two") else Stepper.__call__
             job = {"": partial(take, stepper, batch)}
-            seconds = median(compare(job, flags.repeats, flags.steps)[""])
+            seconds = median(compare(job, flags.seconds / len(VARIANTS), flags.steps)[""])
             slowest = slowest or seconds
             peak = f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB" if cuda else "-"
             ratio = f"{slowest / seconds:.2f}x"

@@ -1,11 +1,14 @@
 """Times of jobs in turns, and their ratios."""
 
-import statistics
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from tqdm import tqdm
+
+NOISY = 0.1  # of the median: a larger distance between the quartiles is said
+ENOUGH = 5  # rounds
 
 
 def now() -> float:
@@ -16,25 +19,40 @@ def now() -> float:
 
 
 def compare(
-    jobs: dict[str, Callable[[], object]], repeats: int, steps: int = 1
+    jobs: dict[str, Callable[[], object]], seconds: float, steps: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of a step of every job; jobs take turns, so that a slow moment meets all of them.
+    """Return the seconds of a step of every job, one number for each round.
 
-    A first round warms up; repeats rounds are measured, of so many steps each.
+    In a round each job takes so many steps; jobs take turns, so that a slow moment meets all of
+    them. A first round warms up; then at least one round follows, and more until seconds are over.
     """
-    seconds = {name: [] for name in jobs}
-    for number in tqdm(range(repeats + 1), "measure", leave=False, disable=None):
+    found: dict[str, list[float]] = {name: [] for name in jobs}
+
+    def take_round() -> None:
         for name, job in jobs.items():
             began = now()
             for _ in range(steps):
                 job()
-            if number:
-                seconds[name].append((now() - began) / steps)
-    return seconds
+            found[name].append((now() - began) / steps)
+
+    take_round()
+    for warm in found.values():
+        warm.clear()
+    end = now() + seconds
+    with tqdm(desc="measure", unit="round", leave=False, disable=None) as bar:
+        while not all(found.values()) or now() < end:
+            take_round()
+            bar.update()
+    return found
 
 
 def show_ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> None:
-    """Print slow / fast of every round, and the median."""
+    """Print slow / fast, round by round: median and quartiles."""
     ratios = [a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)]
-    listed = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-    print(f"ratio {slow} / {fast}: median {statistics.median(ratios):.2f} ({listed})")
+    low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75))
+    told = f"median {middle:.2f}, quartiles {low:.2f} and {high:.2f}, {len(ratios)} rounds"
+    if high - low > NOISY * middle:
+        told += f": too noisy for differences below {(high - low) / middle:.0%}"
+    elif len(ratios) < ENOUGH:
+        told += ": too few to see the noise, give more --seconds"
+    print(f"ratio {slow} / {fast}: {told}")
