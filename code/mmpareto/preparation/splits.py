@@ -70,7 +70,7 @@ def make_splits(
     if test and (val := _draw(rest, 0.125)):
         parts = dict.fromkeys(rest, "train") | dict.fromkeys(val, "val")
         made["random"] = parts | dict.fromkeys(test, "test")
-    stale = {name for name in found & {*known} & {*MADE} - made.keys() if not is_own}
+    stale = set() if is_own else found & {*known} & ({*MADE} - made.keys())
     if known and known[0] in stale:
         why = no_group if known[0] == "group" else "each class has too few clips"
         raise UserError(

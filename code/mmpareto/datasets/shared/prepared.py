@@ -47,7 +47,7 @@ class Prepared(Dataset):
         add = parser.add_argument
         # fmt: off
         add("--split", metavar="NAME",
-            help="which of the set's splits to use (default: the first its metadata.json names)")
+            help="which of the set's splits to use (default: the one that verify.py marks)")
         add("--image_size", type=positive(int), default=224, metavar="PIXELS",
             help="height and width of pictures and frames, >= 1")
         if cls.stills:
