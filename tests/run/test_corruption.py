@@ -122,7 +122,7 @@ class TestRobustness:
         assert len(rows) == 12
         notes = re.findall(r"^(\w+)[^:\n]*: ", table, re.MULTILINE)
         assert notes == ["zeros", "shuffled", "noise", "replaced"]
-        assert all(len(line) <= 80 for line in out.splitlines())
+        assert all(len(line) <= 80 for line in table.splitlines())
 
     @runs("kinds")
     def test_of_the_first_batches(self, trained, capsys):

@@ -49,7 +49,7 @@ def trained(tmp_path, monkeypatch):
         flags = options.parse(words)
         trainer = Trainer(flags, Run(flags.out, options.as_config(flags), resume=False))
         steps = trainer.train_epoch()
-        scores = trainer.scores("test")
+        scores, _ = trainer.scores("test")
         assert all(0 <= value <= 1 for score in scores.values() for value in score)
         assert all(p.isfinite().all() for p in trainer.model.parameters())
         return trainer, steps
@@ -79,7 +79,7 @@ class TestEveryMethod:
         """The losses are zero, and so are the gradients: nothing is divided by them."""
         trainer, steps = trained(method, classes=1, encoder="cnn")
         assert not any(step["skipped"] for step in steps)
-        assert trainer.scores("test")["joint"].Acc == 1
+        assert trainer.scores("test")[0]["joint"].Acc == 1
 
 
 @pytest.mark.parametrize("method", MAIN)
