@@ -75,7 +75,7 @@ def read(folder: Path, label: str | None = None) -> Logs:
     ]
     if not epochs:
         raise UserError(f"{folder}: no epoch is finished yet: wait for the first")
-    for score in accuracies(epochs[0]):
+    for score in dict.fromkeys(name for epoch in epochs for name in accuracies(epoch)):
         values = [epoch.get(score) for epoch in epochs]
         if not all(isinstance(value, float) and isfinite(value) for value in values):
             raise UserError(
