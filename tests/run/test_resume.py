@@ -175,6 +175,16 @@ def test_other_flags(run, copied):
         run("--resume", "--epochs", 1)
 
 
+def test_a_flag_that_the_run_did_not_have(run, copied):
+    """The run was trained before its method got the flag: it did what the default does."""
+    config = json.loads((copied / "config.json").read_text())
+    del config["flags"]["granularity"]
+    (copied / "config.json").write_text(json.dumps(config))
+    run("--resume")
+    with pytest.raises(UserError, match="granularity was encoder, is tensor"):
+        run("--resume", "--granularity", "tensor")
+
+
 def test_file_size_limit(tmp_path, monkeypatch):
     """Write and fail in the middle, as on a full disk."""
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
