@@ -32,6 +32,7 @@ BALANCED = {  # method: its own flags, so that what is its own happens in 24 ste
     **dict.fromkeys(METHODS, ""),
     "greedy": "--threshold 0 --balancing_steps 2", "gblend": "--super_epoch 2",
     "mmpareto --gramian features": "", "pcgrad --gramian features": "",
+    "mmpareto --gramian adaptive": "",
     "uniform --gamma 1.5 --accumulate 2 --clip_grad 0.5": "", "mmpareto --accumulate 2": "",
     # fewer batches than processes, in evaluation, too
     "mmpareto --limit_batches 2": "", "gblend --limit_batches 2": "--super_epoch 2",
@@ -113,7 +114,7 @@ def run_ranks(monkeypatch):
     return run
 
 
-FEW = ["mmpareto", "mmpareto --gramian features", "pmr", "ogm_ge", "gradnorm", "half"]
+FEW = ["mmpareto", "mmpareto --gramian adaptive", "pmr", "ogm_ge", "gradnorm", "half"]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ from train import Trainer
 @pytest.mark.parametrize(
     ("method", "own"),
     [(method, []) for method in METHODS]
-    + [("gblend", ["--super_epoch", 2]), ("greedy", ["--threshold", 0])],
+    + [("gblend", ["--super_epoch", 2]), ("greedy", ["--threshold", 0])]
+    + [("mmpareto", ["--gramian", "adaptive"])],
     ids=str,
 )
 def test_same_as_undisturbed(run, tmp_path, monkeypatch, method, own):

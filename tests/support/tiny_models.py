@@ -111,7 +111,7 @@ def losses(output: Output, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
 def backward(integrator: Integrator, inputs: dict[str, Tensor], targets: Tensor) -> dict:
     """A forward pass and a `backward`; what was decided for each encoder."""
     output = integrator.model(inputs)
-    features = output.features if integrator.gramian == "features" else None
+    features = None if integrator.gramian == "parameters" else output.features
     return integrator.backward(*losses(output, targets), features)
 
 

@@ -88,13 +88,13 @@ def check_features(
     if not isinstance(features, Mapping) or features.keys() != encoders.keys():
         given = sorted(features) if isinstance(features, Mapping) else type(features).__name__
         raise ValueError(
-            f"gramian='features' needs the output of every encoder, {sorted(encoders)}: features "
-            f"has {given}: give {{name: output}}"
+            f"this gramian needs the output of every encoder, {sorted(encoders)}: features "
+            f"has {given}: give {{name: output}}, or use gramian='parameters'"
         )
     if accumulate:
         raise ValueError(
-            "accumulate cannot be used with gramian='features', whose weights need the whole "
-            "batch at once: use gramian='parameters'"
+            "accumulate cannot be used with this gramian, which decides on the whole batch at "
+            "once: use gramian='parameters'"
         )
     for name, module in encoders.items():
         if trainable(module) and not has_gradient(features[name]):
@@ -122,15 +122,14 @@ def verify_features(
     """Raise ValueError if a loss bypasses the features, or features depend on another encoder."""
     for name in sorted(reached(encoders, losses, stop=features.values())[0]):
         raise ValueError(
-            f"gramian='features', but a loss reaches the encoder {name!r} other than through "
-            f"features[{name!r}]: compute the losses from this very tensor, or use "
-            "gramian='parameters'"
+            f"a loss reaches the encoder {name!r} other than through features[{name!r}]: compute "
+            "the losses from this very tensor, or use gramian='parameters'"
         )
     for name, z in features.items():
         for other in sorted(reached(encoders, [z])[0] - {name}):
             raise ValueError(
-                f"gramian='features', but features[{name!r}] depend on the encoder {other!r}: "
-                "modalities mix before their heads, so use gramian='parameters' and late=False"
+                f"features[{name!r}] depend on the encoder {other!r}: modalities mix "
+                "before their heads, so use gramian='parameters' and late=False"
             )
 
 

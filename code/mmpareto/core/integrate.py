@@ -198,6 +198,15 @@ def stats(
     return Stats(cos, jj.sqrt(), gg.sqrt(), joint, own, scale, conflict, stationary)
 
 
+def unseen(device: torch.device, scale: float) -> Stats:
+    """Return what is known of a step that applied scale times j + g without looking at j and g."""
+    nan, one, factor = (
+        torch.tensor(x, dtype=widest(device), device=device) for x in (torch.nan, 1, scale)
+    )
+    no = torch.tensor(False, device=device)
+    return Stats(nan, nan, nan, one, one, factor, no, no)
+
+
 def in_conflict(gram: Tensor) -> Tensor:
     """Return whether cos <= 0 over the whole encoder, with neither gradient zero."""
     jj, jg, gg = gram.sum(1)

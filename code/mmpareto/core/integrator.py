@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from . import checks, distributed, integrate
+from .features import AtFeatures
 from .integrate import Stats, Tensors
 
 Rule = Callable[..., integrate.Integrated]  # of j and g, lists of tensors
@@ -27,7 +28,7 @@ Encoders = Mapping[str, nn.Module] | nn.ModuleDict
 Places = dict[str, Tensors]  # of each encoder, where its two gradients are taken
 Losses = tuple[Tensor, Mapping[str, Tensor]]  # the joint one, and each encoder's own
 Gradients = dict[Tensor, Tensor]  # {parameter or feature: gradient}
-GRAMIANS = ("parameters", "features")
+GRAMIANS = ("parameters", "features", "adaptive")
 
 
 class Integrator:
@@ -46,40 +47,27 @@ class Integrator:
         reach the parameters of another. Then any number of encoders takes two backward traversals;
         otherwise it takes one more for each. The first step of a model that is not compiled
         verifies the claim.
-    gramian: what weights are taken from. "parameters", the method itself: j and g are gradients of
-        the encoder's parameters. "features": of its output z, over the whole batch. Only their
-        combination h goes back through the encoders, once, at a plain backward pass's cost. Needs
-        a rule that maps a Gramian, as those of `mmpareto.core.integrate` do, and modalities that
-        meet only in what is made of z.
+    gramian: which gradients decide. "parameters", the method itself: j and g are gradients of the
+        encoder's parameters. "features" and "adaptive" look at its output z first, and need
+        modalities that meet only in what is made of z: see `mmpareto.core.features`.
+    plain: factor on j + g that the rule gives on every step without conflict, for "adaptive".
 
     Every parameter outside the encoders gets the plain gradient of the sum of all losses.
-
-    What "features" keeps. Let J be the Jacobian of z in the parameters, a and b both losses'
-    gradients in z, so that j = J'a and g = J'b. The encoder gets J'h with h = w_1 a + w_2 b, that
-    is w_1 j + w_2 g: a combination of the method's two gradients, only with the weights that z
-    asks for. Where cos(a, b) > 0 and cos(j, g) > 0, MMPareto's is the same in both. At a Pareto
-    stationary z it stops, and if J has full row rank the parameters are stationary there, too, and
-    nowhere else (Sener and Koltun 2018, theorem 1, for the shortest h). If z moved along -h itself,
-    neither loss would rise, and ||h|| is what the rule says.
-    What it does not keep: parameters move z along -JJ'h, and <a, JJ'h> can be negative, for JJ' is
-    no multiple of the identity. So a loss can rise along the encoder's step, and the length of J'h
-    is no longer gamma ||j + g||.
     """
 
     def __init__(
-        self, model: nn.Module, encoders: Encoders, rule: Rules, *, late=True, gramian="parameters"
-    ):
+        self, model: nn.Module, encoders: Encoders, rule: Rules, *, late=True,
+        gramian="parameters", plain: float | None = None,
+    ):  # fmt: skip
         checks.check_encoders(model, encoders)
         if gramian not in GRAMIANS:
             raise ValueError(f"gramian is {gramian!r}; it must be one of {GRAMIANS}")
-        if gramian == "features" and not late and len(encoders) > 1:
-            raise ValueError(
-                "gramian='features' needs modalities that meet only after the encoders "
-                "(late=True): use gramian='parameters'"
-            )
         self.model, self.encoders, self.late = model, dict(encoders), late
         self.gramian = gramian
         self.rules = rule if isinstance(rule, Mapping) else dict.fromkeys(encoders, rule)
+        self.at_features = None
+        if gramian != "parameters":
+            self.at_features = AtFeatures(gramian, self.encoders, self.rules, late, plain)
         self._verified = self._verified_features = False
         self._held: list[Gradients] = []  # j and g of earlier micro-batches
         _keep_buffers_of_compiled_backwards()
@@ -99,11 +87,11 @@ class Integrator:
 
         joint_loss, unimodal_losses: scalars of one forward pass; unimodal_losses has one entry for
             each encoder, 0 if the batch lacks its modality. Their graph is freed.
-        features: {name: z}, each encoder's output (B, ...), with gramian="features" only: the very
-            tensors that both losses were computed from; their first dimension is the batch.
+        features: {name: z}, each encoder's output (B, ...), unless gramian is "parameters": the
+            very tensors that both losses were computed from; their first dimension is the batch.
         accumulate: hold this micro-batch's two gradients back; the next call without it integrates
-            their sums, once. Returns {} then. Divide the losses by the number of micro-batches. Not
-            with gramian="features": weights of the whole batch are not known before its end.
+            their sums, once. Returns {} then. Divide the losses by the number of micro-batches.
+            Only with gramian="parameters": any other decides on the whole batch at once.
 
         Gradient scaling (fp16) and clipping keep their meaning: scale all losses by one factor
         before, unscale and clip `.grad` after. Non-finite gradients stay non-finite.
@@ -111,13 +99,13 @@ class Integrator:
         losses = joint_loss, unimodal_losses
         self._check_losses(losses)
         encoders, outside = self._places()
-        if self.gramian == "features":
+        if self.at_features:
             given = checks.check_features(self.encoders, features, accumulate)
             if not self._verified_features:
                 every = [joint_loss, *unimodal_losses.values()]
                 checks.verify_features(self.encoders, every, given)
                 self._verified_features = True
-            return self._through_features(losses, given, encoders, outside)
+            return self._behind_features(self.at_features, losses, given, encoders, outside)
         if features is not None:
             raise ValueError(
                 "features are given, but gramian='parameters' ignores them: omit features"
@@ -202,27 +190,32 @@ class Integrator:
                 _add(g, _gradients([own[name]], [*params, *outside], retain_graph=keep))
         return j, g
 
-    def _through_features(
-        self, losses: Losses, features: Mapping[str, Tensor], encoders: Places, outside: Tensors
-    ) -> dict[str, Stats]:
-        """Integrate at the encoders' outputs; one traversal takes what results to parameters."""
+    def _behind_features(
+        self, at: AtFeatures, losses: Losses, features: Mapping[str, Tensor], encoders: Places,
+        outside: Tensors,
+    ) -> dict[str, Stats]:  # fmt: skip
+        """Traverse the heads for both gradients, and the encoders as often as these ask for."""
         outputs: Places = {name: [z] for name, z in features.items() if z.requires_grad}
+        params = {name: encoders[name] for name in outputs}
         j, g = self._both(losses, outputs, outside, retain_graph=True)
-        stats, combined = {}, {}
-        for name, z in outputs.items():
-            a, b = _zero_filled(j, z), _zero_filled(g, z)
-            # The Gramian of the whole batch: its mean loss is the sum of the processes' / size.
-            gram = distributed.total(integrate.gramian(a, b)) / distributed.size() ** 2
-            (combined[z[0]],), stats[name] = self.rules[name](a, b, gram=gram)
-        inside = [p for name in outputs for p in encoders[name]]
+        sides = {name: (_zero_filled(j, z), _zero_filled(g, z)) for name, z in outputs.items()}
+
+        def take(along: Mapping[str, Tensor], retain_graph: bool = False) -> Gradients:
+            ends, inside = ([x for n in along for x in part[n]] for part in (outputs, params))
+            with self._guard(inside):
+                values = list(along.values())
+                return _gradients(ends, inside, along=values, retain_graph=retain_graph)
+
+        along, again = at.decide(sides)
+        first, second = take(along, bool(again)), take(again)
+        reached = {name for name, own in params.items() if any(p in first for p in own)}
+        checks.check_reached(params, losses[1], reached)
         parts = _only(outside, j, g)
-        with self._guard(inside):
-            parts.append(_gradients(list(combined), inside, along=list(combined.values())))
-        found = {name for name in outputs if any(p in parts[-1] for p in encoders[name])}
-        if len(found) < len(outputs):
-            checks.check_reached({name: encoders[name] for name in outputs}, losses[1], found)
-        distributed.average([x for part in parts for x in part.values()])
-        _write(*parts)
+        distributed.average([x for part in (*parts, first, second) for x in part.values()])
+        once = {name: _zero_filled(first, own) for name, own in params.items()}
+        h, stats = at.integrate(once, {name: _zero_filled(second, params[name]) for name in again})
+        pairs = ((p, x) for n, own in params.items() for p, x in zip(own, h[n], strict=True))
+        _write({p: x for p, x in pairs if p in first or p in second}, *parts)
         return stats
 
 
@@ -258,7 +251,7 @@ class MMPareto(Integrator):
                 "no parameter's gradients: leave out one of the two"
             )
         rule = partial(integrate.mmpareto_rule, gamma=gamma, granularity=granularity)
-        super().__init__(model, encoders, rule, late=late, gramian=gramian)
+        super().__init__(model, encoders, rule, late=late, gramian=gramian, plain=gamma)
 
 
 def _keep_buffers_of_compiled_backwards() -> None:

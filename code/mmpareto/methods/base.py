@@ -214,8 +214,14 @@ class IntegratingMethod(Method):
     def __init__(self, model: Fusion, flags: Namespace):
         super().__init__(model, flags)
         rules = {name: self.rule(name) for name in model.encoders}
-        settings = {"late": model.late, "gramian": self.gramian}
+        settings = {"late": model.late, "gramian": self.gramian, "plain": self.plain()}
         self.integrator = Integrator(model, model.encoders, rules, **settings)
+        if at := self.integrator.at_features:
+            self.state |= {f"forecast {n}": forecast.state for n, forecast in at.forecasts.items()}
+
+    def plain(self) -> float | None:
+        """Returns f if h = f (j + g) on every step without conflict."""
+        return None
 
     def decide(self, output: Output, batch: Batch) -> Decision:
         losses = output.losses(batch.targets)
@@ -226,8 +232,17 @@ class IntegratingMethod(Method):
         assert decision.objectives is not None
         joint, own, features = decision.objectives
         own = {name: loss * share for name, loss in own.items()}
-        given = features if self.gramian == "features" else None
+        given = None if self.gramian == "parameters" else features
         return self.integrator.backward(joint * share, own, given, accumulate=not last)
+
+    def adjust(self) -> dict[str, Tensor]:
+        """Returns the shares of encoders that took both gradients, and that audits caught."""
+        at = self.integrator.at_features
+        if not at or not at.forecasts:
+            return {}
+        asked = [[f.taken, f.missed] for f in at.forecasts.values()]
+        both, missed = torch.tensor(asked, dtype=torch.float64).mean(0)
+        return {"both": both, "missed": missed}
 
 
 class GramianMethod(IntegratingMethod):
@@ -242,9 +257,12 @@ class GramianMethod(IntegratingMethod):
     def add_flags(cls, parser) -> None:
         # fmt: off
         add = parser.add_argument
-        add("--gramian", choices=GRAMIANS, default="parameters",
+        is_plain = cls.plain is not IntegratingMethod.plain
+        add("--gramian", choices=GRAMIANS if is_plain else GRAMIANS[:2], default="parameters",
             help="gradients that decide the weights: of the encoder's parameters, or of its output "
-                 "features (as cheap as uniform, but without the method's guarantees)")
+                 "features (as cheap as uniform, but without the method's guarantees)"
+                 + is_plain * "; adaptive decides by parameters, and skips the second traversal of "
+                 "encoders in which the features' gradients rule conflict out")
         if cls.scaled:
             add("--scale", type=int, choices=(1, 2), default=1,
                 help="factor on the encoders' gradients: 1 keeps the mean of both gradients; 2 "
@@ -253,16 +271,16 @@ class GramianMethod(IntegratingMethod):
 
     def __init__(self, model: Fusion, flags: Namespace):
         self.gramian = flags.gramian
-        if self.gramian == "features":
+        if self.gramian != "parameters":
             if model.tapped or not (model.late or len(model.encoders) == 1):
                 raise UserError(
-                    f"--gramian features needs modalities that meet only in their features, in "
-                    f"--fusion {flags.fusion} they meet earlier: use --gramian parameters"
+                    f"--gramian {self.gramian} needs modalities that meet only in their features, "
+                    f"in --fusion {flags.fusion} they meet earlier: use --gramian parameters"
                 )
             if flags.accumulate > 1:
                 raise UserError(
-                    f"--gramian features decides on the whole batch at once: drop --accumulate "
-                    f"{flags.accumulate}, or use --gramian parameters"
+                    f"--gramian {self.gramian} decides on the whole batch at once: drop "
+                    f"--accumulate {flags.accumulate}, or use --gramian parameters"
                 )
         super().__init__(model, flags)
 

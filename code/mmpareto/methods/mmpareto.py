@@ -34,6 +34,9 @@ class MMParetoMethod(GramianMethod):
             )
         super().__init__(model, flags)
 
+    def plain(self) -> float:
+        return self.flags.gamma
+
     def rule(self, encoder: str) -> Rule:
         gamma, granularity = self.flags.gamma, self.flags.granularity
         return partial(integrate.mmpareto_rule, gamma=gamma, granularity=granularity)

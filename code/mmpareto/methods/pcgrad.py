@@ -9,5 +9,8 @@ class PCGrad(TorchJDMethod):
     Without conflict h = j + g: the scale is that of uniform.
     """
 
+    def plain(self) -> float:
+        return 1.0
+
     def weighting(self, torchjd):
         return torchjd.PCGradWeighting()

@@ -12,6 +12,9 @@ class UPGrad(PCGrad):
 
     scaled = True
 
+    def plain(self) -> float:
+        return self.flags.scale / 2
+
     def weighting(self, torchjd):
         summed = super().weighting(torchjd)
         return lambda gram: summed(gram) / 2

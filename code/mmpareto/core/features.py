@@ -1,0 +1,92 @@
+"""Gradients at the encoders' outputs z: they give the weights, or say where none are needed.
+
+Let J be the Jacobian of an encoder's z in its parameters, a and b both losses' gradients in z, so
+that j = J'a and g = J'b. The heads alone give a and b, over the whole batch.
+
+"features" takes the weights from a and b. The encoder gets J'h with h = w_1 a + w_2 b, that is
+w_1 j + w_2 g, in one traversal: a plain backward pass's cost. Needs a rule that maps a Gramian, as
+those of `mmpareto.core.integrate` do. Where cos(a, b) > 0, which is nearly always, MMPareto is then
+gamma times the uniform sum. At a Pareto stationary z it stops, and if J has full row rank the
+parameters are stationary there, too, and nowhere else (Sener and Koltun 2018, theorem 1, for the
+shortest h). If z moved along -h itself, neither loss would rise, and ||h|| is what the rule says.
+But parameters move z along -JJ'h, and <a, JJ'h> can be negative, for JJ' is no multiple of the
+identity. So a loss can rise along the encoder's step, and the length of J'h is no longer
+gamma ||j + g||.
+
+"adaptive" keeps the method itself wherever an encoder may be in conflict: it takes j and g, and the
+rule decides. Where a `Forecast` from cos(a, b) rules conflict out, one traversal takes a + b to the
+parameters, times plain, which is what the rule would give.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from . import distributed, integrate
+from .forecast import Forecast
+from .integrate import Stats, Tensors
+
+Sides = dict[str, tuple[Tensors, Tensors]]  # {encoder: ([a], [b])}
+
+
+class AtFeatures:
+    """What an `Integrator` does with a and b: "features", or "adaptive", which has forecasts."""
+
+    def __init__(
+        self, gramian: str, encoders: Iterable[str], rules: Mapping[str, Callable], late: bool,
+        plain: float | None,
+    ):  # fmt: skip
+        names = list(encoders)
+        if not late and len(names) > 1:
+            raise ValueError(
+                f"gramian={gramian!r} needs modalities that meet only after the encoders "
+                "(late=True): use gramian='parameters'"
+            )
+        if gramian == "adaptive" and plain is None:
+            raise ValueError(
+                "gramian='adaptive' needs plain, the rule's factor on j + g without conflict: give "
+                "it, or use gramian='parameters'"
+            )
+        self.rules, self.plain = rules, plain or 1.0
+        self.forecasts = {name: Forecast() for name in names if gramian == "adaptive"}
+        self._stats: dict[str, Stats] = {}  # with "features"
+        self._cosines: dict[str, float] = {}  # with "adaptive": of the encoders in doubt
+
+    def decide(self, sides: Sides) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return {encoder: what goes back through it}, and {encoder in doubt: what follows}."""
+        # The Gramian of the whole batch: its mean loss is the sum of the processes' / size.
+        grams = torch.stack(
+            [integrate.gramian(a, b).sum(1, keepdim=True) for a, b in sides.values()]
+        )
+        grams = distributed.total(grams) / distributed.size() ** 2
+        if not self.forecasts:
+            decided = {
+                name: self.rules[name](*pair, gram=gram)
+                for (name, pair), gram in zip(sides.items(), grams, strict=True)
+            }
+            self._stats = {name: stats for name, (_, stats) in decided.items()}
+            return {name: h for name, ((h,), _) in decided.items()}, {}
+        jj, jg, gg = grams.squeeze(2).T
+        cosines = zip(sides, (jg / (jj * gg).sqrt()).tolist(), strict=True)  # sync
+        self._cosines = {n: cos for n, cos in cosines if self.forecasts[n].may_conflict(cos)}
+        along = {n: a if n in self._cosines else a + b for n, ((a,), (b,)) in sides.items()}
+        return along, {n: sides[n][1][0] for n in self._cosines}
+
+    def integrate(
+        self, first: dict[str, Tensors], second: dict[str, Tensors]
+    ) -> tuple[dict[str, Tensors], dict[str, Stats]]:
+        """Return h and what was decided, given what both traversals brought to the parameters."""
+        if not self.forecasts:
+            return first, self._stats
+        h, stats = {}, {}
+        for name, j in first.items():
+            if name in second:
+                h[name], stats[name] = self.rules[name](j, second[name])
+            else:
+                h[name] = [x.mul_(self.plain) for x in j]
+                stats[name] = integrate.unseen(j[0].device, self.plain)
+        cosines = torch.stack([stats[name].cos for name in second] or [torch.zeros(())]).tolist()
+        for name, cos in zip(second, cosines, strict=False):  # sync, where one is in doubt
+            self.forecasts[name].learn(self._cosines[name], cos)
+        return h, stats

@@ -1,0 +1,63 @@
+"""Whether an encoder's two gradients may conflict, foretold from those of its output features.
+
+A rule that is the plain sum without conflict needs no second traversal of an encoder on such a
+step. The features' cosine is almost free; over a training it moves with the parameters' one, but
+has another mean, so that its sign alone misses nearly every conflict. A running regression learns
+how the two go together.
+"""
+
+from math import isfinite, sqrt
+
+import torch
+
+FIRST = 8  # steps on which both gradients are always taken
+AUDIT = 16  # and on every so manieth step
+SPREADS = 3.0  # a foretold cosine must be so many standard deviations above zero
+MEMORY = 0.95  # weight of what was learnt before, at each new pair of cosines
+
+
+class Forecast:
+    """Linear regression of the parameters' cosine on the features', for one encoder.
+
+    state: float64 (7,) on the CPU, changed in place: steps, weight, means of both cosines, their
+        variances and covariance.
+    taken: whether the last step took both gradients. missed: whether it was in conflict, and only
+        the audit found that.
+    """
+
+    def __init__(self) -> None:
+        self.state = torch.zeros(7, dtype=torch.float64)
+        self.taken = self.missed = False
+
+    def may_conflict(self, cos: float) -> bool:
+        """Return whether a step may be in conflict, or is to be audited; counts the step."""
+        steps = int(self.state[0])
+        self.state[0] += 1
+        due, self.missed = steps % AUDIT == 0, False
+        self._foretold = steps < FIRST or self._reaches_zero(cos)
+        self.taken = self._foretold or due
+        return self.taken
+
+    def learn(self, cos: float, found: float) -> None:
+        """Take in a step's two cosines, of the features and of the parameters."""
+        if not (isfinite(cos) and isfinite(found)):
+            return
+        self.missed = found <= 0 and not self._foretold
+        _, weight, x, y, xx, yy, xy = self.state.tolist()
+        weight = MEMORY * weight + 1
+        dx, dy, share = cos - x, found - y, 1 / weight
+        new = [x + share * dx, y + share * dy]
+        moments = ((xx, dx * dx), (yy, dy * dy), (xy, dx * dy))
+        new += [(1 - share) * (old + share * product) for old, product in moments]
+        self.state[1:] = torch.tensor([weight, *new], dtype=torch.float64)
+
+    def _reaches_zero(self, cos: float) -> bool:
+        """Whether zero lies within the spread of the foretold cosine, or nothing is foretold."""
+        _, weight, x, y, xx, yy, xy = self.state.tolist()
+        if not isfinite(cos) or weight == 0:
+            return True
+        slope = xy / xx if xx > 0 else 0.0
+        around = max(yy - slope * xy, 0.0)
+        # the second and third terms are the doubt about mean and slope
+        variance = around * (1 + 1 / weight + ((cos - x) ** 2 / (weight * xx) if xx > 0 else 0))
+        return y + slope * (cos - x) <= SPREADS * sqrt(variance)
