@@ -46,7 +46,7 @@ QUICK = {
     "evaluate": "--limit_batches 2",
     "benchmark": "--seconds 0.01 --steps 1",
     "claim.run": "--parts tasks --print_commands",
-    "agreement": "-- --limit_batches 2 --encoder cnn",
+    "agreement": "-- --limit_batches 2 --encoder cnn --epochs 1",
 }  # fmt: skip
 
 
