@@ -193,7 +193,7 @@ def test_parameters_that_no_loss_reaches_keep_no_gradient():
     assert model.encoders["a"][0].weight.grad is not None
 
 
-@pytest.mark.parametrize("gramian", ["parameters", "features"])
+@pytest.mark.parametrize("gramian", ["parameters", "features", "adaptive"])
 def test_frozen_parameters(gramian):
     model = tiny_models.build()
     model.encoders["a"].requires_grad_(False)
@@ -203,6 +203,10 @@ def test_frozen_parameters(gramian):
     assert all(p.grad is None for p in model.encoders["a"].parameters())
     assert model.encoders["b"][0].weight.grad is None
     assert model.encoders["b"][3].weight.grad is not None
+    model.encoders.requires_grad_(False)
+    model.joint_head.weight.grad = None
+    assert backward(integrator, *tiny_models.batch(model)) == {}
+    assert model.joint_head.weight.grad is not None
 
 
 def test_gradients_that_autograd_shares_are_not_corrupted():

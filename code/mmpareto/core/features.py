@@ -55,6 +55,9 @@ class AtFeatures:
 
     def decide(self, sides: Sides) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return {encoder: what goes back through it}, and {encoder in doubt: what follows}."""
+        if not sides:  # all encoders are frozen
+            self._stats = {}
+            return {}, {}
         # The Gramian of the whole batch: its mean loss is the sum of the processes' / size.
         grams = torch.stack(
             [integrate.gramian(a, b).sum(1, keepdim=True) for a, b in sides.values()]

@@ -11,12 +11,11 @@ import torch
 import torch._dynamo  # optimizers import it, which takes seconds
 
 from ..run import options, setup
-from ..system.errors import UserError
 from .server import WORDS
 
 if words := os.environ.get(WORDS):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # OpenMP's threads do not survive a fork, and the next use would hang
-    with suppress(UserError):  # the run itself will say it
+    with suppress(Exception):  # the run itself will meet it, and say it
         setup.keep_data(options.parse(json.loads(words)))
     torch.set_num_threads(threads)
