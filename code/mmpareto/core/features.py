@@ -1,4 +1,4 @@
-"""Gradients at the encoders' outputs z: they give the weights, or say where none are needed.
+"""Gradients at the encoders' outputs z: they give the weights, or show where none are needed.
 
 Let J be the Jacobian of an encoder's z in its parameters, a and b both losses' gradients in z, so
 that j = J'a and g = J'b. The heads alone give a and b, over the whole batch.
@@ -13,9 +13,9 @@ But parameters move z along -JJ'h, and <a, JJ'h> can be negative, for JJ' is no 
 identity. So a loss can rise along the encoder's step, and the length of J'h is no longer
 gamma ||j + g||.
 
-"adaptive" keeps the method itself wherever an encoder may be in conflict: it takes j and g, and the
-rule decides. Where a `Forecast` from cos(a, b) rules conflict out, one traversal takes a + b to the
-parameters, times plain, which is what the rule would give.
+"adaptive" keeps the method itself where an encoder may be in conflict: it takes j and g, and the
+rule decides. Where a `Forecast` from cos(a, b) excludes conflict, one traversal takes a + b back to
+the parameters. The result times plain is what the rule would give.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -54,7 +54,7 @@ class AtFeatures:
         self._cosines: dict[str, float] = {}  # with "adaptive": of the encoders in doubt
 
     def decide(self, sides: Sides) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return {encoder: what goes back through it}, and {encoder in doubt: what follows}."""
+        """Return, for each encoder, what its first traversal takes back, and its second if any."""
         if not sides:  # all encoders are frozen
             self._stats = {}
             return {}, {}
@@ -89,7 +89,8 @@ class AtFeatures:
             else:
                 h[name] = [x.mul_(self.plain) for x in j]
                 stats[name] = integrate.unseen(j[0].device, self.plain)
-        cosines = torch.stack([stats[name].cos for name in second] or [torch.zeros(())]).tolist()
-        for name, cos in zip(second, cosines, strict=False):  # sync, where one is in doubt
-            self.forecasts[name].learn(self._cosines[name], cos)
+        if second:
+            cosines = torch.stack([stats[name].cos for name in second]).tolist()  # sync
+            for name, cos in zip(second, cosines, strict=True):
+                self.forecasts[name].learn(self._cosines[name], cos)
         return h, stats

@@ -1,9 +1,9 @@
-"""Whether an encoder's two gradients may conflict, foretold from those of its output features.
+"""Predict whether an encoder's two gradients conflict, from the gradients of its output features.
 
-A rule that is the plain sum without conflict needs no second traversal of an encoder on such a
-step. The features' cosine is almost free; over a training it moves with the parameters' one, but
-has another mean, so that its sign alone misses nearly every conflict. A running regression learns
-how the two go together.
+Without conflict some rules give the plain sum of both gradients, and one traversal of the encoder
+is enough. The cosine of the features' gradients costs almost nothing. It moves with the cosine of
+the parameters' gradients, but around another mean, so its sign alone misses most conflicts. A
+running regression learns how the two cosines are related.
 """
 
 from math import isfinite, sqrt
@@ -11,9 +11,9 @@ from math import isfinite, sqrt
 import torch
 
 FIRST = 8  # steps on which both gradients are always taken
-AUDIT = 16  # and on every so manieth step
-SPREADS = 3.0  # a foretold cosine must be so many standard deviations above zero
-MEMORY = 0.95  # weight of what was learnt before, at each new pair of cosines
+AUDIT = 16  # one step in so many takes both gradients whatever the forecast says
+SPREADS = 3.0  # the predicted cosine must be so many standard deviations above zero
+MEMORY = 0.95  # factor on the weight of all earlier pairs of cosines, at each new pair
 
 
 class Forecast:
@@ -21,8 +21,8 @@ class Forecast:
 
     state: float64 (7,) on the CPU, changed in place: steps, weight, means of both cosines, their
         variances and covariance.
-    taken: whether the last step took both gradients. missed: whether it was in conflict, and only
-        the audit found that.
+    taken: whether the last step took both gradients. missed: whether it was in conflict, and took
+        both only because it was audited.
     """
 
     def __init__(self) -> None:
@@ -34,15 +34,15 @@ class Forecast:
         steps = int(self.state[0])
         self.state[0] += 1
         due, self.missed = steps % AUDIT == 0, False
-        self._foretold = steps < FIRST or self._reaches_zero(cos)
-        self.taken = self._foretold or due
+        self._expected = steps < FIRST or self._reaches_zero(cos)
+        self.taken = self._expected or due
         return self.taken
 
     def learn(self, cos: float, found: float) -> None:
         """Take in a step's two cosines, of the features and of the parameters."""
         if not (isfinite(cos) and isfinite(found)):
             return
-        self.missed = found <= 0 and not self._foretold
+        self.missed = found <= 0 and not self._expected
         _, weight, x, y, xx, yy, xy = self.state.tolist()
         weight = MEMORY * weight + 1
         dx, dy, share = cos - x, found - y, 1 / weight
@@ -52,7 +52,7 @@ class Forecast:
         self.state[1:] = torch.tensor([weight, *new], dtype=torch.float64)
 
     def _reaches_zero(self, cos: float) -> bool:
-        """Whether zero lies within the spread of the foretold cosine, or nothing is foretold."""
+        """Return whether the predicted cosine may be zero or less, or nothing can be predicted."""
         _, weight, x, y, xx, yy, xy = self.state.tolist()
         if not isfinite(cos) or weight == 0:
             return True

@@ -75,7 +75,7 @@ class Split(Dataset):
     def hold(self) -> bool:
         """Read into memory what fits and is the same in every epoch; return whether that is all.
 
-        Then processes that load data would only be in the way.
+        If it is all, processes that load data would only cost time.
         """
         return False
 

@@ -236,7 +236,7 @@ class IntegratingMethod(Method):
         return self.integrator.backward(joint * share, own, given, accumulate=not last)
 
     def adjust(self) -> dict[str, Tensor]:
-        """Returns the shares of encoders that took both gradients, and that audits caught."""
+        """Returns the share of encoders that took both gradients, and of conflicts audits found."""
         at = self.integrator.at_features
         if not at or not at.forecasts:
             return {}
@@ -258,11 +258,12 @@ class GramianMethod(IntegratingMethod):
         # fmt: off
         add = parser.add_argument
         is_plain = cls.plain is not IntegratingMethod.plain
-        add("--gramian", choices=GRAMIANS if is_plain else GRAMIANS[:2], default="parameters",
+        choices = [gramian for gramian in GRAMIANS if is_plain or gramian != "adaptive"]
+        add("--gramian", choices=choices, default="parameters",
             help="gradients that decide the weights: of the encoder's parameters, or of its output "
                  "features (as cheap as uniform, but without the method's guarantees)"
                  + is_plain * "; adaptive decides by parameters, and skips the second traversal of "
-                 "encoders in which the features' gradients rule conflict out")
+                 "encoders in which the features' gradients exclude conflict")
         if cls.scaled:
             add("--scale", type=int, choices=(1, 2), default=1,
                 help="factor on the encoders' gradients: 1 keeps the mean of both gradients; 2 "

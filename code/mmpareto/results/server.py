@@ -33,10 +33,6 @@ class Forked:
         with held_back():
             self.process.start()
 
-    @property
-    def returncode(self) -> int | None:
-        return self.process.exitcode
-
     def poll(self) -> int | None:
         return self.process.exitcode
 
