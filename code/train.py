@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mmpareto.core import distributed
 from mmpareto.data.batches import ShuffledBatches, loader
-from mmpareto.data.samples import choosing_split
+from mmpareto.data.samples import Batch, choosing_split
 from mmpareto.methods import METHODS
 from mmpareto.methods.base import numbers
 from mmpareto.models.fusions.base import Fusion
@@ -80,8 +80,6 @@ class Trainer:
         load = partial(loader, workers=flags.workers, pin_memory=self.device.type == "cuda")
         self.loaders = {name: load(split, flags.batch_size) for name, split in splits.items()}
         self.loaders["train"] = load(splits["train"], self.order)
-        batches = min(len(self.order), flags.limit_batches or len(self.order))
-        self.steps = batches // flags.accumulate
         self.shown = choosing_split(splits, flags.select)
 
         if flags.batch_size == distributed.size():
@@ -97,7 +95,14 @@ class Trainer:
         if flags.compile:
             model.compile()
         self.method = METHODS[flags.method](model, flags)
-        self.optimizer, self.scheduler = setup.build_optimizer(flags, model, self.device)
+        trained = [*model.parameters(), *self.method.parameters()]
+        self.optimizer, self.scheduler = setup.build_optimizer(flags, trained, self.device)
+
+    @property
+    def steps(self) -> int:
+        """The groups of --accumulate batches in an epoch; each is a step of the optimizer."""
+        batches = min(len(self.order), self.flags.limit_batches or len(self.order))
+        return batches // self.flags.accumulate
 
     def fork(self, method: str, **own) -> "Trainer":
         """Copy this trainer and continue with another method; own holds that method's flags.
@@ -135,44 +140,57 @@ class Trainer:
         """Train one epoch; returns the record of every optimizer step."""
         self.method.start_epoch(self)
         self.model.train()
-        self.order.epoch = self.epoch + 1
-        batches, parts = iter(self.loaders["train"]), self.flags.accumulate
-        statistics = [b for b in self.model.buffers() if b.is_floating_point()]
+        self.order.epoch, self.order.copies = self.epoch + 1, self.method.copies()
+        batches = iter(self.loaders["train"])
         steps, title = [], f"{self.flags.method}, epoch {self.epoch + 1}"
         began, waited = time.perf_counter(), 0.0
         hidden = None if distributed.is_first() else True
-        for step in tqdm(range(self.steps), title, leave=False, disable=hidden):
-            kept = [*self.model.buffers(), *self.method.state.values()]
-            kept = [(tensor, tensor.clone()) for tensor in kept]
-            decisions = []
-            for part in range(1, parts + 1):
-                asked = time.perf_counter()
-                batch = next(batches)
-                waited += time.perf_counter() - asked
-                batch = batch.to(self.device)
-                output = self.method.forward(batch.inputs)
-                decision = self.method.decide(output, batch)
-                del output  # the maps in it would outlive the backward pass
-                last = part == parts
-                decisions.append(self.method.backward(decision, share=1 / parts, last=last))
-            norm = self.clip()
-            largest = get_total_norm(statistics, torch.inf)
-            found = numbers(decisions, grad_norm=norm, largest_statistic=largest)  # sync
-            decisive = found["loss"], found["grad_norm"], found.pop("largest_statistic")
-            is_finite = all(map(isfinite, decisive))
-            steps.append({"epoch": self.epoch + 1, "step": step + 1, **found})
-            steps[-1]["skipped"] = not is_finite
-            if is_finite:
-                self.optimizer.step()
-                self.skipped_in_a_row = 0
-            else:
-                for tensor, before in kept:
-                    tensor.copy_(before)
-                self.count_skipped(steps[-1])
-            self.optimizer.zero_grad()
+        for _ in tqdm(range(self.steps), title, leave=False, disable=hidden):
+            asked = time.perf_counter()
+            parts = [next(batches) for _ in range(self.flags.accumulate)]
+            waited += time.perf_counter() - asked
+            for turn in range(self.method.turns):
+                self.method.turn = turn
+                found = self.step(parts)
+                steps.append({"epoch": self.epoch + 1, "step": len(steps) + 1, **found})
+                if found["skipped"]:
+                    self.count_skipped(steps[-1])
         self.waiting = waited / (time.perf_counter() - began)
-        distributed.average(statistics)
+        distributed.average(self.statistics())
         return steps
+
+    def step(self, parts: list[Batch]) -> dict:
+        """Take one optimizer step on micro-batches; returns its record.
+
+        A step in which something is not finite changes nothing.
+        """
+        kept = [*self.model.buffers(), *self.method.state.values()]
+        kept = [(tensor, tensor.clone()) for tensor in kept]
+        decisions, share = [], 1 / len(parts)
+        for number, part in enumerate(parts, start=1):
+            batch = part.to(self.device)
+            output = self.method.forward(batch)
+            decision = self.method.decide(output, batch)
+            del output  # the maps in it would outlive the backward pass
+            last = number == len(parts)
+            decisions.append(self.method.backward(decision, share=share, last=last))
+        norm = self.clip()
+        largest = get_total_norm(self.statistics(), torch.inf)
+        found = numbers(decisions, grad_norm=norm, largest_statistic=largest)  # sync
+        decisive = found["loss"], found["grad_norm"], found.pop("largest_statistic")
+        found["skipped"] = not all(map(isfinite, decisive))
+        if found["skipped"]:
+            for tensor, before in kept:
+                tensor.copy_(before)
+        else:
+            self.optimizer.step()
+            self.skipped_in_a_row = 0
+        self.optimizer.zero_grad()
+        return found
+
+    def statistics(self) -> list[torch.Tensor]:
+        """Return the running statistics of BatchNorm."""
+        return [b for b in self.model.buffers() if b.is_floating_point()]
 
     def clip(self) -> torch.Tensor:
         """Clip gradients as --clip_grad says; returns their total norm before clipping."""

@@ -182,5 +182,5 @@ class TestBatches:
         before = torch.get_rng_state()
         batches = list(loader(split, 16, workers=workers))
         assert torch.equal(torch.get_rng_state(), before)
-        assert [len(targets) for _, targets in batches] == [16, 16, 8]
-        assert torch.equal(torch.cat([inputs["b"] for inputs, _ in batches]), split.inputs["b"])
+        assert [len(batch.targets) for batch in batches] == [16, 16, 8]
+        assert torch.equal(torch.cat([batch.inputs["b"] for batch in batches]), split.inputs["b"])

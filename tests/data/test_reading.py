@@ -97,7 +97,7 @@ class TestReading:
     def test_training(self, split, workers):
         """A draw, a clip and a modality decide; not the process, the batch or the subset."""
         inputs, _ = split.read([0, 3, 5], 7)
-        (first, _), (second, _) = loader(split, [([5, 1], 7), ([3, 0], 7)], workers=workers)
+        (first, *_), (second, *_) = loader(split, [([5, 1], 7), ([3, 0], 7)], workers=workers)
         part, _ = split.subset([3, 5]).read([0], 7)
         for place, other, k in ((0, second, 1), (1, second, 0), (2, first, 0), (1, part, 0)):
             assert all(same(inputs, other, place, k))

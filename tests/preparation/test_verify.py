@@ -160,7 +160,7 @@ class TestTraining:
         for folder, workers in ((one_set, 0), (copy, 2)):
             split = self.data(folder, "--image_size", "32").splits["train"]
             order = ShuffledBatches(len(split), 4, seed=3)
-            batches.append([inputs for inputs, _ in loader(split, order, workers=workers)])
+            batches.append([inputs for inputs, *_ in loader(split, order, workers=workers)])
         for one, other in zip(*batches, strict=True):
             assert all(torch.equal(one[name], other[name]) for name in one)
 

@@ -224,11 +224,12 @@ def poisoned(monkeypatch):
         def train_epoch(self):
             forward = self.method.forward
 
-            def spoiled(inputs):
+            def spoiled(batch):
                 count.append(1)
                 if len(count) in bad:
-                    inputs = inputs | {"b": inputs["b"] * factor}
-                return forward(inputs)
+                    bad_inputs = batch.inputs | {"b": batch.inputs["b"] * factor}
+                    batch = batch._replace(inputs=bad_inputs)
+                return forward(batch)
 
             self.method.forward = spoiled
             steps = original(self)

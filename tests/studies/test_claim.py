@@ -121,13 +121,13 @@ def test_training_is_the_formula(tmp_path, arm):
     trainer.order.epoch = 1
     batches, momentum, met = list(trainer.loaders["train"]), {}, []
     for pair in zip(batches[::2], batches[1::2], strict=False):
-        outputs = [model(inputs) for inputs, _ in pair]
+        outputs = [model(inputs) for inputs, *_ in pair]
         logits = [
             {k: torch.cat([o.unimodal[k] for o in outputs]) for k in outputs[0].unimodal},
             torch.cat([o.joint for o in outputs]),
         ]
         whole = outputs[0]._replace(unimodal=logits[0], joint=logits[1])
-        found, conflicts = expected(arm, model, whole, torch.cat([y for _, y in pair]))
+        found, conflicts = expected(arm, model, whole, torch.cat([part.targets for part in pair]))
         met += conflicts
         size = np.sqrt(sum(float((x.double() ** 2).sum()) for x in found.values()))
         with torch.no_grad():

@@ -100,7 +100,7 @@ def micro_batches(inputs: dict[str, Tensor], targets: Tensor, parts: int) -> Ite
 def step(method: Method, inputs: dict[str, Tensor], targets: Tensor, **told) -> Decision:
     """What the training loop does with a batch."""
     batch = Batch(inputs, targets)
-    return method.backward(method.decide(method.forward(inputs), batch), **told)
+    return method.backward(method.decide(method.forward(batch), batch), **told)
 
 
 def losses(output: Output, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -52,7 +52,7 @@ def measure_loader(flags: Namespace) -> None:
 
         def ours() -> None:
             order.epoch = next(epochs)
-            for inputs, _ in loader(split, order, workers=flags.workers):
+            for inputs, *_ in loader(split, order, workers=flags.workers):
                 to_device(inputs, torch.device("cpu"))
 
         reader = PlainReader(folder / "plain", {row["id"] for row in split.rows})

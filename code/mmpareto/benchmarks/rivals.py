@@ -16,8 +16,13 @@ Losses = tuple[Tensor, dict[str, Tensor]]
 class Rival:
     """The parts that both rivals share."""
 
+    turns = 1
+
     def __init__(self, model: Fusion):
-        self.model = self.forward = model
+        self.model = model
+
+    def forward(self, batch: Batch) -> Output:
+        return self.model(batch.inputs)
 
     def decide(self, output: Output, batch: Batch) -> Losses:
         return output.joint_loss(batch.targets), output.unimodal_losses(batch.targets)

@@ -72,12 +72,16 @@ class Stepper:
         if flags.compile:
             self.model.compile()
         self.method = METHODS[flags.method](self.model, flags)
-        self.optimizer, _ = setup.build_optimizer(flags, self.model, device)
+        self.optimizer, _ = setup.build_optimizer(
+            flags, [*self.model.parameters(), *self.method.parameters()], device
+        )
 
     def __call__(self, batch: Batch) -> None:
-        self.method.backward(self.method.decide(self.method.forward(batch.inputs), batch))
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        for turn in range(self.method.turns):
+            self.method.turn = turn
+            self.method.backward(self.method.decide(self.method.forward(batch), batch))
+            self.optimizer.step()
+            self.optimizer.zero_grad()
 
     @contextmanager
     def wrapped(self, wrap: Callable[[str, Callable], Callable]) -> Iterator[None]:

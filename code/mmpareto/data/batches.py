@@ -16,20 +16,28 @@ from .samples import Batch, Split
 class ShuffledBatches:
     """Yields this process's share of whole batches of shuffled indices.
 
-    Order and draw follow from (seed, epoch) alone, whatever the number of processes.
+    Order and draw follow from (seed, epoch, copies) alone, whatever the number of processes.
+    copies: integers (size, modalities), how often sample i comes once more with modality k alone,
+    under the number i + (k + 1) size; None: never.
     """
 
     def __init__(self, size: int, batch_size: int, seed: int):
         self.size, self.batch_size, self.seed, self.epoch = size, batch_size, seed, 1
+        self.copies: torch.Tensor | None = None
 
     def __len__(self) -> int:
-        return self.size // self.batch_size
+        more = 0 if self.copies is None else int(self.copies.sum())
+        return (self.size + more) // self.batch_size
 
     def __iter__(self) -> Iterator[tuple[list[int], int]]:
         draw = self.seed * 1_000_003 + self.epoch
         generator = torch.Generator().manual_seed(draw)
-        order = torch.randperm(self.size, generator=generator)[: len(self) * self.batch_size]
-        batches = order.view(-1, self.batch_size).tolist()
+        numbers = torch.arange(self.size)
+        if self.copies is not None:
+            copied = torch.repeat_interleave(self.copies.T.flatten())  # {k size + i, as often}
+            numbers = torch.cat([numbers, copied + self.size])
+        order = numbers[torch.randperm(len(numbers), generator=generator)]
+        batches = order[: len(self) * self.batch_size].view(-1, self.batch_size).tolist()
         return ((list(distributed.own(batch)), draw) for batch in batches)
 
 

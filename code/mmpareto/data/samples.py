@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from sklearn.utils import resample
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import Dataset, get_worker_info
 
 from ..system.errors import UserError, reason
@@ -33,13 +34,16 @@ class Batch(NamedTuple):
 
     inputs: dict[str, Tensor]  # {modality: (B, ...)}
     targets: Tensor  # int64 (B,), or (B, tasks)
+    # int64 (B,): the number of the only modality whose features count, -1 for all; None: all
+    kept: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """This batch on a device, in the form that the model reads.
 
         RGB pictures (..., 3, H, W) travel as bytes and arrive as floats, normalised as ImageNet's.
         """
-        return Batch(to_device(self.inputs, device), self.targets.to(device))
+        kept = None if self.kept is None else self.kept.to(device)
+        return Batch(to_device(self.inputs, device), self.targets.to(device), kept)
 
 
 def to_device(inputs: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
@@ -82,14 +86,19 @@ class Split(Dataset):
     def __getitems__(self, batch: tuple[list[int], int | None]):
         """Return a batch, or a UserError without a stack trace, to a process of a DataLoader.
 
+        Number i + (k + 1) len(self) means sample i, of which only modality k counts.
         The batch goes into shared memory here: the thread that sends it would keep an error to
         itself, and the main process would wait for ever.
         """
         try:
-            found = Batch(*self.read(*batch))
+            numbers, draw = batch
+            size = len(self)
+            found = Batch(*self.read([number % size for number in numbers], draw))
+            if max(numbers) >= size:
+                kept = torch.tensor([number // size - 1 for number in numbers])
+                found = found._replace(kept=kept)
             if get_worker_info():
-                for tensor in (*found.inputs.values(), found.targets):
-                    tensor.share_memory_()
+                tree_map_only(Tensor, Tensor.share_memory_, found)
             return found
         except UserError as error:
             return error

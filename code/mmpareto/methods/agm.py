@@ -104,12 +104,12 @@ class AGM(JointMethod):
 
             def mixed(present: Coalition) -> Tensor:
                 away = {n: torch.zeros_like(x) for n, x in inputs.items() if n not in present}
-                return self.forward({**inputs, **away}).logits["joint"]
+                return self.model({**inputs, **away}).logits["joint"]
 
             return mixed
-        real = self.forward(inputs).features
+        real = self.model(inputs).features
         two = {n: x.new_zeros(2, *x.shape[1:]) for n, x in inputs.items()}  # BatchNorm's least
-        absent = self.forward(two).features
+        absent = self.model(two).features
 
         def late(present: Coalition) -> Tensor:
             away = {n: absent[n][:1].expand_as(z) for n, z in real.items() if n not in present}

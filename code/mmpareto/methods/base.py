@@ -69,6 +69,7 @@ class Method:
     needs_validation = False  # whether it cannot train without a validation split
     fixed_on_resume: frozenset[str] = frozenset()  # flags that --resume may not change
     single_loss: str | None = None  # "joint" or "unimodal": the only loss that trains encoders
+    turns = 1  # optimizer steps on each batch
 
     def __init_subclass__(cls, **settings) -> None:
         super().__init_subclass__(**settings)
@@ -92,6 +93,22 @@ class Method:
         # puts them back when it skips a step, and checkpoints hold them.
         self.state: dict[str, Tensor] = {}
         self.epoch = 1
+        self.turn = 0  # which of the steps on a batch this is, from 0
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Returns the method's own parameters; the optimizer trains them with the model's.
+
+        Their `.data` belong into `state`.
+        """
+        return []
+
+    def copies(self) -> Tensor | None:
+        """Returns integers (samples, modalities): how often an epoch has each sample once more.
+
+        Such a copy counts with the features of that modality alone: `Batch.kept` says so, and
+        `forward` has to see to it. None: every sample comes once, with all modalities.
+        """
+        return None
 
     def start_epoch(self, trainer) -> None:
         """Called before every epoch, with `Trainer` of train.py.
@@ -101,9 +118,9 @@ class Method:
         """
         self.epoch = trainer.epoch + 1
 
-    def forward(self, inputs: dict[str, Tensor]) -> Output:
+    def forward(self, batch: Batch) -> Output:
         """Runs the forward pass of a step."""
-        return self.model(inputs)
+        return self.model(batch.inputs)
 
     def decide(self, output: Output, batch: Batch) -> Decision:
         """Returns what to minimise for a batch, given the output of its forward pass."""
@@ -131,7 +148,8 @@ class Method:
         minimised = decision.loss if decision.minimised is None else decision.minimised
         (total([minimised, *decision.probes.values()]) * share).backward()
         if last:
-            distributed.average([p.grad for p in self.model.parameters() if p.grad is not None])
+            trained = [*self.model.parameters(), *self.parameters()]
+            distributed.average([p.grad for p in trained if p.grad is not None])
         return {}
 
     def clip_groups(self) -> list[list[nn.Parameter]]:

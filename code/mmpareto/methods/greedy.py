@@ -58,12 +58,12 @@ class Greedy(JointMethod):
             self.state[speed] = torch.zeros(len(self.names), device=device)
         self.state["window"] = torch.zeros(2, dtype=torch.int64)  # steps left, branch
 
-    def forward(self, inputs: dict[str, Tensor]) -> Output:
+    def forward(self, batch: Batch) -> Output:
         left, branch = self.state["window"].tolist()
         for exchange in self.branches.exchanges:
             exchange.frozen = self.names[branch] if left else None
             exchange.counts_frozen = self.flags.count_held
-        return super().forward(inputs)
+        return super().forward(batch)
 
     def decide(self, output: Output, batch: Batch) -> Decision:
         branches = self.model.read_out(output.features).values()

@@ -187,6 +187,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
     if settings() != expected:
         raise ValueError("settings of another form")
     names = {name for buffers in optimizer.state.values() for name in buffers}
+    if "momentum_buffer" in names:  # `setup.build_optimizer` gives one to every parameter
+        params = [param for group in optimizer.param_groups for param in group["params"]]
+        optimizer.state.update({p: {} for p in params if p not in optimizer.state})
     for param, buffers in optimizer.state.items():
         if missing := names - buffers.keys():
             raise ValueError(f"a parameter lacks its {missing.pop()}")
@@ -197,19 +200,6 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
                 raise ValueError(f"{name} does not fit its parameter")
             if value.shape == param.shape:
                 buffers[name] = torch.empty_like(param).copy_(value)
-
-    def expect_momentum(*_) -> None:
-        """Raise UserError at a step in which fused SGD would fail; it needs all momenta or none."""
-        handle.remove()
-        trained = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
-        if any(p not in optimizer.state for p in trained):
-            raise UserError(
-                "--resume: last.pt lacks the momentum of a parameter: restore it from a copy, or "
-                "train again in another --out"
-            )
-
-    if "momentum_buffer" in names:
-        handle = optimizer.register_step_pre_hook(expect_momentum)
 
 
 def check_alike(found: dict, expected: dict, what: str) -> None:

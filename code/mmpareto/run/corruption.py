@@ -150,7 +150,7 @@ def standard_deviations(batches: Iterable, modalities: dict[str, Modality]) -> d
     """
     names = [name for name, spec in modalities.items() if spec.kind != "tokens"]
     sums: dict[str, list[tuple[float, ...]]] = {name: [] for name in names}
-    for inputs, _ in tqdm(batches, "standard deviations", leave=False, disable=None):
+    for inputs, *_ in tqdm(batches, "standard deviations", leave=False, disable=None):
         for name in names:
             values = _as_read(inputs, name).double()
             sums[name] += [(x.numel(), x.sum().item(), x.square().sum().item()) for x in values]

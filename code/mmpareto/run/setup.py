@@ -4,6 +4,7 @@ from argparse import Namespace
 from copy import deepcopy
 
 import torch
+from torch import nn
 
 from ..core import distributed
 from ..data import samples
@@ -108,13 +109,16 @@ def check_single_samples(model: Fusion, split: Split, device: torch.device) -> N
         raise UserError(f"--batch_size 1: {error}: give a larger --batch_size") from None
 
 
-def build_optimizer(flags: Namespace, model: Fusion, device: torch.device):
+def build_optimizer(flags: Namespace, params: list[nn.Parameter], device: torch.device):
     """Return the optimizer, fused if the device has it, and its scheduler (constant by default)."""
     settings = {"lr": flags.learning_rate, "weight_decay": flags.weight_decay}
     settings |= {"fused": device.type in ("cpu", "cuda")}
     if "momentum" in OPTIMIZER_DEFAULTS[flags.optimizer]:
         settings["momentum"] = flags.momentum
-    optimizer = OPTIMIZERS[flags.optimizer](model.parameters(), **settings)
+    optimizer = OPTIMIZERS[flags.optimizer](params, **settings)
+    if settings.get("momentum"):  # fused SGD fails if a parameter gets its first gradient later
+        for param in params:
+            optimizer.state[param]["momentum_buffer"] = torch.zeros_like(param)
     ratio = flags.lr_decay_ratio if flags.lr_decay_step else 1.0
     return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, flags.lr_decay_step or 1, ratio)
 

@@ -120,8 +120,12 @@ class Fusion(nn.Module):
         raise NotImplementedError
 
     def encode(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Taps]:
-        """Return the features, and the taps if the joint prediction reads some."""
-        return {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}, NO_TAPS
+        """Return the features of the given inputs, and the taps if the joint prediction reads some.
+
+        A method that trains one modality at a time gives that one's inputs alone.
+        """
+        given = {name: encoder for name, encoder in self.encoders.items() if name in inputs}
+        return {name: encoder(inputs[name]) for name, encoder in given.items()}, NO_TAPS
 
     def read(self, features: dict[str, Tensor], taps: Taps = NO_TAPS) -> Output:
         """Return all predictions from features and taps; from detached ones it trains probes."""
