@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from sklearn.utils import resample
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 from torch.utils.data import Dataset, get_worker_info
@@ -181,6 +180,8 @@ def stratified(split: Split, size: int, seed: int) -> Split:
             f"--train_size {size}: the training split has {len(split)} samples of {classes} "
             f"classes, give a number from {classes} to {len(split)}"
         )
+    from sklearn.utils import resample  # here: most runs do without, and it takes a second
+
     indices: Any = resample(
         range(len(split)), n_samples=size, replace=False, stratify=targets, random_state=seed
     )

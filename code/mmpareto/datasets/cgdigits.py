@@ -5,8 +5,6 @@ from argparse import ArgumentParser, Namespace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from ..data.samples import Data
 from ..system.flags import share
@@ -41,6 +39,8 @@ class CGDigits(Dataset):
 
 def read_digits(side: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Return {split: (digits (N, side, side) in [0, 1], labels (N,))}."""
+    from sklearn.datasets import load_digits  # here: --help does without, and it takes a second
+
     digits = load_digits()
     images = torch.from_numpy(digits.images).float()[:, None] / 16
     images = F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)[:, 0]
@@ -52,4 +52,6 @@ def read_digits(side: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
 
 
 def _part(indices: np.ndarray, labels: np.ndarray, share: float) -> list[np.ndarray]:
+    from sklearn.model_selection import train_test_split
+
     return train_test_split(indices, test_size=share, stratify=labels[indices], random_state=SEED)

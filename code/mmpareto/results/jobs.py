@@ -14,7 +14,7 @@ from ..system.paths import clear_errors
 from ..system.processes import PARENT
 from .server import Forked
 
-POLL = 0.1  # seconds between two looks at what runs
+POLL = 0.02  # seconds between two looks at what runs
 GRACE = 10  # seconds in which what is interrupted has to end
 TAIL = 4096  # bytes of output in which its last line is looked for
 

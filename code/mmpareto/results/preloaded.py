@@ -17,5 +17,7 @@ if words := os.environ.get(WORDS):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # OpenMP's threads do not survive a fork, and the next use would hang
     with suppress(Exception):  # the run itself will meet it, and say it
-        setup.keep_data(options.parse(json.loads(words)))
+        flags = options.parse(json.loads(words))
+        setup.keep_data(flags)
+        setup.load_data(flags)  # for what it imports
     torch.set_num_threads(threads)

@@ -35,9 +35,9 @@ def paired_difference(
     count, middle = len(differences), statistics.mean(differences)
     if count < FEWEST:
         return Difference(count, middle, None, None)
-    from scipy.stats import t
+    from scipy.special import stdtrit  # Student's t, as scipy.stats computes it, in less time
 
-    half = float(t.ppf(0.975, count - 1) * statistics.stdev(differences) / sqrt(count))
+    half = float(stdtrit(count - 1, 0.975) * statistics.stdev(differences) / sqrt(count))
     half = max(half, 0.5 / samples if samples else 0.0)
     return Difference(count, middle, middle - half, middle + half)
 

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn import metrics
 
 from ..data.batches import Loader
 from ..models.fusions.base import Fusion, own_targets
@@ -82,6 +81,8 @@ class PerClass(NamedTuple):
 
 def per_class(predictions: Named, targets: Named, classes: int) -> dict[str, PerClass]:
     """Return the scores of each prediction on each class, also on classes without samples."""
+    from sklearn import metrics  # here: training does without, and it takes a second
+
     every: dict[str, Any] = {"labels": range(classes), "zero_division": np.nan}
     return {
         name: PerClass(
@@ -93,6 +94,8 @@ def per_class(predictions: Named, targets: Named, classes: int) -> dict[str, Per
 
 def confusion(predictions: Named, targets: Named, classes: int) -> dict[str, np.ndarray]:
     """Return {name: counts (C, C)}: a row for each true class, a column for each predicted one."""
+    from sklearn import metrics
+
     return {
         name: metrics.confusion_matrix(targets[name], p, labels=range(classes))
         for name, p in predictions.items()
