@@ -24,7 +24,7 @@ from mmpareto.data.samples import Batch, choosing_split
 from mmpareto.methods import METHODS
 from mmpareto.methods.base import numbers
 from mmpareto.models.fusions.base import Fusion
-from mmpareto.run import checkpoint, devices, options, report, setup
+from mmpareto.run import checkpoint, devices, options, report, setup, start
 from mmpareto.run.folder import Run, closing_lines, finished
 from mmpareto.run.records import Best
 from mmpareto.run.scores import Scores, columns, evaluate
@@ -66,7 +66,11 @@ class Trainer:
         devices.seed_everything(flags.random_seed, flags.deterministic)
         self.device = devices.pick_device(flags.device, flags.gpu_ids)
         self.data = setup.load_data(flags)
-        model = devices.place(setup.build_model(flags, self.data), self.device, flags.precision)
+        model = setup.build_model(flags, self.data)
+        if not run.state:  # a resumed run holds what its encoders have become
+            started = start.load_encoders(model, flags)
+            self.data = self.data._replace(notes=(*self.data.notes, *started))
+        model = devices.place(model, self.device, flags.precision)
         distributed.copy_from_first(list(model.state_dict().values()))
         self.equip(devices.synchronised(model, self.device) if flags.sync_bn else model)
 

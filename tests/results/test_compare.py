@@ -277,9 +277,10 @@ def test_print_commands(tmp_path, calls, capsys, monkeypatch):
 
 def test_paths_in_commands_are_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("set", "toy", "weights=1.pt", "last"):
+    for name in ("set", "toy", "weights=1.pt", "last", "a-b=1.pt"):
         Path(name).touch()
-    words = "--dataset {0}set --pretrained={0}weights=1.pt --select last --data_root no"
+    words = "--dataset {0}set --pretrained={0}weights=1.pt --select last --data_root no "
+    words += "--init_encoder a={0}last b={0}toy {0}set c=no --init_encoder={0}a-b=1.pt"
     moved = plans.from_anywhere(words.format("").split())
     assert moved == words.format(f"{tmp_path}/").split()
     assert plans.from_anywhere(["--dataset=toy"]) == ["--dataset=toy"]  # a registered name

@@ -177,9 +177,9 @@ def test_other_flags(run, copied):
 
 
 def test_a_flag_that_the_run_did_not_have(run, copied):
-    """The run was trained before its method got the flag: it did what the default does."""
+    """The run was trained before there were these flags: it did what their defaults do."""
     config = json.loads((copied / "config.json").read_text())
-    del config["flags"]["granularity"]
+    del config["flags"]["granularity"], config["flags"]["init_encoder"]
     (copied / "config.json").write_text(json.dumps(config))
     run("--resume")
     with pytest.raises(UserError, match="granularity was encoder, is tensor"):

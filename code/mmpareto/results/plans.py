@@ -16,7 +16,7 @@ from ..run.folder import Finished, check_flags, finished
 from ..run.records import Config, Result, read_config, read_epochs
 from ..system import records
 from ..system.errors import UserError
-from ..system.flags import seed
+from ..system.flags import seed, source, source_of
 from ..system.paths import clear_errors
 
 MEASURED = ("conflict", "seconds_per_epoch")  # of a run besides its scores
@@ -34,6 +34,7 @@ SET_HERE = {
 # Without these in common, numbers of two runs have no place in one table.
 IN_COMMON = {"dataset", "data_root", "split", "select"}
 PATHS = ("--data_root", "--pretrained")
+SOURCES = ("--init_encoder",)  # whose values are [MODALITY=]FILE
 MANY = 1000  # seeds; a longer range is a slip
 
 
@@ -262,14 +263,18 @@ def plan_run(
 
 def from_anywhere(words: list[str]) -> list[str]:
     """The words of a command, the paths in them absolute."""
-    moved: list[str] = []
+    moved, flag = [], ""
     for word in words:
-        joined = word.startswith("--") and "=" in word
-        flag, value = word.split("=", 1) if joined else (moved[-1] if moved else "", word)
+        start, value = "", word
+        if word.startswith("--"):
+            flag, joined, value = word.partition("=")
+            start = flag + joined
         is_path = flag in PATHS or (flag == "--dataset" and value not in DATASETS)
-        if is_path and Path(value).exists():
+        if flag in SOURCES and Path(source_of(value)[1]).is_file():
+            value = source(value)
+        elif is_path and value and Path(value).exists():
             value = str(Path(value).absolute())
-        moved.append(f"{flag}={value}" if joined else value)
+        moved.append(start + value)
     return moved
 
 

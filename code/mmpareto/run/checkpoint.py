@@ -9,7 +9,7 @@ from sys import float_info
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.samples import Data, Split, choosing_split, recipe_hash
 from ..models.fusions.base import Fusion
@@ -59,16 +59,19 @@ class Resumable(State):
         check(logs=all(map(is_count, self.logs.values())), rng=bool(self.rng))
 
 
-def read_state(path: Path, kind: type[State] = State) -> Any:
-    """Load a run's best.pt or last.pt as kind; only last.pt holds a `Resumable`."""
-    state = read(path)
+def read_state(path: Path, kind: type[State] = State, what: str = "checkpoint") -> Any:
+    """Load a run's best.pt or last.pt as kind; only last.pt holds a `Resumable`.
+
+    what: the word for the file in errors.
+    """
+    state = read(path, what)
     try:
         return as_record(state, kind)
     except ValueError as error:
         wanted = "last.pt" if kind is Resumable else "best.pt or last.pt"
         raise UserError(
-            f"checkpoint {path}: missing or damaged in it: {error}: give a run's {wanted}, written "
-            "by this version of train.py"
+            f"{what} {path}: missing or damaged in it: {error}: give a run's {wanted}, written by "
+            "this version of train.py"
         ) from None
 
 
@@ -163,14 +166,19 @@ def load_weights(model: Fusion, state: dict, source: Path) -> None:
 
 def check_weights(model: Fusion, state: dict, source: Path) -> None:
     """Raise UserError unless state fits the model, which may lie on torch's meta device."""
-    expected = {name: (value.shape, value.dtype) for name, value in model.state_dict().items()}
+    if names := differing(model, state):
+        raise UserError(
+            f"checkpoint {source}: it holds another architecture ({len(names)} tensors differ, "
+            f"first {names[0]}): build the model with the flags it was trained with"
+        )
+
+
+def differing(module: nn.Module, state: dict) -> list[str]:
+    """Return the names of tensors that only one of module and state has, or in another form."""
+    expected = {name: (value.shape, value.dtype) for name, value in module.state_dict().items()}
     found = form(state)
     names = sorted(expected.keys() | found.keys())
-    if differing := [name for name in names if expected.get(name) != found.get(name)]:
-        raise UserError(
-            f"checkpoint {source}: it holds another architecture ({len(differing)} tensors differ, "
-            f"first {differing[0]}): build the model with the flags it was trained with"
-        )
+    return [name for name in names if expected.get(name) != found.get(name)]
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:

@@ -143,10 +143,11 @@ def from_config(config: dict, source: Path) -> Namespace:
 def changes(old: dict, new: dict) -> list[str]:
     """List the flags that make two configs different runs, as "name was this, is that".
 
-    A part may have got a flag since the old run: its default is what the run did.
+    A flag may be younger than the old run: its default is what the run did.
     """
-    parts = [part_parser(registry, new[registry.kind]).parse_args([]) for registry in WITH_FLAGS]
-    old = {name: value for part in parts for name, value in as_config(part).items()} | old
+    parts = [part_parser(registry, new[registry.kind]) for registry in WITH_FLAGS]
+    defaults = [as_config(parser.parse_args([])) for parser in (general_parser(), *parts)]
+    old = {name: value for known in defaults for name, value in known.items()} | old
     rows, free = [], FREE_ON_RESUME - METHODS[new["method"]].fixed_on_resume
     free -= {"data_root"} if DATASETS[new["dataset"]].one_of_many else set()
     either = ("best-val", "last")  # every run holds both results

@@ -8,7 +8,15 @@ from ..datasets import DATASETS
 from ..methods import METHODS
 from ..models.encoders import ENCODERS
 from ..models.fusions import FUSIONS
-from ..system.flags import Parser, explain_unknown, fraction, non_negative, positive, seed
+from ..system.flags import (
+    Parser,
+    explain_unknown,
+    fraction,
+    non_negative,
+    positive,
+    seed,
+    source,
+)
 from ..system.registry import Registry
 
 WITH_FLAGS = (METHODS, FUSIONS, DATASETS)  # whose parts may have flags of their own
@@ -68,6 +76,10 @@ def general_parser() -> Parser:
              "for arrays, transformer for tokens; some datasets and fusions have their own)")
     add("--pretrained", nargs="?", const="imagenet", metavar="FILE",
         help="start resnet18 from this state dict; without FILE, download ImageNet's weights")
+    add("--init_encoder", nargs="+", action="extend", type=source, default=[],
+        metavar="[MODALITY=]FILE",
+        help="start the encoder of a modality from the best.pt or last.pt of another run; without "
+             "MODALITY, every encoder that the run has (default: from random weights)")
 
     add = parser.add_argument_group("how to train").add_argument
     add("--epochs", type=positive(int),

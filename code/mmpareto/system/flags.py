@@ -5,6 +5,7 @@ from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 from difflib import get_close_matches
 from math import isfinite
+from pathlib import Path
 
 from .errors import UserError
 
@@ -108,6 +109,18 @@ def non_negative(kind: type) -> Callable[[str], float]:
 
 def comma_separated(kind: Callable) -> Callable[[str], list]:
     return lambda text: [kind(part.strip()) for part in text.split(",")]
+
+
+def source_of(text: str) -> tuple[str, str]:
+    """Split [MODALITY=]FILE; the modality is "" where none is named, and FILE may hold an =."""
+    modality, equals, file = text.partition("=")
+    return (modality, file) if equals and modality.isidentifier() else ("", text)
+
+
+def source(text: str) -> str:
+    """Return [MODALITY=]FILE with an absolute path."""
+    modality, file = source_of(text)
+    return f"{modality}={Path(file).absolute()}" if modality else str(Path(file).absolute())
 
 
 def epochs(text: str) -> list[int]:
