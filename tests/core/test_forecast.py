@@ -1,5 +1,7 @@
 """The forecast of conflict finds what the features' own sign does not, and costs few traversals."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import reference
@@ -19,7 +21,7 @@ def followed(pairs):
         taken.append(forecast.may_conflict(features))
         if taken[-1]:
             forecast.learn(features, parameters)
-        missed += forecast.missed
+            missed += parameters <= 0 and not forecast.expected
     return forecast, np.array(taken), missed
 
 
@@ -84,20 +86,31 @@ def test_regression_is_least_squares():
     np.testing.assert_allclose([xy / xx, y - xy / xx * x], [slope, constant])
 
 
-def literal_backward(model, inputs, targets, taken):
-    """The rule on both gradients of the encoders taken, 1.5 times the sum of the others'."""
-    joint, own = tiny_models.losses(model(inputs), targets)
+def literal_backward(model, inputs, targets, forecasts):
+    """The rule where a forecast asks for both gradients, 1.5 times their sum elsewhere."""
+    output, taken = model(inputs), set()
+    joint, own = tiny_models.losses(output, targets)
+
+    def both(places):
+        return [torch.autograd.grad(x, places, retain_graph=True) for x in (joint, own[name])]
+
+    def cosine(j, g):
+        return torch.cosine_similarity(*(torch.cat([x.flatten() for x in y]) for y in (j, g)), 0)
+
     for name, encoder in model.encoders.items():
+        cos = cosine(*both(output.features[name])).item()
         params = list(encoder.parameters())
-        j = torch.autograd.grad(joint, params, retain_graph=True)
-        g = torch.autograd.grad(own[name], params, retain_graph=True)
+        j, g = both(params)
         h = [1.5 * (x + y) for x, y in zip(j, g, strict=True)]
-        if name in taken:
+        if forecasts[name].may_conflict(cos):
+            taken.add(name)
+            forecasts[name].learn(cos, cosine(j, g).item())
             h = reference.mmpareto(j, g, 1.5, "encoder")
         for param, gradient in zip(params, h, strict=True):
             param.grad = gradient.clone()
     inside = set(model.encoders.parameters())
     (joint + sum(own.values())).backward(inputs=[p for p in model.parameters() if p not in inside])
+    return taken
 
 
 @pytest.mark.parametrize("modalities", [2, 3])
@@ -105,22 +118,62 @@ def test_steps_equal_the_reference(modalities):
     """The first modality agrees with the target, so that its encoder is soon left out."""
     ours, theirs, optimizer = tiny_models.twins(Concat, modalities)
     mmpareto = MMPareto(ours, ours.encoders, gramian="adaptive")
+    forecasts = {name: Forecast() for name in ours.encoders}
     seen = {name: set() for name in ours.encoders}
     for _ in range(60):
         inputs, targets = tiny_models.batch(ours, 24)
         inputs["a"] = inputs["a"] + 2 * targets[:, None]
         optimizer.zero_grad()
         stats = tiny_models.backward(mmpareto, inputs, targets)
-        taken = {
-            name for name, forecast in mmpareto.at_features.forecasts.items() if forecast.taken
-        }
+        taken = literal_backward(theirs, inputs, targets, forecasts)
         assert {name for name, found in stats.items() if found.cos.isfinite()} == taken
-        literal_backward(theirs, inputs, targets, taken)
         optimizer.step()
         for name, found in stats.items():
             seen[name].add((name in taken, bool(found.conflict)))
     assert {(False, False), (True, False)} <= seen["a"] and (True, True) in seen["b"]
     assert_close(list(ours.parameters()), list(theirs.parameters()), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("gramian", "most"), [("parameters", 0), ("features", 0), ("adaptive", 1)])
+def test_reads_of_the_host(monkeypatch, gramian, most):
+    """A GPU is waited for once in a step, as the forecasts read all their cosines together."""
+    model = tiny_models.build(Concat, 3)
+    mmpareto, reads = MMPareto(model, model.encoders, gramian=gramian), []
+    forecasts = mmpareto.at_features.forecasts if mmpareto.at_features else {}
+    on_host = {f.state.untyped_storage().data_ptr() for f in forecasts.values()}
+
+    def counted(read, tensor):
+        reads.append(tensor.untyped_storage().data_ptr() not in on_host)
+        return read(tensor)
+
+    for name in ("item", "tolist", "__bool__", "__float__", "__int__"):
+        read = partial(counted, getattr(torch.Tensor, name))
+        monkeypatch.setattr(torch.Tensor, name, lambda tensor, read=read: read(tensor))
+    monkeypatch.setattr(torch.Tensor, "is_cpu", False)  # what a rule does on a GPU
+    for step in range(FIRST + 2):
+        inputs, targets = tiny_models.batch(model)
+        reads.clear()
+        output = model(inputs)
+        features = None if gramian == "parameters" else output.features
+        mmpareto.backward(*tiny_models.losses(output, targets), features)
+        assert step == 0 or sum(reads) == most
+
+
+def test_audits_in_the_log():
+    """One of two encoders is audited, and is found in conflict only then."""
+    model = tiny_models.build(Concat, 2)
+    mmpareto = MMPareto(model, model.encoders, gramian="adaptive")
+    at, said = mmpareto.at_features, set()
+    for forecast in at.forecasts.values():
+        forecast._reaches_zero = lambda cos: False
+    for _ in range(30):
+        for name, steps in (("a", AUDIT), ("b", AUDIT + 1)):
+            at.forecasts[name].state[0] = steps
+        stats = tiny_models.backward(mmpareto, *tiny_models.batch(model))
+        both, missed = (x.item() for x in at.measures().values())
+        assert both == 0.5 and missed == 0.5 * stats["a"].conflict
+        said.add(missed)
+    assert said == {0, 0.5}
 
 
 def test_traversals():

@@ -97,7 +97,7 @@ def check_features(
             "once: use gramian='parameters'"
         )
     for name, module in encoders.items():
-        if trainable(module) and not has_gradient(features[name]):
+        if not has_gradient(features[name]) and trainable(module):
             raise ValueError(
                 f"features[{name!r}] has no gradient, but its encoder is to be trained: give "
                 "the encoder's output, not detached"

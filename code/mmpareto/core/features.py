@@ -15,13 +15,15 @@ gamma ||j + g||.
 
 "adaptive" keeps the method itself where an encoder may be in conflict: it takes j and g, and the
 rule decides. Where a `Forecast` from cos(a, b) excludes conflict, one traversal takes a + b back to
-the parameters. The result times plain is what the rule would give.
+the parameters, times plain, as the rule would. The host waits for a GPU once in a step: it reads
+this step's cosines, and with them those that the last step found and the forecast is to learn.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from math import isfinite
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import distributed, integrate
 from .forecast import Forecast
@@ -34,11 +36,10 @@ class AtFeatures:
     """What an `Integrator` does with a and b: "features", or "adaptive", which has forecasts."""
 
     def __init__(
-        self, gramian: str, encoders: Iterable[str], rules: Mapping[str, Callable], late: bool,
-        plain: float | None,
+        self, gramian: str, encoders: Mapping[str, nn.Module], rules: Mapping[str, Callable],
+        late: bool, plain: float | None,
     ):  # fmt: skip
-        names = list(encoders)
-        if not late and len(names) > 1:
+        if not late and len(encoders) > 1:
             raise ValueError(
                 f"gramian={gramian!r} needs modalities that meet only after the encoders "
                 "(late=True): use gramian='parameters'"
@@ -49,14 +50,18 @@ class AtFeatures:
                 "it, or use gramian='parameters'"
             )
         self.rules, self.plain = rules, plain or 1.0
-        self.forecasts = {name: Forecast() for name in names if gramian == "adaptive"}
+        self.forecasts: dict[str, Forecast] = {}
+        if gramian == "adaptive":
+            for name, encoder in encoders.items():
+                device = next((p.device for p in encoder.parameters()), "cpu")
+                self.forecasts[name] = Forecast(device)
+        self.taken: dict[str, Tensor] = {}  # {encoder that takes both: its features' cosine}
         self._stats: dict[str, Stats] = {}  # with "features"
-        self._cosines: dict[str, float] = {}  # with "adaptive": of the encoders in doubt
 
     def decide(self, sides: Sides) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return, for each encoder, what its first traversal takes back, and its second if any."""
         if not sides:  # all encoders are frozen
-            self._stats = {}
+            self.taken, self._stats = {}, {}
             return {}, {}
         # The Gramian of the whole batch: its mean loss is the sum of the processes' / size.
         grams = torch.stack(
@@ -71,10 +76,22 @@ class AtFeatures:
             self._stats = {name: stats for name, (_, stats) in decided.items()}
             return {name: h for name, ((h,), _) in decided.items()}, {}
         jj, jg, gg = grams.squeeze(2).T
-        cosines = zip(sides, (jg / (jj * gg).sqrt()).tolist(), strict=True)  # sync
-        self._cosines = {n: cos for n, cos in cosines if self.forecasts[n].may_conflict(cos)}
-        along = {n: a if n in self._cosines else a + b for n, ((a,), (b,)) in sides.items()}
-        return along, {n: sides[n][1][0] for n in self._cosines}
+        cosines = jg / (jj * gg).sqrt()
+        pairs = torch.stack([self.forecasts[name].pair for name in sides]).to(cosines)
+        self.taken = {}
+        read = torch.column_stack([cosines, pairs]).tolist()  # sync
+        for name, found, (cos, *pair) in zip(sides, cosines, read, strict=True):
+            forecast = self.forecasts[name]
+            if isfinite(pair[1]):
+                forecast.learn(*pair)
+                forecast.pair.fill_(torch.nan)
+            if forecast.may_conflict(cos):
+                self.taken[name] = found
+        along = {
+            name: a if name in self.taken else (a + b).mul_(self.plain)
+            for name, ((a,), (b,)) in sides.items()
+        }
+        return along, {name: sides[name][1][0] for name in self.taken}
 
     def integrate(
         self, first: dict[str, Tensors], second: dict[str, Tensors]
@@ -86,11 +103,20 @@ class AtFeatures:
         for name, j in first.items():
             if name in second:
                 h[name], stats[name] = self.rules[name](j, second[name])
+                self.forecasts[name].pair.copy_(torch.stack([self.taken[name], stats[name].cos]))
             else:
-                h[name] = [x.mul_(self.plain) for x in j]
-                stats[name] = integrate.unseen(j[0].device, self.plain)
-        if second:
-            cosines = torch.stack([stats[name].cos for name in second]).tolist()  # sync
-            for name, cos in zip(second, cosines, strict=True):
-                self.forecasts[name].learn(self._cosines[name], cos)
+                h[name], stats[name] = j, integrate.unseen(j[0].device, self.plain)
         return h, stats
+
+    def measures(self) -> dict[str, Tensor]:
+        """Return the last step's shares of encoders, or nothing with "features".
+
+        both: of those that took both gradients. missed: of those whose conflict an audit found.
+        """
+        if not self.forecasts:
+            return {}
+        every = self.forecasts.values()
+        both = torch.zeros_like(next(iter(every)).pair[0])
+        audited = [self.forecasts[n].pair[1] for n in self.taken if not self.forecasts[n].expected]
+        missed = sum(((cos <= 0).to(both) for cos in audited), both) / len(every)
+        return {"both": both + len(self.taken) / len(every), "missed": missed}

@@ -10,6 +10,8 @@ from math import isfinite, sqrt
 
 import torch
 
+from .integrate import widest
+
 FIRST = 8  # steps on which both gradients are always taken
 AUDIT = 16  # one step in so many takes both gradients whatever the forecast says
 SPREADS = 3.0  # the predicted cosine must be so many standard deviations above zero
@@ -21,28 +23,27 @@ class Forecast:
 
     state: float64 (7,) on the CPU, changed in place: steps, weight, means of both cosines, their
         variances and covariance.
-    taken: whether the last step took both gradients. missed: whether it was in conflict, and took
-        both only because it was audited.
+    pair: (2,) on the encoder's device, changed in place: both cosines of a step that is still to be
+        learnt, of the features and of the parameters; NaN if there is none.
+    expected: whether the last step was to take both gradients for more than an audit.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | str = "cpu") -> None:
         self.state = torch.zeros(7, dtype=torch.float64)
-        self.taken = self.missed = False
+        self.pair = torch.full((2,), torch.nan, dtype=widest(torch.device(device)), device=device)
+        self.expected = False
 
     def may_conflict(self, cos: float) -> bool:
         """Return whether a step may be in conflict, or is to be audited; counts the step."""
         steps = int(self.state[0])
         self.state[0] += 1
-        due, self.missed = steps % AUDIT == 0, False
-        self._expected = steps < FIRST or self._reaches_zero(cos)
-        self.taken = self._expected or due
-        return self.taken
+        self.expected = steps < FIRST or self._reaches_zero(cos)
+        return self.expected or steps % AUDIT == 0
 
     def learn(self, cos: float, found: float) -> None:
         """Take in a step's two cosines, of the features and of the parameters."""
         if not (isfinite(cos) and isfinite(found)):
             return
-        self.missed = found <= 0 and not self._expected
         _, weight, x, y, xx, yy, xy = self.state.tolist()
         weight = MEMORY * weight + 1
         dx, dy, share = cos - x, found - y, 1 / weight

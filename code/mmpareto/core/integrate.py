@@ -199,11 +199,14 @@ def stats(
 
 
 def unseen(device: torch.device, scale: float) -> Stats:
-    """Return what is known of a step that applied scale times j + g without looking at j and g."""
+    """Return what is known of a step that applied scale times j + g without looking at j and g.
+
+    Filled on the device: to copy these numbers there, the host would wait for it.
+    """
     nan, one, factor = (
-        torch.tensor(x, dtype=widest(device), device=device) for x in (torch.nan, 1, scale)
+        torch.full((), x, dtype=widest(device), device=device) for x in (torch.nan, 1, scale)
     )
-    no = torch.tensor(False, device=device)
+    no = torch.full((), False, device=device)
     return Stats(nan, nan, nan, one, one, factor, no, no)
 
 

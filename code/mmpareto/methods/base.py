@@ -235,7 +235,8 @@ class IntegratingMethod(Method):
         settings = {"late": model.late, "gramian": self.gramian, "plain": self.plain()}
         self.integrator = Integrator(model, model.encoders, rules, **settings)
         if at := self.integrator.at_features:
-            self.state |= {f"forecast {n}": forecast.state for n, forecast in at.forecasts.items()}
+            for name, forecast in at.forecasts.items():
+                self.state |= {f"forecast {name}": forecast.state, f"cosines {name}": forecast.pair}
 
     def plain(self) -> float | None:
         """Returns f if h = f (j + g) on every step without conflict."""
@@ -254,13 +255,8 @@ class IntegratingMethod(Method):
         return self.integrator.backward(joint * share, own, given, accumulate=not last)
 
     def adjust(self) -> dict[str, Tensor]:
-        """Returns the share of encoders that took both gradients, and of conflicts audits found."""
         at = self.integrator.at_features
-        if not at or not at.forecasts:
-            return {}
-        asked = [[f.taken, f.missed] for f in at.forecasts.values()]
-        both, missed = torch.tensor(asked, dtype=torch.float64).mean(0)
-        return {"both": both, "missed": missed}
+        return at.measures() if at else {}
 
 
 class GramianMethod(IntegratingMethod):
