@@ -42,11 +42,11 @@ def main(arguments: list[str]) -> None:
         f"{own.method}, seed {own.random_seed}, epoch {found.epoch}"
         f"{', which was chosen on this split' if found.chosen_on == flags.part else ''}"
     )
-    show_summary(evaluation.score(*predicted[:2]), data)
+    show_summary(predicted, data)
     if flags.per_class:
         show_classes(evaluation.per_class(*predicted[:2], len(data.classes)), data)
     if flags.predictions:
-        evaluation.write_predictions(flags.predictions, split.ids, data.classes, *predicted)
+        evaluation.write_predictions(flags.predictions, split.ids, data.classes, predicted)
         print(f"\nPrediction of every sample: {flags.predictions}", flush=True)
     if flags.robustness:
         severities, random_seed = flags.severities or corruption.SEVERITIES, flags.random_seed or 0
@@ -103,12 +103,22 @@ def check(flags: Namespace) -> None:
             raise UserError(f"{what}: {path.parent} is not writable: give another folder")
 
 
-def show_summary(scores: evaluation.Scores, data: Data) -> None:
-    named = {shown(name, data): score for name, score in scores.items()}
-    width = max(12, *(len(name) + 1 for name in named))
-    print(f"{'':{width}}{'Acc':>8}{'macro-F1':>10}")
-    for name, score in named.items():
-        print(f"{name:{width}}{score.Acc:8.4f}{score.F1:10.4f}", flush=True)
+def show_summary(predicted: evaluation.Predicted, data: Data) -> None:
+    scores, ranks = evaluation.score(*predicted[:2]), evaluation.ranking(predicted)
+    width = max(12, *(len(shown(name, data)) + 1 for name in scores))
+    print(f"{'':{width}}{'Acc':>8}{'macro-F1':>10}{'bal. Acc':>10}{'AUROC':>8}{'mAP':>8}")
+    for name, score in scores.items():
+        numbers = zip((8, 10, 10, 8, 8), (*score, *ranks[name]), strict=True)
+        cells = (f"{'-' if isnan(x) else f'{x:.4f}':>{size}}" for size, x in numbers)
+        print(f"{shown(name, data):{width}}{''.join(cells)}", flush=True)
+    for name in data.tasks or [evaluation.JOINT]:
+        found = len(set(predicted.targets[name]))
+        if found < len(data.classes):
+            of = f" of {name}" if data.tasks else ""
+            print(
+                f"bal. Acc, AUROC and mAP{of}: means over the {found} of {len(data.classes)} "
+                "classes that have samples"
+            )
 
 
 def show_classes(found: dict[str, evaluation.PerClass], data: Data) -> None:

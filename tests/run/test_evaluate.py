@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn import metrics
 from toy_kinds import as_read, load, printed, runs
 
 import evaluate
@@ -31,8 +31,8 @@ class TestCommand:
         identity = tensors.read(done / "last.pt")["data"]["identity"]
         line = f"toy test, 48 of 48 samples, identity {identity}; mmpareto, seed 0, epoch 2"
         assert line in out
-        found = re.findall(r"^(joint|a|b) +(\S+) +(\S+)$", out, re.MULTILINE)
-        assert [accuracy for _, accuracy, _ in found] == list(trained.groups())
+        found = re.findall(r"^(?:joint|a|b) +(\S+)", out, re.MULTILINE)
+        assert found == list(trained.groups())
 
     def test_part(self, done, capsys):
         assert "toy val, 40 of 40 samples" in printed(capsys, done / "best.pt", "--part", "val")
@@ -74,8 +74,87 @@ def test_scores_are_those_of_scikit_learn():
     random = np.random.default_rng(0)
     for classes in (1, 2, 5, 100):
         truth, found = random.integers(0, classes, (2, 80)).tolist()
-        expected = accuracy_score(truth, found), f1_score(truth, found, average="macro")
+        f1 = metrics.f1_score(truth, found, average="macro")
+        expected = metrics.accuracy_score(truth, found), f1
         assert scores.score({"a": found}, {"a": truth})["a"] == expected
+
+
+class TestRanking:
+    def predicted(self, truth, classes=3):
+        """Random logits, with ties, for these labels."""
+        logits = np.random.default_rng(1).integers(-3, 4, (len(truth), classes)).astype(np.float32)
+        return scores.Predicted(
+            {"a": logits.argmax(1).tolist()}, {"a": truth}, {"a": logits}, {"a": []}
+        )
+
+    def test_by_pairs(self):
+        """AUROC is the share of pairs in order, a tie counts half; AP is the mean of precisions."""
+        truth = (np.arange(40) % 3).tolist()
+        found = self.predicted(truth)
+        chances = torch.tensor(found.logits["a"]).double().softmax(1).tolist()
+        aurocs, precisions, recalls = [], [], []
+        for k in range(3):
+            own = [p[k] for p, t in zip(chances, truth, strict=True) if t == k]
+            rest = [p[k] for p, t in zip(chances, truth, strict=True) if t != k]
+            won = [(x > y) + (x == y) / 2 for x in own for y in rest]
+            aurocs.append(np.mean(won))
+            claims = [(sum(x >= cut for x in own), sum(y >= cut for y in rest)) for cut in own]
+            precisions.append(np.mean([right / (right + wrong) for right, wrong in claims]))
+            hits = [p == k for p, t in zip(found.predictions["a"], truth, strict=True) if t == k]
+            recalls.append(np.mean(hits))
+        expected = np.mean(recalls), np.mean(aurocs), np.mean(precisions)
+        ranks = scores.ranking(found)
+        assert ranks["a"] == pytest.approx(expected) and ranks["joint"] == ranks["a"]
+
+    def test_two_classes(self):
+        """AUROC is the one that is usual for two classes; mAP has both classes in it."""
+        truth = [0, 1, 1, 0, 1] * 5
+        found = self.predicted(truth, 2)
+        own = found.probabilities["a"]
+        _, auroc, mean_precision = scores.ranking(found)["a"]
+        assert auroc == pytest.approx(metrics.roc_auc_score(truth, own[:, 1]))
+        one = metrics.average_precision_score(truth, own[:, 1])
+        other = metrics.average_precision_score([1 - t for t in truth], own[:, 0])
+        assert mean_precision == pytest.approx((one + other) / 2)
+
+    def test_sure_predictions_keep_their_order(self):
+        """In float32 the probabilities of both samples would be 1."""
+        logits = np.array([[30, 0], [29, 0]], np.float32)
+        found = scores.Predicted({"a": [0, 0]}, {"a": [0, 1]}, {"a": logits}, {"a": []})
+        assert scores.ranking(found)["a"] == (0.5, 1, 1)
+
+    def test_classes_without_samples(self):
+        """They do not count; with a single class nothing is ranked."""
+        truth = [0, 2, 2, 0, 2, 0]
+        found = self.predicted(truth)
+        own = found.probabilities["a"]
+        _, auroc, _ = scores.ranking(found)["a"]
+        single = [metrics.roc_auc_score([t == k for t in truth], own[:, k]) for k in (0, 2)]
+        assert auroc == pytest.approx(np.mean(single))
+        balanced, *ranks = scores.ranking(self.predicted([1] * 8))["a"]
+        assert 0 <= balanced <= 1 and np.isnan(ranks).all()
+
+    def shown(self, out):
+        pattern = r"^(\w+) +([\d.]+) +[\d.]+ +([\d.]+) +([\d.]+) +([\d.]+)$"
+        rows = re.findall(pattern, out, re.MULTILINE)
+        return {name: list(map(float, numbers)) for name, *numbers in rows}
+
+    @runs("kinds")
+    def test_table(self, trained, capsys):
+        out = printed(capsys, trained)
+        rows = self.shown(out)
+        assert list(rows) == ["joint", "film", "words", "pose"]
+        assert "\nbal. Acc, AUROC and mAP: means over the 3 of 4 classes that have" in out
+        for accuracy, balanced, *_ in rows.values():
+            assert balanced == accuracy  # as many samples of each class
+
+    @runs("tasks")
+    def test_table_of_tasks(self, trained, capsys):
+        """Each has its own classes, and the first row is their mean."""
+        out = printed(capsys, trained)
+        mean, easy, hard = (np.array(row) for row in self.shown(out).values())
+        np.testing.assert_allclose(mean, (easy + hard) / 2, atol=1e-4)
+        assert "mAP of hard: means over the 2 of 4 classes" in out and "of easy" not in out
 
 
 class TestPerClass:
@@ -104,7 +183,7 @@ class TestPerClass:
         """The short summary comes first; a class without samples has no recall."""
         plain = printed(capsys, trained)
         out = printed(capsys, trained, "--per_class")
-        assert out.startswith(plain) and len(plain.splitlines()) == 6
+        assert out.startswith(plain) and len(plain.splitlines()) == 7
         _, _, data, model, device, _ = load(trained)
         batches = loader(data.splits["test"], 8)
         predictions, targets, *_ = scores.predict(model, batches, device)

@@ -3,7 +3,6 @@
 A name is "joint", a modality's or a task's.
 """
 
-from math import isnan
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -11,7 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+from ..core import distributed
 from ..data.batches import Loader
 from ..models.fusions.base import Fusion, own_targets
 from ..models.predict import joined, outputs
@@ -19,7 +20,7 @@ from ..system.errors import UserError
 from ..system.tables import quote_formula, write_table
 
 JOINT = "joint"
-Named = dict[str, list]  # {name: one prediction, target or probability for each sample}
+Named = dict[str, list]  # {name: one prediction, target or loss for each sample}
 
 
 class Score(NamedTuple):
@@ -31,6 +32,22 @@ class Score(NamedTuple):
 
 # {"joint": ..., modality or task: ...}; for several tasks, "joint" is the mean over the tasks.
 Scores = dict[str, Score]
+
+
+class Predicted(NamedTuple):
+    """What a model says of n samples; C classes."""
+
+    predictions: Named  # class numbers
+    targets: Named
+    logits: dict[str, np.ndarray]  # float32 (n, C), all finite but for some -inf
+    losses: Named  # cross-entropies
+
+    @property
+    def probabilities(self) -> dict[str, np.ndarray]:
+        """Return {name: (n, C)}, in float64: in float32 those near 1 would be equal."""
+        return {
+            name: torch.tensor(u).double().softmax(1).numpy() for name, u in self.logits.items()
+        }
 
 
 def column(kind: str, name: str) -> str:
@@ -66,8 +83,43 @@ def score(predictions: Named, targets: Named) -> Scores:
         right = np.bincount(truth[is_right], minlength=len(seen))
         f1 = 2 * right[seen > 0] / seen[seen > 0]
         own[name] = Score(float(is_right.mean()), float(f1.mean()))
+    return _with_joint(own, Score)
+
+
+class Ranking(NamedTuple):
+    """Scores of one prediction's probabilities: means over the classes that have samples.
+
+    NaN if undefined: where all samples are of one class, no order of samples is better.
+    """
+
+    balanced: float  # balanced accuracy: the mean recall
+    AUROC: float  # of each class against the rest
+    mAP: float  # mean average precision, of each class against the rest
+
+
+def ranking(predicted: Predicted) -> dict[str, Ranking]:
+    """Return the scores of each prediction, named as `score` names them."""
+    from sklearn import metrics
+
+    own = {}
+    for name, chances in predicted.probabilities.items():
+        truth = np.array(predicted.targets[name])
+        classes = np.unique(truth)
+        chosen = predicted.predictions[name]
+        recall = metrics.recall_score(truth, chosen, labels=classes, average="macro")
+        area, precision = np.nan, np.nan
+        if len(classes) > 1:
+            is_of, own_chances = truth[:, None] == classes, chances[:, classes]
+            area = metrics.roc_auc_score(is_of, own_chances, average="macro")
+            precision = metrics.average_precision_score(is_of, own_chances, average="macro")
+        own[name] = Ranking(*map(float, (recall, area, precision)))
+    return _with_joint(own, Ranking)
+
+
+def _with_joint(own: dict[str, Any], kind: type) -> dict[str, Any]:
+    """Return own, begun by the joint prediction's scores; of several tasks, by their means."""
     means = (sum(values) / len(own) for values in zip(*own.values(), strict=True))
-    return {JOINT: Score(*means), **own}
+    return {JOINT: kind(*means), **own}
 
 
 class PerClass(NamedTuple):
@@ -104,25 +156,24 @@ def confusion(predictions: Named, targets: Named, classes: int) -> dict[str, np.
 
 def predict(
     model: Fusion, batches: Loader, device: torch.device, limit: int | None = None
-) -> tuple[Named, ...]:
-    """Return predicted classes, targets, probabilities of the predicted classes, and losses.
+) -> Predicted:
+    """Return predictions, targets, logits and losses of all batches, or of the first limit ones.
 
     UserError if a prediction is not finite: NaN has no largest class.
     """
-    predictions, truths, probabilities, losses = [], [], [], []
+    predictions, truths, every, losses = [], [], [], []
     for output, targets in outputs(model, batches, device, limit):
-        logits = output.logits
+        every.append(logits := output.logits)
         predictions.append({name: u.argmax(1) for name, u in logits.items()})
         truths.append(truth := own_targets(targets, logits))
-        probabilities.append({name: u.softmax(1).max(1).values for name, u in logits.items()})
         losses.append({
             name: F.cross_entropy(u.float(), truth[name].to(device), reduction="none")
             for name, u in logits.items()
         })  # fmt: skip
-    found = tuple(map(joined, (predictions, truths, probabilities, losses)))
-    counts = {name: sum(map(isnan, values)) for name, values in found[2].items()}
-    if bad := {name: count for name, count in counts.items() if count}:
-        total = len(found[2][min(bad)])
+    found = Predicted(joined(predictions), joined(truths), stacked(every), joined(losses))
+    is_bad = {name: ~np.isfinite(u.max(1)) for name, u in found.logits.items()}
+    if bad := {name: int(marks.sum()) for name, marks in is_bad.items() if marks.any()}:
+        total = len(is_bad[min(bad)])
         raise UserError(
             f"evaluation: predictions are not finite ({', '.join(bad)}; up to {max(bad.values())} "
             f"of {total} samples): their inputs, or the model's weights, are NaN or too large: "
@@ -131,19 +182,25 @@ def predict(
     return found
 
 
-def write_predictions(path: Path, ids: list[str], classes: list[str], *predicted: Named) -> None:
+def stacked(rows: list[dict[str, Tensor]]) -> dict[str, np.ndarray]:
+    """Join rows of matrices (B, C) into one (n, C) for each name, in the order of `joined`."""
+    own = [{name: u.float().cpu().numpy() for name, u in row.items()} for row in rows]
+    every = [row for part in distributed.gather(own) for row in part]
+    return {name: np.concatenate([row[name] for row in every]) for name in every[0]}
+
+
+def write_predictions(path: Path, ids: list[str], classes: list[str], predicted: Predicted) -> None:
     """Write one row for each sample: id, label, and each prediction with its probability.
 
     In a multi-task model every task has its own label. Text passes `tables.quote_formula`.
-    predicted is what `predict` returns.
     """
-    predictions, targets, probabilities, _ = predicted
+    (predictions, targets), probabilities = predicted[:2], predicted.probabilities
     names = [quote_formula(name) for name in classes]
     columns = {"id": [quote_formula(id) for id in ids]}
     for name in [JOINT] if JOINT in predictions else predictions:
         columns[column("label", name)] = [names[i] for i in targets[name]]
     for name, values in predictions.items():
         columns[column("prediction", name)] = [names[i] for i in values]
-        columns[column("probability", name)] = [f"{p:.6f}" for p in probabilities[name]]
+        columns[column("probability", name)] = [f"{p:.6f}" for p in probabilities[name].max(1)]
     rows = zip(*columns.values(), strict=True)
     write_table(path, list(columns), (dict(zip(columns, row, strict=True)) for row in rows))
