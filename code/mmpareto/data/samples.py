@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -41,8 +42,9 @@ class Batch(NamedTuple):
 
         RGB pictures (..., 3, H, W) travel as bytes and arrive as floats, normalised as ImageNet's.
         """
-        kept = None if self.kept is None else self.kept.to(device)
-        return Batch(to_device(self.inputs, device), self.targets.to(device), kept)
+        targets = self.targets.to(device, non_blocking=True)
+        kept = None if self.kept is None else self.kept.to(device, non_blocking=True)
+        return Batch(to_device(self.inputs, device), targets, kept)
 
 
 def to_device(inputs: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
@@ -50,9 +52,14 @@ def to_device(inputs: dict[str, Tensor], device: torch.device) -> dict[str, Tens
     moved = {name: values.to(device, non_blocking=True) for name, values in inputs.items()}
     for name, values in moved.items():
         if values.dtype == torch.uint8:
-            mean, deviation = (torch.tensor(v, device=device).view(3, 1, 1) * 255 for v in IMAGENET)
+            mean, deviation = _imagenet(device)
             moved[name] = values.float().sub_(mean).div_(deviation)
     return moved
+
+
+@cache  # to move them to a GPU for every batch would make the host wait for it
+def _imagenet(device: torch.device) -> list[Tensor]:
+    return [torch.tensor(v, device=device).view(3, 1, 1) * 255 for v in IMAGENET]
 
 
 class Split(Dataset):

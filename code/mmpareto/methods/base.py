@@ -50,7 +50,8 @@ def numbers(decisions: list[Decision], **more: Tensor) -> dict:
         step["measures"] = last.measures
     tensors, form = tree_flatten(step)
     device = last.loss.device
-    values = torch.stack([x.to(device, integrate.widest(device)) for x in tensors])
+    wide = integrate.widest(device)
+    values = torch.stack([x.to(device, wide, non_blocking=True) for x in tensors])
     if dist.is_initialized():
         values = distributed.mean(values)
     pairs = zip(tensors, values.tolist(), strict=True)  # sync
