@@ -1,7 +1,7 @@
 """Speed as ratios within one run: every job in turns, medians of several rounds.
 
 python code/benchmark.py step        a training step: ours, uniform, the released procedure, torchjd
-python code/benchmark.py throughput  samples a second at CREMA-D's size, by precision and compiler
+python code/benchmark.py throughput  samples a second at CREMA-D's size, memory, waits: for a GPU
 python code/benchmark.py scaling     a step by number of modalities, and of processes
 python code/benchmark.py loader      ours against a plain reader: PIL, torchvision, torch.load
 python code/benchmark.py prepare     prepare.py with 2 workers against 1, seconds for each stage
@@ -14,19 +14,19 @@ from pathlib import Path
 
 import torch
 
-from mmpareto.benchmarks import clips, step
+from mmpareto.benchmarks import clips, step, throughput
 from mmpareto.run.parsers import add_device_flags
 from mmpareto.system.flags import Parser, non_negative, positive
 from mmpareto.system.processes import keep_memory
 
 COMMANDS = {
     "step": step.measure,
-    "throughput": step.measure_throughput,
+    "throughput": throughput.measure_throughput,
     "scaling": step.measure_scaling,
     "loader": clips.measure_loader,
     "prepare": clips.measure_prepare,
 }
-STEPS = {"step": 4, "throughput": 10, "scaling": 2}
+STEPS = {"step": 4, "throughput": 4, "scaling": 2}
 
 
 def add_flags(parser, command: str) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import warnings
 from functools import partial
 
 import pytest
@@ -74,6 +75,20 @@ def test_rounds_until_the_time_is_over(monkeypatch):
     assert timing.compare({"a": int, "b": int}, 4) == {"a": [0.5] * 2, "b": [0.5] * 2}
 
 
+def test_waits_are_counted(monkeypatch):
+    """torch warns of each; other warnings do not count, and the mode is put back."""
+    modes = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    def job():
+        for _ in range(3):
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        warnings.warn("another", stacklevel=1)
+
+    assert timing.host_waits(job, 4) == 3
+    assert modes == ["warn", "default"]
+
+
 def test_unknown_command():
     with pytest.raises(UserError, match="invalid choice: 'stop'"):
         benchmark.main(["stop"])
@@ -85,7 +100,10 @@ def test_unknown_command():
     ("words", "expected"),
     [
         (("step", "--steps", 1), r"ratio mmpareto features / uniform: median"),
-        (("throughput", "--batch_size", 2, "--steps", 1), r"mmpareto, bf16 .* compile +\d"),
+        (
+            ("throughput", "--batch_size", 2, "--steps", 1),
+            r"compile, 1 rounds\n.*\nreleased, fp32 +\d",
+        ),
         (("scaling", "--modalities", 1, "--steps", 1), r"1 modalities: uniform \d.*averaged in"),
         (("loader", "--clips", 130), r"ratio plain / ours: median"),
         (("prepare", "--clips", 24), r"hash raw files +\d"),

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..core import distributed, integrate
 from ..data.samples import Batch, Data, Modality
 from ..methods import METHODS
+from ..methods.base import Decision
 from ..models.fusions import FUSIONS
 from ..models.fusions.base import Fusion
 from ..run import devices, options, setup
@@ -38,18 +39,6 @@ OURS = {
     "mmpareto": "--method mmpareto",
     "mmpareto tensor": "--method mmpareto --granularity tensor",
     "mmpareto features": "--method mmpareto --gramian features",
-}
-FAST = ["--precision", "bf16", "--compile"]
-VARIANTS = {  # of `measure_throughput`: what to build, flags
-    "released, fp32": ["released"],
-    "two traversals, fp32": [OURS["mmpareto"]],
-    "uniform, fp32": [OURS["uniform"]],
-    "mmpareto, fp32": [OURS["mmpareto"]],
-    "mmpareto features, fp32": [OURS["mmpareto features"]],
-    "mmpareto, bf16 + channels_last": [OURS["mmpareto"], "--precision", "bf16"],
-    "two traversals, bf16 + channels_last + compile": [OURS["mmpareto"], *FAST],
-    "mmpareto, bf16 + channels_last + compile": [OURS["mmpareto"], *FAST],
-    "mmpareto features, bf16 + channels_last + compile": [OURS["mmpareto features"], *FAST],
 }
 
 
@@ -76,12 +65,14 @@ class Stepper:
             flags, [*self.model.parameters(), *self.method.parameters()], device
         )
 
-    def __call__(self, batch: Batch) -> None:
+    def __call__(self, batch: Batch) -> Decision:
         for turn in range(self.method.turns):
             self.method.turn = turn
-            self.method.backward(self.method.decide(self.method.forward(batch), batch))
+            decision = self.method.decide(self.method.forward(batch), batch)
+            decision = self.method.backward(decision)
             self.optimizer.step()
             self.optimizer.zero_grad()
+        return decision
 
     @contextmanager
     def wrapped(self, wrap: Callable[[str, Callable], Callable]) -> Iterator[None]:
@@ -238,35 +229,3 @@ def scaled(number: int, device: torch.device, flags: Namespace) -> str:
         f"{number} modalities: {steps}; mmpareto holds {held:.0f} MB of gradients; "
         f"{size:.0f} MB are averaged in {median(exchange):.3f} s"
     )
-
-
-def measure_throughput(flags: Namespace) -> None:
-    """Samples a second at CREMA-D's full size: made for a GPU, it runs anywhere."""
-    device = devices.pick_device(flags.device, flags.gpu_ids)
-    cuda = device.type == "cuda"
-    print(f"commit {commit()}, {torch.cuda.get_device_name(device) if cuda else 'CPU'}")
-    for size in flags.batch_size:
-        batch = random_batch(size, CREMAD, device)
-        slowest = None
-        print(f"batch of {size:<44}{'samples/s':>9}{'of released':>13}{'peak memory':>13}")
-        for title, (name, *more) in VARIANTS.items():
-            if cuda:
-                torch.cuda.reset_peak_memory_stats(device)
-            stepper = Stepper(name, CREMAD, device, *more)
-            take = traverse_twice if title.startswith("two") else Stepper.__call__
-            job = {"": partial(take, stepper, batch)}
-            seconds = median(compare(job, flags.seconds / len(VARIANTS), flags.steps)[""])
-            slowest = slowest or seconds
-            peak = f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB" if cuda else "-"
-            ratio = f"{slowest / seconds:.2f}x"
-            print(f"{title:53}{size / seconds:9.1f}{ratio:>13}{peak:>13}", flush=True)
-            del stepper, job  # before the next one is built
-
-
-def traverse_twice(stepper: Stepper, batch: Batch) -> None:
-    """Take the least that an exact method needs: forward, two traversals, nothing integrated."""
-    output = stepper.model(batch.inputs)
-    joint, own, _ = stepper.model.objectives(output, output.losses(batch.targets))
-    params = list(stepper.model.parameters())
-    torch.autograd.grad(joint, params, retain_graph=True, allow_unused=True)
-    torch.autograd.grad(sum(own.values()), params, allow_unused=True)

@@ -1,6 +1,7 @@
 """Times of jobs in turns, and their ratios."""
 
 import time
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -44,6 +45,19 @@ def compare(
             take_round()
             bar.update()
     return found
+
+
+def host_waits(job: Callable[[], object], times: int) -> float:
+    """Return how often the host waits for the GPU in one run of the job, as far as torch knows."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            for _ in range(times):
+                job()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing CUDA operation" in str(w.message) for w in caught) / times
 
 
 def show_ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> None:
