@@ -14,6 +14,11 @@ from mmpareto.datasets import DATASETS
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("no usable CUDA GPU")
+
+
 @pytest.fixture(autouse=True)
 def toys(monkeypatch):
     monkeypatch.setattr(DATASETS, "parts", DATASETS.parts | TOYS)

@@ -73,6 +73,47 @@ def test_figure1(tmp_path):
     assert refused.returncode == 2 and "say OUT=DIR" in refused.stderr
 
 
+class TestGPU:
+    """sh script/gpu.sh, as far as a machine without a GPU can run it."""
+
+    script = [ROOT / "script/gpu.sh", "--device", "cpu", "--seconds", "0.01", "--batch_size", "1"]
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+    def test_without_one(self, tmp_path):
+        done = sh(self.script[0], cwd=tmp_path)
+        assert done.returncode == 0 and done.stdout.startswith("skipped: ")
+        assert done.stdout.count("\n") == 1 and not list(tmp_path.iterdir())
+
+    def test_lacking_packages_are_named(self, tmp_path):
+        (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['psutil'] = None")
+        done = sh(*self.script, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+        assert done.returncode == 2 and "lacks packages: psutil: install" in done.stderr
+        assert done.stdout == "" and not (tmp_path / "runs").exists()
+
+    def test_nothing_is_overwritten(self, tmp_path):
+        (tmp_path / "old").write_text("old")
+        for out in ("old", "old/new"):
+            done = sh(*self.script, cwd=tmp_path, OUT=out)
+            assert done.returncode == 2 and done.stderr.startswith(f"error: OUT={out}: ")
+        assert (tmp_path / "old").read_text() == "old"
+
+    def test_interrupted(self, tmp_path):
+        """What was found until Ctrl-C is in the file."""
+        process = subprocess.Popen(
+            ["sh", *map(str, self.script)], cwd=tmp_path, env={**os.environ, "OUT": "new",
+            "PYTHON": sys.executable}, start_new_session=True, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        out = tmp_path / "new"
+        wait_for(lambda: out.exists() and "convolutions of fp32" in out.read_text())
+        os.killpg(process.pid, signal.SIGINT)
+        _, stderr = process.communicate()
+        assert process.returncode == 130 and "Traceback" not in stderr
+        assert "test_cuda.py" in out.read_text()
+        assert out.read_text().endswith("ended with exit code 130\n")
+        assert gone(process.pid)
+
+
 COMPARE = [ROOT / "script/compare.sh", "--encoder", "cnn", "--epochs", "2", "--limit_batches", "8",
            "--seeds", "0,1", "--methods", "joint,uniform", "--jobs", "2"]  # fmt: skip
 
