@@ -7,7 +7,7 @@
 # GPU it says so, measures nothing and exits 0, unless --device cpu follows. Exit code 1: a test or
 # the measurement failed; 124: the time was over, the file has what was found until then.
 # Where there is no .venv, a python3 with the packages in needs will do.
-needs="torch torchvision numpy sklearn psutil tqdm"
+needs="torch torchvision numpy psutil tqdm"
 
 # Print which of $needs the Python $1 lacks.
 lacks() {
@@ -37,8 +37,8 @@ help_needs=$needs
 
 ! asks_help "$@" || exec "$python" "$root/code/benchmark.py" throughput "$@"
 lacking=$(lacks "$python")
-[ -z "$lacking" ] || fail "$python lacks packages: $lacking: install them (sklearn is called \
-scikit-learn), or set PYTHON to a Python that has them"
+[ -z "$lacking" ] || fail "$python lacks packages: $lacking: install them, or set \
+PYTHON to a Python that has them"
 [ -z "$needs_gpu" ] ||
     "$python" -W ignore -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
     skip "the torch of $python cannot use the GPU of this machine"
@@ -60,8 +60,10 @@ bounded() {
 report() {
     trap 'echo "ended with exit code 130"; exit 130' INT TERM # once the running command has ended
     code=0
-    if [ "$(needs="pytest" lacks "$python")" ]; then
-        echo "tests left out: $python lacks pytest"
+    needs="pytest sklearn filelock"
+    lacking=$(lacks "$python")
+    if [ "$lacking" ]; then
+        echo "tests left out: $python lacks $lacking (sklearn is called scikit-learn)"
     else
         (cd "$root" && bounded -m pytest -m cuda -W ignore -v -rs --no-header \
             -p no:cacheprovider tests/run/test_cuda.py) || code=1
