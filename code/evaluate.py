@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mmpareto.data.batches import loader
 from mmpareto.data.samples import Data
-from mmpareto.run import checkpoint, corruption, report
+from mmpareto.run import checkpoint, corruption, report, worth
 from mmpareto.run import scores as evaluation
 from mmpareto.run.parsers import add_device_flags
 from mmpareto.run.scores import column
@@ -48,11 +48,13 @@ def main(arguments: list[str]) -> None:
     if flags.predictions:
         evaluation.write_predictions(flags.predictions, split.ids, data.classes, predicted)
         print(f"\nPrediction of every sample: {flags.predictions}", flush=True)
+    where = data.modalities, found.device, load
     if flags.robustness:
         severities, random_seed = flags.severities or corruption.SEVERITIES, flags.random_seed or 0
-        where = data.modalities, found.device, load
         rows = corruption.robustness(found.model, split, *where, severities, random_seed)
         show_robustness(rows, data, random_seed)
+    if flags.contribution:
+        show_contribution(worth.contribution(found.model, split, *where), list(data.modalities))
 
 
 def parser() -> Parser:
@@ -78,6 +80,9 @@ def parser() -> Parser:
              "the split (default: 0.5,1,2)")
     add("--random_seed", type=seed, metavar="SEED",
         help="seed of --robustness's random draws, 0 to 4294967295 (default: 0)")
+    add("--contribution", action="store_true",
+        help="what each of N modalities adds to the joint accuracy: Shapley values, the absent "
+             "modalities at zero; 2^N - 1 more evaluations")
     add("--predictions", type=Path, metavar="FILE.csv",
         help="write id, label, and every prediction with its probability, a row for each sample")
     # fmt: on
@@ -148,6 +153,21 @@ def show_robustness(rows: list[dict], data: Data, seed: int) -> None:
     title = "Accuracy with one modality missing or corrupted, the others as they are"
     table = report.table(headings, cells, WIDTH, texts=2)
     print(f"\n{title} (seed {seed})", table, *notes, sep="\n")
+
+
+def show_contribution(found: worth.Contribution, modalities: list[str]) -> None:
+    def accuracy(*present: str) -> str:
+        return f"{found.accuracy[frozenset(present)]:.4f}"
+
+    rows = [[name, accuracy(name), f"{found.added[name]:+.4f}"] for name in modalities]
+    print(
+        "\nWhat each modality adds to the joint accuracy: Shapley values, absent ones at zero",
+        report.table(["modality", "alone", "adds"], rows, WIDTH),
+        f"none {accuracy()} (the share of the commonest class) + what they add = all "
+        f"{accuracy(*modalities)}",
+        f"imbalance {found.imbalance:.4f} (the largest less the smallest)",
+        sep="\n", flush=True,
+    )  # fmt: skip
 
 
 def shown(name: str, data: Data) -> str:

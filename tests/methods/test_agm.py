@@ -45,7 +45,7 @@ class TestAGM:
     def test_parts(self):
         """T = (4,1), P_a = (1,0), P_v = (2,.5) with audio or visual zeroed."""
         logits = {frozenset("v"): double(1, 0), frozenset("a"): double(2, 0.5)}
-        found = agm.shapley(["a", "v"], double(4, 1), logits.__getitem__)
+        found = agm.shares(["a", "v"], double(4, 1), logits.__getitem__)
         assert found["a"].tolist() == [2.5, 0.75] and found["v"].tolist() == [1.5, 0.25]
 
     @pytest.mark.parametrize("number", [1, 2, 3, 4])
@@ -58,7 +58,7 @@ class TestAGM:
             return random.setdefault(frozenset(coalition), torch.randn(3, dtype=torch.float64))
 
         whole = logits(names)
-        found = agm.shapley(names, whole, logits)
+        found = agm.shares(names, whole, logits)
         torch.testing.assert_close(sum(found.values()), whole)
         expected = literal.shapley(names, lambda s: logits(s) if s else torch.zeros_like(whole))
         for name in names:

@@ -2,8 +2,6 @@
 
 from argparse import Namespace
 from collections.abc import Callable
-from itertools import combinations
-from math import factorial
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +11,10 @@ from ..core import distributed
 from ..core.integrate import Stats
 from ..data.samples import Batch
 from ..models.fusions.base import Fusion, Output, total
+from ..models.shapley import Coalition, coalitions, shapley
 from ..system.flags import non_negative
 from .base import Decision, JointMethod
 
-Coalition = frozenset[str]
 LARGEST = 10.0  # largest exponent, before alpha, as in the authors' code
 FLOOR = 1e-8  # smallest probability, as there
 
@@ -71,7 +69,7 @@ class AGM(JointMethod):
         self._kept = [(b, b.clone()) for b in self.model.buffers()] if training else []
         self.model.train(training)
         whole = output.logits["joint"]
-        parts = shapley(list(self.model.encoders), whole, self.coalitions(batch.inputs))
+        parts = shares(list(self.model.encoders), whole, self.coalitions(batch.inputs))
         self.model.train()
         scores = torch.stack([score(phi, batch.targets) for phi in parts.values()])
         scores = distributed.mean(scores)
@@ -118,22 +116,16 @@ class AGM(JointMethod):
         return late
 
 
-def shapley(
+def shares(
     names: list[str], whole: Tensor, logits: Callable[[Coalition], Tensor]
 ) -> dict[str, Tensor]:
     """Returns each modality's share of the joint logits, whole (B, C); the shares add up to it.
 
-    phi_k = sum over S without k of |S|! (N - |S| - 1)! / N! (f(S + k) - f(S)), f(empty) = 0.
+    A share is the modality's Shapley value if no modality at all gives logits of zero.
     """
-    number = len(names)
-    some = [frozenset(c) for size in range(1, number) for c in combinations(names, size)]
+    *some, everyone = coalitions(names)
     f = {coalition: logits(coalition) for coalition in some}
-    f |= {frozenset(): torch.zeros_like(whole), frozenset(names): whole}
-    weights = [factorial(n) * factorial(number - n - 1) / factorial(number) for n in range(number)]
-    return {
-        name: total(weights[len(s)] * (f[s | {name}] - f[s]) for s in f if name not in s)
-        for name in names
-    }
+    return shapley(names, {**f, frozenset(): torch.zeros_like(whole), everyone: whole})
 
 
 def score(phi: Tensor, targets: Tensor) -> Tensor:
