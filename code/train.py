@@ -235,7 +235,8 @@ class Trainer:
         samples = len(self.data.splits["test"])
         if limit := self.flags.limit_batches:
             samples = min(samples, limit * self.flags.batch_size)
-        self.run.finish(selected, results, samples)
+        size, peak = setup.parameters(self.model), devices.peak_memory(self.device)
+        self.run.finish(selected, results, test_samples=samples, parameters=size, peak_bytes=peak)
 
     def model_state(self) -> dict:
         """Return what evaluation needs."""

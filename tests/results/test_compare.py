@@ -3,6 +3,7 @@
 from mmpareto.system import tensors
 
 import csv
+import json
 import re
 import shlex
 import statistics
@@ -102,6 +103,21 @@ def test_nothing_is_computed_twice(tmp_path, calls, capsys):
     out = capsys.readouterr().out
     assert "joint, seed 1: finished already" in out
     assert re.search(r"== uniform, seed 1: Result \(best-val, epoch 1\): test Acc 0\.\d+", out)
+
+
+def test_runs_of_earlier_versions(tmp_path, calls):
+    """They did not note what the model's size and the memory were: these cells are empty."""
+    words = ["--methods", "joint", "--seeds", "0,1"]
+    noted = ("test_samples", "parameters", "peak_bytes")
+    new = compared(tmp_path, *words)
+    assert all(int(row[name]) > 0 for row in new for name in noted)
+    path = tmp_path / "joint-s1/result.json"
+    kept = {k: v for k, v in json.loads(path.read_text()).items() if k not in noted}
+    path.write_text(json.dumps(kept))
+    rows = compared(tmp_path, *words, "--collect")
+    old = [{**row, **dict.fromkeys(noted, "")} for row in new if row["seed"] == "1"]
+    assert rows == [row for row in new if row["seed"] == "0"] + old
+    assert saved.reopen(tmp_path)[1]
 
 
 def test_the_last_epoch_counts(tmp_path, calls, capsys, monkeypatch):

@@ -9,6 +9,7 @@ import statistics
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from run_files import read, weights
@@ -75,6 +76,9 @@ class TestFolder:
         assert result["results"]["last"]["epoch"] == 2
         assert result["conflict"] == pytest.approx(statistics.mean(conflicts))
         state = tensors.read(done / "last.pt")
+        learned = [x for name, x in state["model"].items() if not re.search("running|num_", name)]
+        assert result["parameters"] == sum(x.numel() for x in learned)
+        assert result["peak_bytes"] > 2**20
         expected = {"model", "optimizer", "scheduler", "method", "rng", "epoch", "config"}
         assert expected <= set(state)
         assert state["epoch"] == 2 and state["config"]["method"] == "mmpareto"
@@ -91,6 +95,20 @@ class TestFolder:
         for name, logits in (("Acc", output.joint), ("Acc_b", output.unimodal["b"])):
             right = (logits.argmax(1) == split.targets).float().mean()
             assert result[name] == pytest.approx(float(right))
+
+    def test_peak_memory(self, monkeypatch):
+        """It grows by what is held beyond the last peak, and stays when that is freed."""
+        cpu, size = torch.device("cpu"), 2**25
+        before = devices.peak_memory(cpu)
+        now = psutil.Process().memory_info()
+        room = before - (now.rss - now.shared)  # what can be held without a new peak
+        held = torch.ones((room + size) // 4)
+        grown = devices.peak_memory(cpu)
+        assert size / 2 < grown - before < 2 * size
+        del held
+        assert devices.peak_memory(cpu) > before + size / 2
+        monkeypatch.setattr(Path, "read_text", lambda path: "")
+        assert devices.peak_memory(cpu) >= grown  # elsewhere files' pages count, too
 
     def test_without_msgspec(self, run, monkeypatch):
         """Only reading a run's files back needs it, so that a bare server can train."""

@@ -7,7 +7,7 @@ import re
 
 import torch
 
-CLOCKS = ("seconds", "waiting", "seconds_per_epoch")
+MEASURED = ("seconds", "waiting", "seconds_per_epoch", "peak_bytes")
 
 
 def read(path):
@@ -42,11 +42,11 @@ def state(path):
 
 
 def untimed(path):
-    return [{k: v for k, v in content.items() if k not in CLOCKS} for content in read(path)]
+    return [{k: v for k, v in content.items() if k not in MEASURED} for content in read(path)]
 
 
 def assert_same_run(one, other):
-    """To the bit, but for times."""
+    """To the bit, but for times and memory."""
     for file in ("last.pt", "best.pt"):
         assert state(one / file) == state(other / file)
     assert rows(one) == rows(other)

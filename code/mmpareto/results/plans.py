@@ -77,7 +77,8 @@ class Plan:
         validation = {e.epoch: e for e in read_epochs(self.folder) if e.split == "val"}
         mine = {"method": self.name, **self.setting, "seed": self.seed}
         rest = {name: getattr(result, name) for name in MEASURED}
-        rest |= {"test_samples": result.test_samples, "data": config.data_name}
+        known = "test_samples", "parameters", "peak_bytes"
+        rest |= {name: getattr(result, name) for name in known} | {"data": config.data_name}
         rest |= {"identity": config.identity, "commit": config.commit}
         rest |= {"threads": config.threads, **config.versions}
         rows = []

@@ -1,10 +1,13 @@
 """Choose where a run computes: its device and its processes; place the model there."""
 
 import os
+import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 
 import torch
 
@@ -66,6 +69,23 @@ def pick_device(name: str, gpu_ids: str | None) -> torch.device:
             flush=True,
         )
     return torch.device("mps" if name == "mps" or (name == "auto" and mps) else "cpu")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most memory that this process has held at once so far, in bytes.
+
+    On a CUDA GPU it is what tensors took there, elsewhere the resident memory. Processes that load
+    data are not counted. On Linux, neither are pages of files, such as torch's own code: a forked
+    process has only those that it touches itself, so that they would tell how a run was started.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:  # ru_maxrss would also count the program that has started this one
+        status = Path("/proc/self/status").read_text()
+        found = dict(re.findall(r"^(VmHWM|RssFile):\s*(\d+) kB", status, re.MULTILINE))
+        return 1024 * (int(found["VmHWM"]) - int(found["RssFile"]))
+    except (OSError, KeyError):  # not Linux
+        return getrusage(RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @contextmanager

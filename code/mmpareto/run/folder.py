@@ -170,8 +170,11 @@ class Run:
             tensors.write(self.folder / name, {**state, "config": self.config, "logs": logs})
         distributed.barrier()  # the others may read it
 
-    def finish(self, selected: str, results: dict[str, dict], samples: int) -> None:
-        """Show and keep the scores of so many test samples; selected names the rule that counts."""
+    def finish(self, selected: str, results: dict[str, dict], **measured: int) -> None:
+        """Show and keep the scores, by rule; selected names the rule that counts.
+
+        measured holds further fields of `Result`.
+        """
         if not distributed.is_first():
             return
         for rule, scores in results.items():
@@ -187,7 +190,7 @@ class Run:
         result = {
             "selected": selected,
             "results": results,
-            "test_samples": samples,
+            **measured,
             "conflict": report.mean(conflict for conflict, _ in self.known),
             "seconds_per_epoch": report.mean(seconds for _, seconds in self.known),
         }

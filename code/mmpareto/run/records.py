@@ -141,7 +141,10 @@ class Result(Record):
     conflict: float | None
     seconds_per_epoch: float
     selected: Any = None  # the rule whose scores are the run's result
-    test_samples: int | None = None  # that were scored; unknown of runs of early versions
+    # Unknown of runs of earlier versions:
+    test_samples: int | None = None  # that were scored
+    parameters: int | None = None  # of the model
+    peak_bytes: int | None = None  # as `devices.peak_memory` measures it
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -123,6 +123,11 @@ def build_optimizer(flags: Namespace, params: list[nn.Parameter], device: torch.
     return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, flags.lr_decay_step or 1, ratio)
 
 
+def parameters(model: Fusion) -> int:
+    """Return how many numbers the model learns."""
+    return sum(p.numel() for p in model.parameters())
+
+
 def header(
     flags: Namespace, data: Data, model: Fusion, device: torch.device, steps: int
 ) -> list[str]:
@@ -131,7 +136,6 @@ def header(
     name = torch.cuda.get_device_name(device) if is_cuda else f"{known['threads']} threads"
     sizes = ", ".join(f"{split} {len(part)}" for split, part in data.splits.items())
     shapes = ", ".join(f"{name} {spec.shape}" for name, spec in data.modalities.items())
-    parameters = sum(p.numel() for p in model.parameters())
     recipe = samples.recipe_hash(data.recipe)
     processes = f", {distributed.size()} processes" if distributed.size() > 1 else ""
     used, size = steps * flags.batch_size * flags.accumulate, len(data.splits["train"])
@@ -141,7 +145,7 @@ def header(
         f"Device   {device} ({name}){processes}, seed {flags.random_seed}",
         f"Data     {data.name}, recipe {recipe}, identity {data.identity}: {sizes}; {shapes}",
         *data.notes,
-        f"Model    {flags.fusion}, {parameters:,} parameters, {len(data.classes)} classes",
+        f"Model    {flags.fusion}, {parameters(model):,} parameters, {len(data.classes)} classes",
         f"Method   {flags.method}: {steps} steps an epoch, on {used} of {size} samples",
         f"Command  {known['command']}",
         f"Folder   {flags.out}",
