@@ -14,6 +14,7 @@ import shlex
 import signal
 import sys
 from argparse import Namespace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -161,6 +162,8 @@ def train(compared: Comparison, plans: list[Plan], slots: list[str | None]) -> d
     forked = bool(left) and slots[0] is None and server.suits(left[0].flags)
     if forked:
         server.start(left[0].arguments, environment)
+        if find_spec("matplotlib"):
+            import_module("matplotlib.figure")  # for the table; now this process only waits
     for plan in plans:
         if plan.run:
             print(f"== {plan.label}: finished already", flush=True)
