@@ -54,7 +54,7 @@ class AGM(JointMethod):
 
     def __init__(self, model: Fusion, flags: Namespace):
         super().__init__(model, flags)
-        inside = {*model.encoders.parameters(), *model.unimodal_heads.parameters()}
+        inside = {*model.encoders.parameters(), *model.probed()}
         self._kept: list[tuple[Tensor, Tensor]] = []  # buffers, and their values before the passes
         self.head = [p for p in model.parameters() if p not in inside and p.dim() > 1]
         device = self.head[0].device

@@ -174,8 +174,8 @@ class ProbedMethod(Method):
         # fmt: on
 
     def probe(self, output: Output) -> Output | None:
-        """Returns predictions from detached features; None with --no_probes or several tasks."""
-        if self.flags.no_probes or self.model.multitask:
+        """Returns predictions from detached features; None where nothing is to be probed."""
+        if self.flags.no_probes or self.model.multitask or not self.model.own_heads:
             return None
         detached = tree_map_only(Tensor, Tensor.detach, output)
         return self.model.read(detached.features, detached.taps)
@@ -210,7 +210,7 @@ class JointMethod(ProbedMethod):
         return Decision(joint, {"joint": joint, **probes}, probes)
 
     def clip_groups(self) -> list[list[nn.Parameter]]:
-        probes = set(self.model.unimodal_heads.parameters())
+        probes = self.model.probed()
         return [[p for p in self.model.parameters() if p not in probes]]
 
 

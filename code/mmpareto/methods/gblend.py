@@ -43,7 +43,7 @@ class GBlend(Method):
 
     @staticmethod
     def runs_with(fusion: type[Fusion]) -> bool:
-        return fusion.late and not fusion.multitask
+        return fusion.late and fusion.own_heads and not fusion.multitask
 
     def __init__(self, model: Fusion, flags: Namespace):
         super().__init__(model, flags)

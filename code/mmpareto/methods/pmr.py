@@ -57,11 +57,10 @@ class PMR(JointMethod):
 
     def __init__(self, model: Fusion, flags: Namespace):
         super().__init__(model, flags)
-        for name, head in model.unimodal_heads.items():
-            weight = head.get_parameter("weight")
-            self.state[f"prototypes_{name}"] = torch.zeros_like(weight)  # (C, D)
-        bias = next(iter(model.unimodal_heads.values())).get_parameter("bias")
-        self.state["known"] = torch.zeros_like(bias, dtype=torch.bool)  # (C,)
+        one = next(model.parameters())
+        for name, encoder in model.encoders.items():
+            self.state[f"prototypes_{name}"] = one.new_zeros(model.classes, encoder.out_dim)
+        self.state["known"] = one.new_zeros(model.classes, dtype=torch.bool)
 
     @torch.no_grad()
     def start_epoch(self, trainer) -> None:

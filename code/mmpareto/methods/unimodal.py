@@ -18,7 +18,7 @@ class Unimodal(ProbedMethod):
 
     @staticmethod
     def runs_with(fusion: type[Fusion]) -> bool:
-        return fusion.late
+        return fusion.late and fusion.own_heads
 
     def decide(self, output: Output, batch: Batch) -> Decision:
         unimodal = output.unimodal_losses(batch.targets)

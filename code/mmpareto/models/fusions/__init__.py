@@ -13,6 +13,8 @@ FUSIONS: Registry[Fusion] = Registry(
         "gated": "conditioned:Gated",
         "mmtm": "mmtm:MMTM",
         "centralnet": "centralnet:CentralNet",
+        "shared_head": "shared_head:SharedHead",
+        "growing": "growing:Growing",
         "bottleneck": "bottleneck:Bottleneck",
         "shared": "multitask:Shared",
         "separate": "multitask:Separate",

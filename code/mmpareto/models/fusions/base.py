@@ -73,18 +73,21 @@ class Fusion(nn.Module):
     tapped: whether the joint prediction reads taps of the encoders instead of their features. Such
         a fusion replaces `encode`, and defines `joint_of_taps` instead of `joint`.
     multitask: whether it learns tasks from one input (see `multitask.MultiTask`).
+    own_heads: whether the unimodal heads serve nothing but their own modality's prediction. A
+        fusion whose joint prediction is made of theirs sets False.
     """
 
     late = True
     tapped = False
     multitask = False
+    own_heads = True
     precision = "fp32"  # or "bf16": forward passes under autocast
     default_encoder: str | None = None  # for every modality; None: by the modality's kind
 
     def __init__(self, encoders: dict[str, Encoder], classes: int):
         super().__init__()
-        self.encoders = Encoders(encoders)
-        self.unimodal_heads = heads(encoders, classes)
+        self.encoders, self.classes = Encoders(encoders), classes
+        self.unimodal_heads = heads(encoders, classes) if self.own_heads else nn.ModuleDict()
 
     @staticmethod
     def add_flags(parser) -> None:
@@ -120,17 +123,17 @@ class Fusion(nn.Module):
         raise NotImplementedError
 
     def encode(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Taps]:
-        """Return the features of the given inputs, and the taps if the joint prediction reads some.
-
-        A method that trains one modality at a time gives that one's inputs alone.
-        """
+        """Return features of the inputs given, and the taps if the joint prediction reads some."""
         given = {name: encoder for name, encoder in self.encoders.items() if name in inputs}
         return {name: encoder(inputs[name]) for name, encoder in given.items()}, NO_TAPS
 
     def read(self, features: dict[str, Tensor], taps: Taps = NO_TAPS) -> Output:
-        """Return all predictions from features and taps; from detached ones it trains probes."""
-        unimodal = {name: head(features[name]) for name, head in self.unimodal_heads.items()}
-        if self.multitask:
+        """Return all predictions from features and taps; from detached ones it trains probes.
+
+        Without the features of every modality there is no joint prediction.
+        """
+        unimodal = {name: self.unimodal_heads[name](z) for name, z in features.items()}
+        if self.multitask or len(unimodal) < len(self.unimodal_heads):
             return Output(None, unimodal, features, taps)
         joint = self.joint_of_taps(taps) if self.tapped else self.joint(features)
         return Output(joint, unimodal, features, taps)
@@ -139,13 +142,18 @@ class Fusion(nn.Module):
         """Return all predictions, in float32 whatever the precision.
 
         The predictions were computed from these very features, so gradients can be taken there.
+        A method that trains one modality at a time gives that one's inputs alone.
         """
         if self.precision == "fp32":
             return self.read(*self.encode(inputs))
         with torch.autocast(next(iter(inputs.values())).device.type, torch.bfloat16):
             features, taps = self.encode(inputs)
-            output = self.read(tree_map_only(Tensor, _widened, features), taps)
-        return tree_map_only(Tensor, _widened, output)
+            output = self.read(tree_map_only(Tensor, widened, features), taps)
+        return tree_map_only(Tensor, widened, output)
+
+    def probed(self) -> set[nn.Parameter]:
+        """Return the parameters that no joint prediction uses."""
+        return set(self.unimodal_heads.parameters()) if self.own_heads else set()
 
     def compile(self) -> None:
         """Compile `encode` and, if tapped, `read` apart, so that features stay plain tensors."""
@@ -169,8 +177,18 @@ def total(tensors: Iterable[Tensor]) -> Tensor:
     return reduce(add, tensors)
 
 
-def _widened(x: Tensor) -> Tensor:
+def widened(x: Tensor) -> Tensor:
     return x.float() if x.dtype == torch.bfloat16 else x
+
+
+def common_width(encoders: dict[str, Encoder], fusion: str, remedies: str) -> int:
+    """Return the out_dim of all encoders; UserError if they differ."""
+    if len({encoder.out_dim for encoder in encoders.values()}) > 1:
+        found = ", ".join(f"{name} {encoder.out_dim}" for name, encoder in encoders.items())
+        raise UserError(
+            f"--fusion {fusion}: features of one width expected, found {found}: {remedies}"
+        )
+    return next(iter(encoders.values())).out_dim
 
 
 def check_stages(encoders: dict[str, Encoder], fusion: str) -> None:

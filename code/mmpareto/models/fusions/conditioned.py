@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ...system.errors import UserError
 from ..encoders.base import Encoder
-from .base import Fusion, heads, total
+from .base import Fusion, common_width, heads, total
 
 
 class Conditioned(Fusion):
@@ -48,14 +48,8 @@ class FiLM(Conditioned):
 
     def __init__(self, encoders: dict[str, Encoder], classes: int, **settings):
         super().__init__(encoders, classes, **settings)
-        widths = {name: encoders[name].out_dim for name in self.others}
-        if len(set(widths.values())) > 1:
-            found = ", ".join(f"{name} {width}" for name, width in widths.items())
-            raise UserError(
-                f"--fusion film: features of one width expected, found {found}: choose encoders of "
-                "one width, another --conditioner, or --fusion gated"
-            )
-        width = widths[self.others[0]]
+        remedies = "choose encoders of one width, another --conditioner, or --fusion gated"
+        width = common_width({name: encoders[name] for name in self.others}, "film", remedies)
         self.condition = nn.ModuleDict(
             {name: nn.Linear(encoders[self.conditioner].out_dim, 2 * width) for name in self.others}
         )
