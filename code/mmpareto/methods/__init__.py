@@ -17,6 +17,8 @@ METHODS: Registry[Method] = Registry(
         "greedy": "greedy:Greedy",
         "pmr": "pmr:PMR",
         "agm": "agm:AGM",
+        "mla": "mla:MLA",
+        "aug": "aug:AUG",
         "pcgrad": "pcgrad:PCGrad",
         "cagrad": "cagrad:CAGrad",
         "upgrad": "upgrad:UPGrad",
