@@ -30,10 +30,15 @@ def main(arguments: list[str]) -> None:
     flags = parser().parse_args(arguments)
     check(flags)
     found = checkpoint.load(flags.checkpoint, flags)
-    data, split, own = found.data, found.part(flags.part), found.flags
-    batch_size, size = flags.batch_size or own.batch_size, len(split)
-    if flags.limit_batches and flags.limit_batches * batch_size < size:
-        split = split.subset(range(flags.limit_batches * batch_size))
+    data, own, size = found.data, found.flags, len(found.part(flags.part))
+    batch_size = flags.batch_size or own.batch_size
+    limit = flags.limit_batches and flags.limit_batches * batch_size
+    split, train = (
+        part.subset(range(limit)) if limit and limit < len(part) else part
+        for part in (found.part(flags.part), found.part("train"))
+    )
+    if flags.linear_probe:
+        worth.check_probes(train.targets, split.targets, data.classes, flags.part)
     load = partial(loader, batches=batch_size, workers=flags.workers)
     predicted = evaluation.predict(found.model, load(split), found.device)
 
@@ -55,6 +60,14 @@ def main(arguments: list[str]) -> None:
         show_robustness(rows, data, random_seed)
     if flags.contribution:
         show_contribution(worth.contribution(found.model, split, *where), list(data.modalities))
+    if flags.features or flags.linear_probe:
+        features = worth.features(found.model, load(split), found.device)
+    if flags.features:
+        worth.write_features(flags.features, features, split.ids, data.classes, data.tasks)
+        print(f"\nFeatures of every sample: {flags.features}", flush=True)
+    if flags.linear_probe:
+        fitted = worth.features(found.model, load(train), found.device)
+        show_probes(worth.linear_probes(fitted, features), data, len(train), flags.part)
 
 
 def parser() -> Parser:
@@ -83,8 +96,13 @@ def parser() -> Parser:
     add("--contribution", action="store_true",
         help="what each of N modalities adds to the joint accuracy: Shapley values, the absent "
              "modalities at zero; 2^N - 1 more evaluations")
+    add("--linear_probe", action="store_true",
+        help="accuracy of a linear classifier on each encoder's features, and on all of them; it "
+             "is fitted to the training split, the encoders stay as they are")
     add("--predictions", type=Path, metavar="FILE.csv",
         help="write id, label, and every prediction with its probability, a row for each sample")
+    add("--features", type=Path, metavar="FILE.npz",
+        help="write the features of every encoder, targets, ids and classes as numpy arrays")
     # fmt: on
     return parser
 
@@ -96,9 +114,15 @@ def check(flags: Namespace) -> None:
             raise UserError(
                 f"--{name} acts only with --robustness: add --robustness or drop --{name}"
             )
-    path, what = flags.predictions, f"--predictions {flags.predictions}"
-    if path is None:
-        return
+    for name in ("predictions", "features"):
+        if path := getattr(flags, name):
+            check_new(path, f"--{name} {path}")
+    if flags.features and flags.features == flags.predictions:
+        raise UserError(f"--features and --predictions {flags.features}: give two names")
+
+
+def check_new(path: Path, what: str) -> None:
+    """Raise UserError unless a file can be written to path without loss."""
     with clear_errors(what):
         if path.exists():
             raise UserError(f"{what}: it exists already: give another name, or delete it")
@@ -168,6 +192,23 @@ def show_contribution(found: worth.Contribution, modalities: list[str]) -> None:
         f"imbalance {found.imbalance:.4f} (the largest less the smallest)",
         sep="\n", flush=True,
     )  # fmt: skip
+
+
+def show_probes(found: dict[str, worth.Probe], data: Data, samples: int, part: str) -> None:
+    rows = [
+        [name, str(probe.width), *(f"{accuracy:.4f}" for accuracy in probe.accuracy)]
+        for name, probe in found.items()
+    ]
+    print(
+        f"\nLinear probes: logistic regression (C {worth.C:g}) on standardised features, fitted to "
+        f"{samples} samples of train",
+        report.table(["features of", "width", *(data.tasks or ["Acc"])], rows, WIDTH),
+        sep="\n",
+    )
+    if slow := [name for name, probe in found.items() if not probe.converged]:
+        print(f"not converged in {worth.ITERATIONS} iterations: {', '.join(slow)}")
+    if part == "train":
+        print("WARNING: scored on the samples they were fitted to: give --part val or test")
 
 
 def shown(name: str, data: Data) -> str:

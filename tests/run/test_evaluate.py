@@ -275,19 +275,25 @@ class TestErrors:
         assert "\n" not in str(caught.value) and "nothing.pt" not in str(caught.value)
         return str(caught.value)
 
-    def test_predictions(self, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("flag", ["--predictions", "--features"])
+    def test_files(self, flag, tmp_path, monkeypatch):
         old = tmp_path / "old.csv"
         old.write_text("kept")
-        assert f"--predictions {old}: it exists already" in self.error("--predictions", old)
+        assert f"{flag} {old}: it exists already" in self.error(flag, old)
         assert old.read_text() == "kept"
-        assert "it exists already" in self.error("--predictions", tmp_path)
+        assert "it exists already" in self.error(flag, tmp_path)
         missing = tmp_path / "no" / "p.csv"
-        assert f"no folder {missing.parent}: make it" in self.error("--predictions", missing)
-        assert "there is no folder" in self.error("--predictions", old / "p.csv")
+        assert f"no folder {missing.parent}: make it" in self.error(flag, missing)
+        assert "there is no folder" in self.error(flag, old / "p.csv")
         long = tmp_path / ("x" * 300)
-        assert "File name too long" in self.error("--predictions", long)
+        assert "File name too long" in self.error(flag, long)
         monkeypatch.setattr(os, "access", lambda path, mode: False)
-        assert "is not writable" in self.error("--predictions", tmp_path / "p.csv")
+        assert "is not writable" in self.error(flag, tmp_path / "p.csv")
+
+    def test_one_file_for_both(self, tmp_path):
+        path = tmp_path / "x"
+        both = self.error("--predictions", path, "--features", path)
+        assert f"--features and --predictions {path}: give two names" in both
 
     @pytest.mark.parametrize(
         ("flags", "message"),

@@ -4,15 +4,17 @@ import re
 from functools import partial
 from itertools import combinations
 
+import numpy as np
 import pytest
 import reference_imbalance as literal
 import torch
 from toy_kinds import load, printed, runs
 
 from mmpareto.data.batches import loader
-from mmpareto.data.samples import to_device
+from mmpareto.data.samples import TensorSplit, to_device
 from mmpareto.models.shapley import coalitions, shapley
 from mmpareto.run import worth
+from mmpareto.system.errors import UserError
 
 
 class TestShapley:
@@ -35,25 +37,23 @@ class TestShapley:
 
 
 class TestContribution:
-    @runs("kinds", "tasks", "bottleneck")
-    def test_by_loops(self, trained):
-        """Accuracies with absent inputs at zero, sample by sample; several tasks have a mean."""
+    @runs("mmtm", "tasks")
+    def test_one_pass_for_each_coalition(self, trained):
+        """Absent inputs are at zero as the model reads them; several tasks have a mean."""
         _, _, data, model, device, _ = load(trained)
         split, names = data.splits["test"], list(data.modalities)
         found = worth.contribution(model, split, names, device, partial(loader, batches=7))
         assert len(found.accuracy) == 2 ** len(names)
-        some = [c for n in range(1, len(names) + 1) for c in combinations(names, n)]
-        for present in some:
-            right = []
-            for i in range(len(split)):
-                batch = split.read([i])[0]
-                inputs, targets = to_device(batch, device), split.targets[i].reshape(-1)
-                absent = {k: torch.zeros_like(x) for k, x in inputs.items() if k not in present}
-                with torch.no_grad():
-                    logits = model.eval()({**inputs, **absent}).logits
-                asked = data.tasks or ["joint"]
-                right += [logits[k][0].argmax() == t for k, t in zip(asked, targets, strict=True)]
-            assert found.accuracy[frozenset(present)] == pytest.approx(sum(right) / len(right))
+        batch, targets = split.read(list(range(len(split))))
+        inputs = to_device(batch, device)
+        for present in (c for n in range(1, len(names) + 1) for c in combinations(names, n)):
+            absent = {k: torch.zeros_like(x) for k, x in inputs.items() if k not in present}
+            with torch.no_grad():
+                logits = model.eval()({**inputs, **absent}).logits
+            chosen = torch.stack([logits[k].argmax(1) for k in data.tasks or ["joint"]], dim=1)
+            right = (chosen == targets.view(len(split), -1)).double().mean().item()
+            assert found.accuracy[frozenset(present)] == pytest.approx(right)
+        assert len(set(found.accuracy.values())) >= 2 ** (len(names) - 1)
         added = found.accuracy[frozenset(names)] - found.accuracy[frozenset()]
         assert sum(found.added.values()) == pytest.approx(added, abs=1e-12)
 
@@ -75,3 +75,116 @@ class TestContribution:
         assert float(none) + sum(added) == pytest.approx(float(every), abs=3e-4)
         imbalance = re.search(r"^imbalance (\S+)", out, re.MULTILINE)[1]
         assert float(imbalance) == pytest.approx(max(added) - min(added), abs=2e-4)
+
+
+class TestFeatures:
+    @runs("kinds", "tasks", "bottleneck")
+    def test_file(self, trained, tmp_path, capsys):
+        """The features are those of each sample alone; numpy reads the file without pickle."""
+        path = tmp_path / "features.npz"
+        out = printed(capsys, trained, "--features", path, "--batch_size", 5)
+        assert out.endswith(f"\nFeatures of every sample: {path}\n")
+        _, _, data, model, device, _ = load(trained)
+        split = data.splits["test"]
+        with np.load(path, allow_pickle=False) as file:
+            found = dict(file)
+        assert found.pop("ids").tolist() == split.ids
+        assert found.pop("classes").tolist() == data.classes
+        assert np.array_equal(found.pop("targets"), split.targets.numpy())
+        assert tuple(found.pop("tasks", ())) == data.tasks
+        assert list(found) == [f"features_{name}" for name in data.tasks or data.modalities]
+        for i in range(len(split)):
+            with torch.no_grad():
+                features = model.eval()(to_device(split.read([i])[0], device)).features
+            for name, own in features.items():
+                np.testing.assert_allclose(found[f"features_{name}"][i], own[0], atol=1e-5)
+
+    @runs("kinds")
+    def test_not_finite(self, trained):
+        _, _, data, model, device, _ = load(trained)
+        split = data.splits["test"]
+        inputs = {**split.inputs, "pose": split.inputs["pose"] * torch.inf}
+        batches = loader(TensorSplit(inputs, split.targets), 8)
+        with pytest.raises(UserError, match=r"features are not finite \(pose\)"):
+            worth.features(model, batches, device)
+
+
+def made(size, seed):
+    """Two kinds of features of unlike scales; the label follows from both."""
+    random = np.random.default_rng(seed)
+    one, other = random.normal(3, 0.01, (size, 2)), random.normal(0, 1000, (size, 3))
+    hidden = 100 * (one - 3) + other[:, :2] / 1000 + random.normal(0, 0.5, (size, 2))
+    targets = (hidden[:, 0] > 0).astype(int) + (hidden[:, 1] > 0.4)
+    values = {"one": one.astype(np.float32), "other": other.astype(np.float32)}
+    return worth.Features(values, targets)
+
+
+class TestLinearProbe:
+    def literal(self, x, y, z):
+        """The classes of z, from the whole objective in float64."""
+        mean, deviation = x.mean(0), x.std(0)
+        x, z = (torch.tensor((v - mean) / deviation) for v in (x, z))
+        w = torch.zeros(x.shape[1] + 1, 3, dtype=torch.float64, requires_grad=True)
+        search = {"line_search_fn": "strong_wolfe", "tolerance_grad": 1e-9}
+        optimizer = torch.optim.LBFGS([w], max_iter=500, **search)
+
+        def objective():
+            optimizer.zero_grad()
+            logits = x @ w[:-1] + w[-1]
+            loss = torch.nn.functional.cross_entropy(logits, torch.tensor(y), reduction="sum")
+            whole = worth.C * loss + w[:-1].square().sum() / 2
+            whole.backward()
+            return whole
+
+        optimizer.step(objective)
+        return (z @ w[:-1] + w[-1]).argmax(1).numpy()
+
+    def test_by_its_objective(self):
+        fitted, scored = made(90, 0), made(400, 1)
+        x, z = (
+            [v.astype(float) for v in (*part.of.values(), np.hstack([*part.of.values()]))]
+            for part in (fitted, scored)
+        )
+        found = worth.linear_probes(fitted, scored)
+        assert list(found) == ["one", "other", "all together"]
+        assert [probe.width for probe in found.values()] == [2, 3, 5]
+        for ours, theirs, probe in zip(x, z, found.values(), strict=True):
+            right = self.literal(ours, fitted.targets, theirs) == scored.targets
+            assert probe.accuracy == pytest.approx([right.mean()], abs=1 / 400)
+            assert probe.converged
+        one, other, both = (probe.accuracy[0] for probe in found.values())
+        assert both > max(one, other) + 0.05
+
+    @runs("kinds", "tasks")
+    def test_table(self, trained, capsys):
+        """Each task has its column; features of one modality need no second row."""
+        out = printed(capsys, trained, "--linear_probe")
+        assert printed(capsys, trained, "--linear_probe", "--batch_size", "7") == out
+        _, _, data, model, device, _ = load(trained)
+        fitted, scored = (
+            worth.features(model, loader(data.splits[part], 16), device)
+            for part in ("train", "test")
+        )
+        assert f"fitted to {len(fitted.targets)} samples of train" in out and "WARNING" not in out
+        for name, probe in worth.linear_probes(fitted, scored).items():
+            assert len(probe.accuracy) == max(1, len(data.tasks))
+            cells = "  ".join([f"{probe.width:5}", *(f"{a:.4f}" for a in probe.accuracy)])
+            assert re.search(rf"^{name} +{cells}$", out, re.MULTILINE)
+
+    @runs("alone")
+    def test_scored_on_what_it_was_fitted_to(self, trained, capsys, monkeypatch):
+        monkeypatch.setattr(worth, "ITERATIONS", 1)
+        out = printed(capsys, trained, "--linear_probe", "--part", "train")
+        assert "WARNING: scored on the samples they were fitted to" in out
+        assert "not converged in 1 iterations: words" in out and "all together" not in out
+
+    @runs("kinds")
+    def test_classes(self, trained, capsys):
+        """They are checked before anything is evaluated."""
+        with pytest.raises(UserError, match="all samples of the training split have class '=1"):
+            printed(capsys, trained, "--linear_probe", "--limit_batches", "1", "--batch_size", "1")
+        assert capsys.readouterr().out == ""
+        fitted, scored = torch.tensor([[0, 1], [1, 0]]), torch.tensor([[0, 1], [1, 2]])
+        worth.check_probes(fitted, fitted, ["x", "y", "z"], "val")
+        with pytest.raises(UserError, match="val has class 'z', of which the training split has"):
+            worth.check_probes(fitted, scored, ["x", "y", "z"], "val")

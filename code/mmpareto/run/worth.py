@@ -1,10 +1,13 @@
 """What a modality is worth to a model: its share of the joint accuracy, and its features."""
 
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
+from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -12,9 +15,15 @@ from tqdm import tqdm
 from ..data.batches import Loader
 from ..data.samples import Split
 from ..models.fusions.base import Fusion
+from ..models.predict import outputs
 from ..models.shapley import Coalition, coalitions, shapley
+from ..system.errors import UserError
+from ..system.writing import write_atomically
 from .corruption import Changed, zeros
-from .scores import JOINT, evaluate
+from .scores import JOINT, evaluate, stacked
+
+TOGETHER = "all together"  # no modality can have this name
+C, ITERATIONS = 1.0, 1000  # of a probe: the inverse strength of its L2 penalty, steps of L-BFGS
 
 
 class Contribution(NamedTuple):
@@ -52,5 +61,107 @@ def contribution(
 
 def best_guess(targets: Tensor) -> float:
     """Return the share of the commonest class; targets (n,), or (n, tasks) for their mean."""
-    columns = targets.reshape(len(targets), -1).T
-    return fmean(column.bincount().max().item() / len(targets) for column in columns)
+    return fmean(np.bincount(c).max() / len(targets) for c in _columns(targets.numpy()))
+
+
+class Features(NamedTuple):
+    """What the encoders make of n samples."""
+
+    of: dict[str, np.ndarray]  # {modality, or task: float32 (n, d)}
+    targets: np.ndarray  # int64 (n,), or (n, tasks)
+
+
+def features(model: Fusion, batches: Loader, device: torch.device) -> Features:
+    """Return the features of all batches; UserError if they are not finite."""
+    rows, targets = [], []
+    for output, truth in outputs(model, batches, device):
+        # A copy: what is a part of larger maps would keep those.
+        rows.append({name: z.clone() for name, z in output.features.items()})
+        targets.append(truth)
+    found = stacked(rows)
+    if bad := [name for name, values in found.items() if not np.isfinite(values).all()]:
+        raise UserError(
+            f"evaluation: features are not finite ({', '.join(bad)}): their inputs, or the "
+            "model's weights, are NaN or too large: check the data (code/verify.py DIR --full)"
+        )
+    return Features(found, torch.cat(targets).numpy())
+
+
+def write_features(
+    path: Path, found: Features, ids: list[str], classes: list[str], tasks: Sequence[str] = ()
+) -> None:
+    """Write arrays that numpy.load reads without pickle.
+
+    features_NAME float32 (n, d) of each modality or task, targets int64 (n,) or (n, tasks), ids
+    (n,) and classes (C,) as text; of several tasks also tasks (tasks,), their names.
+    """
+    arrays: dict[str, Any] = {f"features_{name}": values for name, values in found.of.items()}
+    arrays |= {"targets": found.targets, "ids": np.array(ids), "classes": np.array(classes)}
+    arrays |= {"tasks": np.array(tasks)} if tasks else {}
+    write_atomically(path, lambda file: np.savez(file, **arrays))
+
+
+class Probe(NamedTuple):
+    """How well a linear classifier reads the class from features."""
+
+    width: int  # of the features
+    accuracy: list[float]  # in [0, 1], or of each task
+    converged: bool  # within ITERATIONS
+
+
+def linear_probes(fitted: Features, scored: Features) -> dict[str, Probe]:
+    """Return the probe of each modality's features, and that of all of them joined.
+
+    Features are standardised by the mean and deviation of the fitted samples. The probe is a
+    logistic regression with an L2 penalty; nothing in it is drawn at random.
+    """
+    own = {name: (values, scored.of[name]) for name, values in fitted.of.items()}
+    if len(own) > 1:
+        ours, theirs = zip(*own.values(), strict=True)
+        own[TOGETHER] = np.concatenate(ours, axis=1), np.concatenate(theirs, axis=1)
+    return {
+        name: _probe(x, fitted.targets, z, scored.targets)
+        for name, (x, z) in tqdm(own.items(), "linear probes", leave=False, disable=None)
+    }
+
+
+def _probe(x: np.ndarray, targets: np.ndarray, z: np.ndarray, truth: np.ndarray) -> Probe:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    scale = StandardScaler().fit(x.astype(np.float64))
+    accuracy, converged = [], True
+    for labels, right in zip(_columns(targets), _columns(truth), strict=True):
+        classifier = LogisticRegression(C=C, max_iter=ITERATIONS)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            classifier.fit(scale.transform(x.astype(np.float64)), labels)
+        converged &= bool(classifier.n_iter_.max() < ITERATIONS)
+        chosen = classifier.predict(scale.transform(z.astype(np.float64)))
+        accuracy.append(float((chosen == right).mean()))
+    return Probe(x.shape[1], accuracy, converged)
+
+
+def check_probes(fitted: Tensor, scored: Tensor, classes: list[str], part: str) -> None:
+    """Raise UserError if a probe cannot learn a class that it is asked for.
+
+    fitted and scored are the targets of the training split and of part.
+    """
+    for labels, asked in zip(_columns(fitted.numpy()), _columns(scored.numpy()), strict=True):
+        known = set(labels.tolist())
+        if missing := sorted(set(asked.tolist()) - known):
+            raise UserError(
+                f"--linear_probe: {part} has class {classes[missing[0]]!r}, of which the training "
+                "split has no sample: drop --linear_probe, or a --limit_batches that is too low"
+            )
+        if len(known) < 2:
+            raise UserError(
+                f"--linear_probe: all samples of the training split have class "
+                f"{classes[known.pop()]!r}, two classes are needed: drop --linear_probe"
+            )
+
+
+def _columns(targets: np.ndarray) -> np.ndarray:
+    """Return (tasks, n), or (1, n) of targets (n,)."""
+    return targets.reshape(len(targets), -1).T
