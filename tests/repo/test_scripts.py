@@ -123,10 +123,10 @@ def start_compare(folder, cwd, *flags):
 
 
 def numbers(path):
-    """Return the rows of a table, without the columns that depend on the clock."""
+    """Return the rows of a table, without the columns that depend on the moment."""
     with open(path, newline="") as file:
         return [
-            {name: value for name, value in row.items() if "seconds_per" not in name}
+            {name: row[name] for name in row if not name.startswith(("seconds_per", "peak_bytes"))}
             for row in csv.DictReader(file)
         ]
 
