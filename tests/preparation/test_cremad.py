@@ -19,10 +19,10 @@ ROOT = Path(__file__).resolve().parents[2]
 DEADLY = synthetic.cremad_ids(1)[0]
 
 
-def convert_or_die(clip, recipe, out):
+def convert_or_die(clip, recipe, out, rows):
     if clip.id == DEADLY:
         os.kill(os.getpid(), 9)
-    return convert_clip(clip, recipe, out)
+    return convert_clip(clip, recipe, out, rows)
 
 
 class TestCremad:

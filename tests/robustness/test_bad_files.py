@@ -28,7 +28,8 @@ from mmpareto.benchmarks import synthetic
 from mmpareto.data.clips import Bad, Clip, Source, check_media, state_of
 from mmpareto.datasets.cgmnist import CGMNIST
 from mmpareto.preparation.archives import members
-from mmpareto.preparation.media import convert, load_array
+from mmpareto.preparation.arrays import load_array
+from mmpareto.preparation.media import convert
 from mmpareto.preparation.worker import convert_clip
 from mmpareto.system.errors import UserError
 
@@ -111,7 +112,7 @@ def test_a_file_that_may_not_be_read(mine, tmp_path, monkeypatch):
     forbid(monkeypatch, builtins, path, "open")
     check_media([path, mine / "4.npy"], "")
     clip = Clip("clip-3", "cat", "", {"array": Source("array", path)})
-    problem = convert_clip(clip, RECIPE, tmp_path).problem
+    problem = convert_clip(clip, RECIPE, tmp_path, {}).problem
     assert problem.reason == "unreadable" and "3.npy" in problem.detail
     forbid(monkeypatch, tarfile, path, "open")
     with pytest.raises(UserError, match=r"3.npy: cannot be read \(Permission denied\)"):

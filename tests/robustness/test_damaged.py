@@ -128,7 +128,9 @@ def raw_media(fixture, work):
 
     def use(path):
         clip = Clip("clip", "cat", "", {"it": Source(kinds[path.name], path, vocabulary=10)})
-        record = engine._result(pool.schedule(convert_clip, [clip, RECIPE, out], timeout=60), clip)
+        record = engine._result(
+            pool.schedule(convert_clip, [clip, RECIPE, out, {}], timeout=60), clip
+        )
         assert bool(record.problem) != bool(record.modalities)
         if record.modalities:
             assert record.modalities["it"].files

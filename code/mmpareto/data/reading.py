@@ -2,6 +2,7 @@
 
 A reader has the `shape` and `dtype` of a sample, and `is_fixed` where a sample is the same in every
 epoch. `read(path, row, random, out)` fills out with one. If random is None, nothing is random.
+One that is fixed has `load`, too.
 """
 
 import math
@@ -47,7 +48,7 @@ class Picture:
 
 
 class Array:
-    """Numbers of FILE.npy, or of FILE.npy#ROW."""
+    """Numbers of FILE.npy, or rows of a packed one."""
 
     is_fixed = True
 
@@ -55,26 +56,30 @@ class Array:
         self.shape, self.dtype = shape, dtype
 
     def read(self, path: str, row: dict[str, str], random: Random | None, out: np.ndarray) -> None:
-        file, _, number = path.partition("#")
+        out[...] = self.load(path)[0]
+
+    def load(self, path: str, rows: list[int] | None = None) -> np.ndarray:
+        """Return rows (n, ...) of a packed file, which stays on disk, or the sample of another."""
         try:
-            expect_regular(file)
-            if number:
-                packed, size = _packed(file)
-                if os.path.getsize(file) < size:  # to read a page that has gone kills the process
-                    raise ValueError(f"shorter than the {size} bytes it had")
-                values = packed[int(number)]
-            elif os.path.getsize(file) > HEADER + 16 * out.size:  # before memory is taken for it
-                raise ValueError(f"{os.path.getsize(file)} bytes, too many for {self.shape}")
+            expect_regular(path)
+            size = os.path.getsize(path)
+            if rows is None:
+                if size > HEADER + 16 * math.prod(self.shape):  # before memory is taken for it
+                    raise ValueError(f"{size} bytes, too many for {self.shape}")
+                packed, rows = np.load(path, allow_pickle=False)[None], [0]
             else:
-                values = np.load(file, allow_pickle=False)
+                packed, before = _packed(path)
+                if size < before:  # to read a page that has gone kills the process
+                    raise ValueError(f"shorter than the {before} bytes it had")
+            if packed.dtype.kind not in "fiub":
+                raise ValueError("no array of numbers")
+            if math.prod(packed.shape[1:]) != math.prod(self.shape):
+                raise ValueError(f"shape {packed.shape[1:]} found, {self.shape} expected")
+            values = packed[rows].reshape(len(rows), *self.shape)
         except Exception as error:  # numpy parses the header as Python and fails in many ways
             raise _unreadable(path, reason(error)) from None
-        if not isinstance(values, np.ndarray | np.generic) or values.dtype.kind not in "fiub":
-            raise _unreadable(path, "no array of numbers")
-        if values.size != out.size:
-            raise _unreadable(path, f"shape {values.shape} found, {self.shape} expected")
         with np.errstate(all="ignore"):  # numbers that are not finite show in the loss
-            np.copyto(out, values.reshape(self.shape), casting="unsafe")
+            return values.astype(self.dtype, copy=False)
 
 
 def choose_stills(stills: int, count: int, random: Random | None) -> list[int]:

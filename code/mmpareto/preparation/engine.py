@@ -5,7 +5,7 @@ import shutil
 import signal
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
@@ -15,7 +15,7 @@ from pebble import ProcessExpired, ProcessPool
 from tqdm import tqdm
 
 from ..data import recipes
-from ..data.clips import ARRAYS, STORED_KINDS, Bad, Clip, Problem, Raw, check_media
+from ..data.clips import ARRAYS, STORED_KINDS, Clip, Problem, Raw, check_media
 from ..data.layout import PROBLEMS, Spec, read_metadata
 from ..data.samples import recipe_hash
 from ..system.errors import UserError, printable
@@ -24,12 +24,13 @@ from ..system.paths import clear_errors
 from ..system.processes import held_back
 from ..system.tables import write_table
 from .archives import members
+from .arrays import Packs, common_shape, packed_bytes, packed_sources, raw_shapes
 from .journal import Journal, ReadArchive, Tried
-from .media import load_array
 from .splits import make_splits, write_splits
 from .tables import problem_rows, sweep, write_set
 from .worker import begin, convert_clip
 
+SMALL = 50e3  # bytes of a picture or an array, generously
 PATIENCE = 600  # seconds that one clip may take
 # Workers are forked from a process that imports these once. That process does not look for modules
 # where the program lies, so this package cannot be among them.
@@ -85,7 +86,7 @@ class Preparation:
         raw, flags = self.raw, self.flags
         for name, kind in raw.modalities.items():
             if kind in ARRAYS:
-                _common_shape(name, _raw_shapes(raw.clips, name))
+                common_shape(name, raw_shapes(raw.clips, name))
         for note in raw.notes:
             print(printable(note), flush=True)
         paths = [source.path for clip in raw.clips for source in clip.sources.values()]
@@ -120,6 +121,7 @@ class Preparation:
         try:
             journal.start()
             self._convert_all(journal)
+            self._check_bad(journal, finished=True)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"interrupted with {len(journal.good)} clips done; run the same command to go on"
@@ -153,6 +155,13 @@ class Preparation:
                     self._check_bad(journal, finished=False)
 
         todo, unread = self._to_do(journal), self._unread(journal)
+        packs = Packs(todo, self.out)
+        rows = {clip.id: packs.rows(clip) for clip in todo}
+        whole = [clip for clip in todo if rows[clip.id].keys() == clip.sources.keys()]
+        journal.add(*(convert_clip(clip, self.recipe, self.out, rows[clip.id]) for clip in whole))
+        todo = [clip for clip in todo if clip.id not in journal.good]
+        if not todo and not unread:
+            return  # starting workers takes longer than most small sets
 
         def clips() -> Iterator[Clip]:
             yield from todo
@@ -168,7 +177,7 @@ class Preparation:
         with _workers(workers) as pool, bar:
             try:
                 for clip in clips():
-                    task = clip, self.recipe, self.out
+                    task = clip, self.recipe, self.out, rows.get(clip.id, {})
                     with held_back():  # the first call starts the workers
                         future = pool.schedule(convert_clip, args=task, timeout=PATIENCE)
                     pending[future] = clip
@@ -177,7 +186,6 @@ class Preparation:
             except UserError:
                 collect(0)  # an archive ended early; its clips so far are kept
                 raise
-        self._check_bad(journal, finished=True)
 
     def _to_do(self, journal: Journal) -> list[Clip]:
         """Return the clips to prepare; the journal forgets them, and clips no longer wanted."""
@@ -232,14 +240,17 @@ class Preparation:
 
     def _check_space(self, journal: Journal) -> None:
         """Raise UserError if the disk is too small for the estimated size."""
-        clips = len(self.asked - journal.good.keys())
-        needed = clips * sum(map(self._bytes_each, self.raw.modalities.values()))
+        ids = self.asked - journal.good.keys()
+        clips = [clip for clip in self.raw.clips if clip.id in ids]
+        rows = sum(s.row is not None for clip in clips for s in clip.sources.values())
+        needed = len(ids) * sum(map(self._bytes_each, self.raw.modalities.values()))
+        needed += sum(packed_bytes(source) for _, source in packed_sources(clips)) - rows * SMALL
         folder = next(p for p in (self.out.absolute(), *self.out.absolute().parents) if p.exists())
         free = shutil.disk_usage(folder).free
         if needed > free:
             smaller = ", or --frames 1fps" if "frames" in self.recipe else ""
             raise UserError(
-                f"--out {self.out}: about {needed / 1e9:.2g} GB needed for {clips} clips, "
+                f"--out {self.out}: about {needed / 1e9:.2g} GB needed for {len(ids)} clips, "
                 f"{free / 1e9:.2g} GB free: choose another disk{smaller}"
             )
 
@@ -250,7 +261,7 @@ class Preparation:
         if kind == "frames":
             still = 40e3 if "short_side" in self.recipe["frames"] else 100e3
             return still * self.recipe["frames"].get("fps", 1) * self.raw.seconds
-        return 50e3
+        return SMALL
 
     def _finish(self, journal: Journal) -> None:
         """Write the tables of the set, metadata.json last."""
@@ -263,7 +274,7 @@ class Preparation:
             raise UserError(f"--raw {self.flags.raw}: no clip left; see {told}")
         specs = {}
         for name, kind in raw.modalities.items():
-            shape = _common_shape(name, ((r.id, r.modalities[name].shape) for r in good))
+            shape = common_shape(name, ((r.id, r.modalities[name].shape) for r in good))
             size = raw.vocabularies.get(name)
             specs[name] = Spec(STORED_KINDS.get(kind, kind), size, list(shape) or None)
         before = None
@@ -290,29 +301,6 @@ class Preparation:
     def _problems(self, journal: Journal) -> list[dict[str, str]]:
         missing = dict.fromkeys(self.listed, Problem("", "missing", "in a list"))
         return problem_rows(journal, missing | self.raw.left_out)
-
-
-def _raw_shapes(clips: list[Clip], modality: str) -> Iterator[tuple[str, Sequence[int]]]:
-    """Yield (id, shape) of a modality's prepared arrays; only headers are read."""
-    for clip in clips:
-        source = clip.sources[modality]
-        with suppress(Bad):  # reported later, with the other bad clips
-            shape = load_array(source).shape
-            yield clip.id, shape if source.length is None else (source.length, *shape[1:])
-
-
-def _common_shape(modality: str, shapes: Iterable[tuple[str, Sequence | None]]) -> tuple[int, ...]:
-    """Return the shape that all (id, shape) have, () if there are none; UserError if two differ."""
-    found: dict[tuple[int, ...], str] = {}
-    for id, shape in shapes:
-        found.setdefault(tuple(shape or ()), id)
-        if len(found) > 1:
-            (one, first), (other, second) = found.items()
-            raise UserError(
-                f"modality {modality}: {first} has shape {one}, {second} has {other}: give all "
-                f"arrays one shape, or --length {modality}=N to pad or cut their first axis"
-            )
-    return next(iter(found), ())
 
 
 def _result(future, clip: Clip) -> Tried:

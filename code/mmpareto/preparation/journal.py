@@ -1,8 +1,9 @@
 """Write the outcome of each clip at once, so that a later call can go on from there."""
 
 import json
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,6 +82,11 @@ class Tried:
         return [file for item in self.modalities.values() for file in item.files]
 
 
+def files_of(records: Iterable[Tried]) -> list[File]:
+    """Return each file of the records once: clips may share a packed one."""
+    return list(dict.fromkeys(file for record in records for file in record.files))
+
+
 class Journal:
     """A file with one line of JSON for each clip that was tried; the last line of a clip counts.
 
@@ -132,10 +138,11 @@ class Journal:
         elif not self.path.read_bytes().endswith(b"\n"):
             self._append("\n")
 
-    def add(self, record: Tried | ReadArchive) -> None:
-        """Write a line, which is in the file when this returns."""
-        self._keep(record)
-        self._append(_line(record))
+    def add(self, *records: Tried | ReadArchive) -> None:
+        """Write a line for each record; they are in the file when this returns."""
+        for record in records:
+            self._keep(record)
+        self._append("".join(map(_line, records)))
 
     def forget(self, id: str) -> None:
         """Drop a clip that is prepared again or no longer wanted."""
@@ -191,8 +198,8 @@ def _parsed(line: str) -> Any:
 
 def _line(record: Head | ReadArchive | Tried) -> str:
     """Return a record as a line; a clip has either a problem, or modalities and doubts."""
-    content = asdict(record)
+    content = {field.name: getattr(record, field.name) for field in fields(record)}
     if isinstance(record, Tried):
         for name in ("modalities", "doubts") if record.problem else ("problem",):
             del content[name]
-    return json.dumps(content) + "\n"
+    return json.dumps(content, default=vars) + "\n"  # asdict would copy everything first

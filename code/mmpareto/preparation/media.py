@@ -15,8 +15,8 @@ from ..data import pictures
 from ..data.clips import PICTURES, Bad, Source, files_below
 from ..data.layout import LARGEST
 from ..data.pictures import cv2
-from ..system.errors import reason
 from ..system.paths import expect_regular
+from .arrays import check_size, sample
 from .containers import Track, opened
 from .features import seconds_of, spectrogram
 
@@ -26,9 +26,6 @@ LONGEST_REST = 0.25  # seconds of sound that a recipe may cut off without a rema
 UNKNOWN = 2**31 - 2**16  # bytes; programs that write a WAV file to a pipe claim so many or more
 SILENT = 1e-4  # peak, on the scale of [-1, 1]
 LONGEST = 600  # seconds of a video; a later frame has a wrong time, or the video is no clip
-# How files begin that numpy.save has not written: np.load would advise to unpickle them.
-FOREIGN = {b"\x80": "a Python pickle", b"PK": "an archive of numpy.savez or torch.save",
-           b"\x89HDF": "an HDF5 file"}  # fmt: skip
 FLAT = 1.0  # standard deviation of a picture, on the scale of [0, 255]
 Still = tuple[bytes, bool]  # the JPEG (pictures would fill the memory); whether it is flat
 
@@ -178,7 +175,7 @@ def _samples(path: Path) -> tuple[np.ndarray, int, dict[str, str]]:
         return *_sound_track(path), {}
     try:
         info = soundfile.info(path)
-        _check_size(path, info.frames * info.channels)
+        check_size(path, info.frames * info.channels)
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
         raise Bad("unreadable", f"{path.name}: {str(error).splitlines()[-1]}") from None
@@ -224,68 +221,15 @@ def _sound_track(path: Path) -> tuple[np.ndarray, int]:
             for part in resampler.resample(frame):
                 parts.append(part.to_ndarray())
                 size += parts[-1].size
-                _check_size(path, size)
+                check_size(path, size)
     if not parts:
         raise Bad("no_sound", f"{path.name}: its sound track is empty")
     return np.concatenate(parts, axis=1).T, rate
 
 
 def _array(source: Source, recipe: dict) -> Item:
-    values = load_array(source)
-    if source.kind == "flow" and (values.ndim != 4 or values.shape[1] != 2):
-        found = f"{values.shape} found, (time, 2, height, width) expected"
-        raise Bad("shape", f"{source.path.name}: {found}")
-    with np.errstate(over="ignore"):
-        values = np.atleast_1d(values).astype(np.float32)
-    if not np.isfinite(values).all():
-        raise Bad("not_finite", f"{source.path.name} holds NaN or infinite numbers")
-    return _of_length(values, source)
-
-
-def _tokens(source: Source, recipe: dict) -> Item:
-    values = load_array(source)
-    if values.ndim != 1 or values.dtype.kind not in "iu":
-        found = f"{values.dtype} of shape {values.shape} found, integers (length,) expected"
-        raise Bad("no_tokens", f"{source.path.name}: {found}")
-    if values.size and not 0 <= values.min() <= values.max() < source.vocabulary:
-        found = f"integers from {values.min()} to {values.max()}, 0 to {source.vocabulary - 1}"
-        raise Bad("no_tokens", f"{source.path.name}: {found} expected")
-    return _of_length(values.astype(np.int32), source)
-
-
-def _of_length(values: np.ndarray, source: Source) -> Item:
-    """Pad the first axis with zeros, or cut it, if the user gave a length."""
-    if source.length is not None:
-        values = values[: source.length]
-        missing = source.length - len(values)
-        values = np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
+    values = sample(source)
     return Item({".npy": _npy(values)}, values.shape)
-
-
-def load_array(source: Source) -> np.ndarray:
-    """Return the array of a .npy file, or its row, not yet read into memory; Bad if it has none."""
-    try:
-        expect_regular(source.path)
-        with open(source.path, "rb") as file:
-            start = file.read(6)
-        if start != np.lib.format.MAGIC_PREFIX:
-            others = (what for begin, what in FOREIGN.items() if start.startswith(begin))
-            what = next(others, f"a file that begins with {start!r}")
-            raise ValueError(f"is {what}, no .npy file: write it with numpy.save")
-        values = np.load(source.path, mmap_mode="r", allow_pickle=False)
-        values = values if source.row is None else values[source.row]
-    except Exception as error:  # numpy parses the header as Python and fails in many ways
-        raise Bad("unreadable", f"{source.path.name}: {reason(error)}") from None
-    if not isinstance(values, np.ndarray | np.generic) or values.dtype.kind not in "fiub":
-        raise Bad("unreadable", f"{source.path.name} is no array of numbers")
-    _check_size(source.path, values.size)
-    return values
-
-
-def _check_size(path: Path, numbers: int) -> None:
-    """Raise Bad for so many numbers that they would fill the memory."""
-    if numbers > LARGEST:
-        raise Bad("too_large", f"{path.name}: {numbers} numbers, at most {LARGEST} allowed")
 
 
 def _npy(values: np.ndarray) -> bytes:
@@ -301,5 +245,5 @@ def _natural(path: Path) -> list:
 
 _CONVERT = {
     "frames": _frames, "image": _image, "audio": _audio,
-    "array": _array, "flow": _array, "tokens": _tokens,
+    "array": _array, "flow": _array, "tokens": _array,
 }  # fmt: skip

@@ -16,7 +16,7 @@ from ..system.errors import printable
 from ..system.paths import sha256
 from ..system.tables import quote_formula, write_table
 from ..system.writing import write_json
-from .journal import Journal, Tried
+from .journal import Journal, Tried, files_of
 
 TOOLS = ("numpy", "torch", "torchaudio", "av", "opencv-python", "soundfile")
 
@@ -28,7 +28,7 @@ def write_set(
 
     metadata: fields of `Metadata`; this function adds the others.
     """
-    files = [file for record in good for file in record.files]
+    files = files_of(good)
     columns = manifest_columns(metadata["modalities"])
     write_table(out / "manifest.csv", columns, map(manifest_row, good))
     write_table(out / "files.csv", FILES, [file._asdict() for file in files])
@@ -101,7 +101,7 @@ def twins(good: list[Tried]) -> Iterator[tuple[str, Problem]]:
 
 def sweep(out: Path, modalities: Iterable[str], good: list[Tried]) -> None:
     """Remove the files of clips that are not good: bad ones, and those a kill interrupted."""
-    listed = {out / file.path for record in good for file in record.files}
+    listed = {out / file.path for file in files_of(good)}
     for name in modalities:
         for folder, _, files in os.walk(out / name, topdown=False):
             for file in files:

@@ -25,12 +25,16 @@ def begin() -> None:
     torch.set_num_threads(1)
 
 
-def convert_clip(clip: Clip, recipe: dict, out: Path) -> Tried:
-    """Prepare one clip and return the outcome."""
-    sources: dict[str, State] = {}
+def convert_clip(
+    clip: Clip, recipe: dict, out: Path, rows: dict[str, tuple[State, Stored]]
+) -> Tried:
+    """Prepare one clip and return the outcome; rows holds what lies in the set already."""
+    sources = {name: state for name, (state, _) in rows.items()}
     known = clip.id, clip.label, clip.group, sources
     items, doubts, ends = {}, [], {}
     for name, source in clip.sources.items():
+        if name in rows:
+            continue
         try:
             is_file = source.row is None and source.path.is_file()
             digest = sha256(source.path) if is_file else ""
@@ -48,7 +52,8 @@ def convert_clip(clip: Clip, recipe: dict, out: Path) -> Tried:
     if len(ends) > 1 and abs(ends["audio"] - ends["frames"]) > LONGEST_GAP:
         detail = f"sound {ends['audio']:.2f} s, picture {ends['frames']:.2f} s"
         doubts.append(Problem("", "length_mismatch", detail))
-    stored = {name: _store(out, name, clip.id, item) for name, item in items.items()}
+    stored = {name: item for name, (_, item) in rows.items()}
+    stored |= {name: _store(out, name, clip.id, item) for name, item in items.items()}
     return Tried(*known, stored, doubts)
 
 

@@ -150,16 +150,29 @@ class PreparedSplit(Split):
         """Return a modality's samples, read from their files."""
         reader = self.readers[name]
         values = np.empty((len(indices), *reader.shape), reader.dtype)
-        for out, index in zip(values, indices, strict=True):
+        packed: dict[str, list[tuple[int, int]]] = {}  # {file: (place in values, its row)}
+        for place, index in enumerate(indices):
             row = self.rows[index]
-            if layout.is_linked(self.root, row[name].partition("#")[0]):
-                raise UserError(
-                    f"{self.root}/{row[name]}: is a link, or below one, which could lead out "
-                    "of the set: put the files themselves there"
-                )
+            file, _, number = row[name].partition("#")
+            if number and reader.is_fixed:
+                packed.setdefault(file, []).append((place, int(number)))
+                continue
+            path = self._inside(row[name])
             random = None if draw is None else Random(f"{draw} {row['id']} {name}")
-            reader.read(f"{self.root}/{row[name]}", row, random, out)
+            reader.read(path, row, random, values[place])
+        for file, chosen in packed.items():
+            places, numbers = map(list, zip(*chosen, strict=True))
+            values[places] = reader.load(self._inside(file), numbers)
         return torch.from_numpy(values)
+
+    def _inside(self, path: str) -> str:
+        """Return where a file of the set lies; UserError if a link leads there."""
+        if layout.is_linked(self.root, path):
+            raise UserError(
+                f"{self.root}/{path}: is a link, or below one, which could lead out of the set: "
+                "put the files themselves there"
+            )
+        return f"{self.root}/{path}"
 
     def subset(self, indices: Sequence[int]) -> "PreparedSplit":
         rows = [self.rows[i] for i in indices]
