@@ -250,7 +250,7 @@ class Trainer:
             **self.model_state(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "method": self.method.state,
+            "method": self.method.state | self.method.lasting,
             "rng": [torch.get_rng_state(), *cuda],
             "best": vars(self.best),
             "skipped_in_a_row": self.skipped_in_a_row,
@@ -267,11 +267,12 @@ class Trainer:
         with checkpoint.fitting(path):
             checkpoint.load_weights(self.model, state.model, path)
             checkpoint.check_alike(state.scheduler, self.scheduler.state_dict(), "scheduler")
-            checkpoint.check_alike(state.method, self.method.state, "method")
+            method = self.method.state | self.method.lasting
+            checkpoint.check_alike(state.method, method, "method")
             checkpoint.load_optimizer(self.optimizer, state.optimizer)
             self.scheduler.load_state_dict(state.scheduler)
             for name, value in state.method.items():
-                self.method.state[name].copy_(value)
+                method[name].copy_(value)
             torch.set_rng_state(state.rng[0])
             if self.device.type == "cuda" and len(state.rng) > 1:
                 torch.cuda.set_rng_state(state.rng[1], self.device)

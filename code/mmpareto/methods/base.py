@@ -93,6 +93,8 @@ class Method:
         # What the method remembers from step to step. Its tensors are changed in place: the loop
         # puts them back when it skips a step, and checkpoints hold them.
         self.state: dict[str, Tensor] = {}
+        # The same, of what changes between epochs only: the loop need not put it back.
+        self.lasting: dict[str, Tensor] = {}
         self.epoch = 1
         self.turn = 0  # which of the steps on a batch this is, from 0
 
