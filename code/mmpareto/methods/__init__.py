@@ -22,6 +22,7 @@ METHODS: Registry[Method] = Registry(
         "relearning": "relearning:Relearning",
         "inforeg": "inforeg:InfoReg",
         "cggm": "cggm:CGGM",
+        "mmcosine": "mmcosine:MMCosine",
         "pcgrad": "pcgrad:PCGrad",
         "cagrad": "cagrad:CAGrad",
         "upgrad": "upgrad:UPGrad",

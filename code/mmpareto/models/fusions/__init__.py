@@ -9,6 +9,7 @@ FUSIONS: Registry[Fusion] = Registry(
     {
         "concat": "concat:Concat",
         "sum": "sum:Sum",
+        "cosine": "cosine:Cosine",
         "film": "conditioned:FiLM",
         "gated": "conditioned:Gated",
         "mmtm": "mmtm:MMTM",
