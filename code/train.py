@@ -71,7 +71,7 @@ class Trainer:
             started = start.load_encoders(model, flags)
             self.data = self.data._replace(notes=(*self.data.notes, *started))
         model = devices.place(model, self.device, flags.precision)
-        distributed.copy_from_first(list(model.state_dict().values()))
+        distributed.copy_from_first(model.state_dict().values())
         self.equip(devices.synchronised(model, self.device) if flags.sync_bn else model)
 
         splits = self.data.splits
@@ -99,7 +99,10 @@ class Trainer:
         if flags.compile:
             model.compile()
         self.method = METHODS[flags.method](model, flags)
-        trained = [*model.parameters(), *self.method.parameters()]
+        # Lists, since asking the modules takes a tenth of a small model's step.
+        self.params, self.buffers = list(model.parameters()), list(model.buffers())
+        self.statistics = [b for b in self.buffers if b.is_floating_point()]  # of BatchNorm
+        trained = [*self.params, *self.method.parameters()]
         self.optimizer, self.scheduler = setup.build_optimizer(flags, trained, self.device)
 
     @property
@@ -160,7 +163,7 @@ class Trainer:
                 if found["skipped"]:
                     self.count_skipped(steps[-1])
         self.waiting = waited / (time.perf_counter() - began)
-        distributed.average(self.statistics())
+        distributed.average(self.statistics)
         return steps
 
     def step(self, parts: list[Batch]) -> dict:
@@ -168,7 +171,7 @@ class Trainer:
 
         A step in which something is not finite changes nothing.
         """
-        kept = [*self.model.buffers(), *self.method.state.values()]
+        kept = [*self.buffers, *self.method.state.values()]
         kept = [(tensor, tensor.clone()) for tensor in kept]
         decisions, share = [], 1 / len(parts)
         for number, part in enumerate(parts, start=1):
@@ -179,7 +182,7 @@ class Trainer:
             last = number == len(parts)
             decisions.append(self.method.backward(decision, share=share, last=last))
         norm = self.clip()
-        largest = get_total_norm(self.statistics(), torch.inf)
+        largest = get_total_norm(self.statistics, torch.inf)
         found = numbers(decisions, grad_norm=norm, largest_statistic=largest)  # sync
         decisive = found["loss"], found["grad_norm"], found.pop("largest_statistic")
         found["skipped"] = not all(map(isfinite, decisive))
@@ -192,13 +195,9 @@ class Trainer:
         self.optimizer.zero_grad()
         return found
 
-    def statistics(self) -> list[torch.Tensor]:
-        """Return the running statistics of BatchNorm."""
-        return [b for b in self.model.buffers() if b.is_floating_point()]
-
     def clip(self) -> torch.Tensor:
         """Clip gradients as --clip_grad says; returns their total norm before clipping."""
-        norm = get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        norm = get_total_norm([p.grad for p in self.params if p.grad is not None])
         if self.flags.clip_grad:
             for group in self.method.clip_groups():
                 clip_grad_norm_(group, self.flags.clip_grad)

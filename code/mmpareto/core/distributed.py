@@ -4,7 +4,7 @@ In a single process these functions change nothing. All ranks call every functio
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
@@ -86,21 +86,22 @@ def mean(x: Tensor) -> Tensor:
     return total(x) / size() if size() > 1 else x
 
 
-def average(tensors: list[Tensor]) -> None:
+def average(tensors: Iterable[Tensor]) -> None:
     """Replace every tensor by its mean over the ranks, with one reduction for all of them."""
     _change(tensors, lambda flat: _call(dist.all_reduce, flat.div_(size())))
 
 
-def copy_from_first(tensors: list[Tensor]) -> None:
+def copy_from_first(tensors: Iterable[Tensor]) -> None:
     """Replace every tensor by the first rank's."""
     _change(tensors, lambda flat: _call(dist.broadcast, flat, 0))
 
 
 @torch.no_grad()
-def _change(tensors: list[Tensor], change: Callable[[Tensor], None]) -> None:
+def _change(tensors: Iterable[Tensor], change: Callable[[Tensor], None]) -> None:
     """Change tensors in place, joined to one vector for each dtype."""
     if size() == 1:
         return
+    tensors = list(tensors)
     for dtype in dict.fromkeys(t.dtype for t in tensors):
         alike = [t for t in tensors if t.dtype == dtype]
         flat = torch.cat([t.reshape(-1) for t in alike])

@@ -3,6 +3,7 @@
 from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -151,8 +152,8 @@ class Method:
         minimised = decision.loss if decision.minimised is None else decision.minimised
         (total([minimised, *decision.probes.values()]) * share).backward()
         if last:
-            trained = [*self.model.parameters(), *self.parameters()]
-            distributed.average([p.grad for p in trained if p.grad is not None])
+            trained = chain(self.model.parameters(), self.parameters())
+            distributed.average(p.grad for p in trained if p.grad is not None)
         return {}
 
     def clip_groups(self) -> list[list[nn.Parameter]]:
