@@ -79,7 +79,7 @@ class CGGM(JointMethod):
     def cosines(self, features: dict[str, Tensor]) -> Tensor:
         """Returns (N,): cosines between the weights of each classifier and of the joint head.
 
-        The joint head's weights of modality k are what it makes of unit features, less its bias.
+        The weights of modality k are what a head makes of unit features, less its bias.
         """
         found = []
         with torch.set_grad_enabled(bool(self.flags.alignment_weight)):
@@ -88,8 +88,9 @@ class CGGM(JointMethod):
                 others = {n: x.new_zeros(len(units), x.shape[1]) for n, x in features.items()}
                 with_units = self.model.read_out({**others, name: units})[name]
                 weights = with_units - self.model.read_out(others)[name]
-                own = self.model.unimodal_heads[name].get_parameter("weight").detach()
-                found.append(F.cosine_similarity(weights.flatten(), own.T.flatten(), dim=0))
+                head = self.model.unimodal_heads[name]
+                own = (head(units) - head(others[name])).detach()
+                found.append(F.cosine_similarity(weights.flatten(), own.flatten(), dim=0))
         return torch.stack(found)
 
     @torch.no_grad()
