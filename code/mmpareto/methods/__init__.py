@@ -19,6 +19,7 @@ METHODS: Registry[Method] = Registry(
         "agm": "agm:AGM",
         "mla": "mla:MLA",
         "aug": "aug:AUG",
+        "smv": "smv:SMV",
         "relearning": "relearning:Relearning",
         "inforeg": "inforeg:InfoReg",
         "cggm": "cggm:CGGM",
