@@ -92,6 +92,8 @@ class Trainer:
         self.epoch, self.best, self.skipped_in_a_row = 0, Best(), 0
         if run.state:
             self.restore(run.state)
+        if self.method.needs_teachers and not self.makes_teachers:
+            self.teach()
 
     def equip(self, model: Fusion) -> None:
         """Set the model, its method, optimizer and scheduler."""
@@ -111,6 +113,19 @@ class Trainer:
         batches = min(len(self.order), self.flags.limit_batches or len(self.order))
         return batches // self.flags.accumulate
 
+    @property
+    def makes_teachers(self) -> bool:
+        """Whether a run of their own has to train the method's teachers before the first epoch."""
+        return self.method.needs_teachers and not (self.run.state or self.flags.teacher)
+
+    def teach(self) -> None:
+        """Give the method its teachers: those of --teacher, or of a run that trains them first."""
+        cuda = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(cuda):  # the run is the same, however they have come
+            if self.makes_teachers:
+                run(start.teacher_run(self.flags))
+            self.method.teach(start.teachers(self.flags, self.data, self.model, self.device))
+
     def fork(self, method: str, **own) -> "Trainer":
         """Copy this trainer and continue with another method; own holds that method's flags.
 
@@ -126,7 +141,11 @@ class Trainer:
     def train(self) -> None:
         """Train the remaining epochs, then score the test split."""
         header = setup.header(self.flags, self.data, self.model, self.device, self.steps)
+        if self.method.needs_teachers:
+            header.append(f"Teachers {' '.join(start.teacher_files(self.flags))}")
         self.run.start(header, checkpoint.known_by(self.data))
+        if self.makes_teachers:
+            self.teach()
         while self.epoch < self.flags.epochs:
             began = time.perf_counter()
             steps = self.train_epoch()

@@ -313,3 +313,16 @@ def test_collect(tmp_path, calls, capsys):
     assert re.search(r"joint +1 ", out)
     missing = "Not finished, 3 of 4 runs: uniform, seed 0; joint, seed 1; uniform, seed 1\n"
     assert out.endswith(missing)
+
+
+def test_teachers_for_each_seed(tmp_path, calls):
+    """What lies in the folder of a run is no run of the table."""
+    flags = ["--methods", "joint", "umt", "--seeds", "0,1", "--limit_batches", "2"]
+    rows = [(row["method"], row["seed"]) for row in compared(tmp_path, *flags)]
+    assert len(calls) == 4 and len(rows) == 8
+    assert {*rows} == {(method, seed) for method in ("joint", "umt") for seed in "01"}
+    files = (tmp_path / f"umt-s{seed}/teacher/last.pt" for seed in "01")
+    first, second = (tensors.read(file)["model"]["unimodal_heads.a.weight"] for file in files)
+    assert not torch.equal(first, second)
+    compared(tmp_path, *flags)
+    assert len(calls) == 4

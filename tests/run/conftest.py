@@ -41,6 +41,13 @@ def done(folders, toys):
 
 
 @pytest.fixture
+def umt(folders, toys):
+    """Return a finished run that has trained its teachers first; it is only read."""
+    folder, words = folders / "umt", ["--teacher_epochs", 3, "--limit_batches", 3]
+    return folder if folder.exists() else train_toy(folder, *words, method="umt")
+
+
+@pytest.fixture
 def copied(done, tmp_path):
     """Return a copy of that run, where `run` trains: tests may change it."""
     return shutil.copytree(done, tmp_path / "run")

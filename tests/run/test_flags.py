@@ -8,6 +8,7 @@ from argparse import Namespace
 
 import pytest
 import torch
+from balance import trainer_of
 from run_files import assert_same_run, read, rows, weights
 from toys import Toy
 
@@ -102,9 +103,10 @@ class TestFlags:
         assert accuracy == pytest.approx(round(accuracy))
 
     @pytest.mark.parametrize("method", list(METHODS))
-    def test_bf16(self, method):
+    def test_bf16(self, tmp_path, method):
         words = ["--method", method, "--limit_batches", 1, "--precision"]
-        plain, half = (first_steps(*words, precision)[0]["loss"] for precision in ("fp32", "bf16"))
+        trainers = (trainer_of(tmp_path / form, *words, form) for form in ("fp32", "bf16"))
+        plain, half = (trainer.train_epoch()[0]["loss"] for trainer in trainers)
         assert plain != half and plain == pytest.approx(half, rel=0.05)
 
     def test_compile(self, run, monkeypatch):

@@ -2,16 +2,14 @@
 
 import pytest
 import torch
+from balance import trainer_of
 from toys import Toy
 
 from mmpareto.core import integrate
 from mmpareto.data.samples import Data, Modality, TensorSplit
 from mmpareto.datasets import DATASETS
 from mmpareto.methods import METHODS
-from mmpareto.run import options
-from mmpareto.run.folder import Run
 from mmpareto.system.errors import UserError
-from train import Trainer
 
 MAIN = ("mmpareto", "uniform", "pareto")
 
@@ -42,12 +40,8 @@ def trained(tmp_path, monkeypatch):
                 return Data("made", [str(i) for i in range(classes)], specs, splits, {})
 
         monkeypatch.setattr(DATASETS, "parts", DATASETS.parts | {"made": Made})
-        words = ["--dataset", "made", "--method", method, "--batch_size", "8", "--epochs", "1",
-                 "--out", str(tmp_path / "run"), *flags]  # fmt: skip
-        if METHODS[method].default_fusion == "concat":
-            words += ["--encoder", encoder]
-        flags = options.parse(words)
-        trainer = Trainer(flags, Run(flags.out, options.as_config(flags), resume=False))
+        words = ["--method", method, "--batch_size", "8", "--epochs", "1", *flags]
+        trainer = trainer_of(tmp_path / "run", *words, dataset="made", encoder=encoder)
         steps = trainer.train_epoch()
         scores, _ = trainer.scores("test")
         assert all(0 <= value <= 1 for score in scores.values() for value in score)

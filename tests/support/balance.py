@@ -24,7 +24,12 @@ def method_of(name, model=None, **settings):
 def trainer_of(folder, *flags, dataset="toy", encoder="cnn"):
     words = ["--dataset", dataset, "--encoder", encoder, "--out", str(folder), *map(str, flags)]
     parsed = options.parse(words)
-    return Trainer(parsed, Run(parsed.out, options.as_config(parsed), resume=False))
+    if METHODS[parsed.method].needs_teachers and not parsed.teacher:
+        parsed.teacher_epochs = 4
+    trainer = Trainer(parsed, Run(parsed.out, options.as_config(parsed), resume=False))
+    if trainer.makes_teachers:
+        trainer.teach()
+    return trainer
 
 
 def pair(modalities=2, fusion=Concat):

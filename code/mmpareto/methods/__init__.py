@@ -24,6 +24,8 @@ METHODS: Registry[Method] = Registry(
         "inforeg": "inforeg:InfoReg",
         "cggm": "cggm:CGGM",
         "mmcosine": "mmcosine:MMCosine",
+        "umt": "umt:UMT",
+        "g2d": "g2d:G2D",
         "pcgrad": "pcgrad:PCGrad",
         "cagrad": "cagrad:CAGrad",
         "upgrad": "upgrad:UPGrad",

@@ -69,6 +69,7 @@ class Method:
 
     default_fusion = "concat"
     needs_validation = False  # whether it cannot train without a validation split
+    needs_teachers = False  # whether it learns from unimodal nets, which `TaughtMethod.teach` takes
     fixed_on_resume: frozenset[str] = frozenset()  # flags that --resume may not change
     single_loss: str | None = None  # "joint" or "unimodal": the only loss that trains encoders
     turns = 1  # optimizer steps on each batch

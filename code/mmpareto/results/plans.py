@@ -34,7 +34,7 @@ SET_HERE = {
 # Without these in common, numbers of two runs have no place in one table.
 IN_COMMON = {"dataset", "data_root", "split", "select"}
 PATHS = ("--data_root", "--pretrained")
-SOURCES = ("--init_encoder",)  # whose values are [MODALITY=]FILE
+SOURCES = ("--init_encoder", "--teacher")  # whose values are [MODALITY=]FILE
 MANY = 1000  # seeds; a longer range is a slip
 
 

@@ -114,7 +114,6 @@ def load(path: Path, flags: Namespace) -> Trained:
     own = from_config(state.config, path)
     check_data_root(own.dataset, flags.data_root)
     own.data_root = flags.data_root or own.data_root
-    own.pretrained = None  # the checkpoint holds the weights
     device = devices.pick_device(flags.device, flags.gpu_ids)
     data = setup.load_data(own)
     if not is_same_data(data, state, path):
@@ -123,12 +122,18 @@ def load(path: Path, flags: Namespace) -> Trained:
             "labels or files differ. The scores below cannot be compared with that run's.",
             flush=True,
         )
-    check_sizes(own, data, state.model, path)
-    model = setup.build_model(own, data)
-    load_weights(model, state.model, path)
-    model = devices.place(model, device, own.precision)
+    model = devices.place(rebuilt(own, data, state, path), device, own.precision)
     chosen_on = choosing_split(data.splits, own.select) if state.optimizer is None else None
     return Trained(own, state.epoch, data, model, device, chosen_on)
+
+
+def rebuilt(flags: Namespace, data: Data, state: State, path: Path) -> Fusion:
+    """Return the model of a checkpoint on the CPU; flags are those of its config."""
+    flags.pretrained = None  # the checkpoint holds the weights
+    check_sizes(flags, data, state.model, path)
+    model = setup.build_model(flags, data)
+    load_weights(model, state.model, path)
+    return model
 
 
 def known_by(data: Data) -> DataRecord:

@@ -1,15 +1,23 @@
-"""The weights of other runs that a run starts from: those of its encoders."""
+"""The weights of other runs that a run starts from, or learns from: encoders and teachers."""
 
 from argparse import Namespace
 from pathlib import Path
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from ..data.samples import digest_of
+from ..data.samples import Data, digest_of
+from ..methods import METHODS
+from ..models.encoders.base import Encoder
+from ..models.fusions import FUSIONS
 from ..models.fusions.base import Fusion
+from ..models.fusions.sum import Mean
 from ..system.errors import UserError
 from ..system.flags import source_of
-from .checkpoint import State, differing, read_state
+from . import devices
+from .checkpoint import State, differing, read_state, rebuilt
+from .options import from_config
+from .parsers import part_parser
 
 
 def load_encoders(model: Fusion, flags: Namespace) -> list[str]:
@@ -69,3 +77,70 @@ def part_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the tensors of a submodule's state dict."""
     start = f"{prefix}."
     return {name[len(start) :]: x for name, x in state.items() if name.startswith(start)}
+
+
+def teacher_run(flags: Namespace) -> Namespace:
+    """Return the flags of the run that trains the teachers of a run."""
+    own = vars(part_parser(METHODS, flags.method).parse_args([]))
+    general = {name: value for name, value in vars(flags).items() if name not in own}
+    return Namespace(**{
+        **general,
+        **vars(part_parser(METHODS, "unimodal").parse_args([])),
+        "method": "unimodal",
+        "epochs": flags.teacher_epochs or flags.epochs,
+        "out": flags.out / "teacher",
+        "resume": True,
+        "tensorboard_path": None,
+    })  # fmt: skip
+
+
+def teacher_files(flags: Namespace) -> list[str]:
+    """Return [MODALITY=]FILE of each teacher."""
+    return flags.teacher or [str(teacher_run(flags).out / "last.pt")]
+
+
+def teachers(flags: Namespace, data: Data, model: Fusion, device: torch.device) -> Fusion:
+    """Return the frozen teachers of a run, on the device: those of --teacher or of `teacher_run`.
+
+    They are one model. Its unimodal heads are the teachers', its joint prediction is their mean.
+    """
+    found = sources("--teacher", teacher_files(flags), model)
+    if lacking := [name for name in model.encoders if name not in found]:
+        raise UserError(
+            f"--teacher: {' and '.join(lacking)} has no teacher: give --teacher {lacking[0]}=FILE, "
+            "or drop --teacher, and training makes them first"
+        )
+    encoders, heads = {}, nn.ModuleDict()
+    for name in model.encoders:
+        path, state = found[name]
+        encoders[name], heads[name] = teacher(name, path, state, data)
+        if encoders[name].out_dim != model.encoders[name].out_dim:
+            raise UserError(
+                f"--teacher {path}: its features of {name} have {encoders[name].out_dim} numbers, "
+                f"those of this run {model.encoders[name].out_dim}: give the same --encoder"
+            )
+    taught = Mean(encoders, len(data.classes))
+    taught.unimodal_heads = taught.joint_heads = heads
+    return devices.place(taught, device, flags.precision).eval().requires_grad_(False)
+
+
+def teacher(name: str, path: Path, state: State, data: Data) -> tuple[Encoder, nn.Module]:
+    """Return the encoder and the unimodal head of a modality from a checkpoint."""
+    if state.data.identity != data.identity:  # it stands for recipe and classes, too
+        raise UserError(
+            f"--teacher {path}: it was trained on other data (identity {state.data.identity}, here "
+            f"{data.identity}): give a run on the same data"
+        )
+    own = from_config(state.config, path)
+    if not FUSIONS[own.fusion].late:
+        raise UserError(
+            f"--teacher {path}: in its --fusion {own.fusion} modalities meet before their "
+            "features: give a run of --method unimodal"
+        )
+    if state.config.get("no_probes") and METHODS[own.method].single_loss != "unimodal":
+        raise UserError(
+            f"--teacher {path}: its unimodal heads were not trained (--no_probes): give a run of "
+            "--method unimodal"
+        )
+    whole = rebuilt(own, data, state, path)
+    return whole.encoders[name], whole.unimodal_heads[name]

@@ -10,6 +10,7 @@ FUSIONS: Registry[Fusion] = Registry(
         "concat": "concat:Concat",
         "sum": "sum:Sum",
         "cosine": "cosine:Cosine",
+        "mean": "sum:Mean",
         "film": "conditioned:FiLM",
         "gated": "conditioned:Gated",
         "mmtm": "mmtm:MMTM",
