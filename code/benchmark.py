@@ -1,6 +1,7 @@
 """Speed as ratios within one run: every job in turns, medians of several rounds.
 
 python code/benchmark.py step        a training step: ours, uniform, the released procedure, torchjd
+python code/benchmark.py training    a step in whole trainings: uniform, and MMPareto's variants
 python code/benchmark.py throughput  samples a second at CREMA-D's size, memory, waits: for a GPU
 python code/benchmark.py scaling     a step by number of modalities, and of processes
 python code/benchmark.py loader      ours against a plain reader: PIL, torchvision, torch.load
@@ -14,13 +15,14 @@ from pathlib import Path
 
 import torch
 
-from mmpareto.benchmarks import clips, step, throughput
+from mmpareto.benchmarks import clips, step, throughput, training
 from mmpareto.run.parsers import add_device_flags
 from mmpareto.system.flags import Parser, non_negative, positive
 from mmpareto.system.processes import keep_memory
 
 COMMANDS = {
     "step": step.measure,
+    "training": training.measure_training,
     "throughput": throughput.measure_throughput,
     "scaling": step.measure_scaling,
     "loader": clips.measure_loader,
@@ -32,6 +34,13 @@ STEPS = {"step": 4, "throughput": 4, "scaling": 2}
 def add_flags(parser, command: str) -> None:
     add = parser.add_argument
     # fmt: off
+    if command == "training":
+        add("--seeds", type=positive(int), default=3,
+            help="trainings of each method, by seeds from 0 on (default: %(default)s)")
+        add("train_flags", nargs="*", metavar="TRAIN_FLAG",
+            help="flags of train.py, after --: -- --encoder cnn --epochs 20")
+        add_device_flags(parser)
+        return
     add("--seconds", type=positive(float), default=60,
         help="measure each size for so long, at least one round; > 0 (default: %(default)s)")
     if command == "step":

@@ -3,6 +3,7 @@
 import itertools
 import re
 import warnings
+from argparse import Namespace
 from functools import partial
 
 import pytest
@@ -10,11 +11,13 @@ import tiny_models
 import torch
 
 import benchmark
-from mmpareto.benchmarks import step, timing
+from mmpareto.benchmarks import step, timing, training
 from mmpareto.benchmarks.rivals import Released, TorchJD
 from mmpareto.core.integrate import mmpareto_rule, pareto_rule
 from mmpareto.core.integrator import Integrator
+from mmpareto.run import options
 from mmpareto.system.errors import UserError
+from train import Trainer
 
 
 @pytest.mark.parametrize(
@@ -42,7 +45,7 @@ def test_every_held_gradient_is_counted():
     found = {}
     for name in ("mmpareto", "mmpareto features", "uniform", "released"):
         words = step.OURS.get(name, name)
-        stepper = step.Stepper(words, step.DIGITS, device, "--encoder", "cnn")
+        stepper = step.Stepper(words, step.random_data(step.DIGITS), device, "--encoder", "cnn")
         batch = step.random_batch(4, step.DIGITS, device)
         stepper(batch)  # whose optimizer then holds its momentum
         encoders = sum(p.nbytes for p in stepper.model.encoders.parameters())
@@ -92,6 +95,25 @@ def test_waits_are_counted(monkeypatch):
 def test_unknown_command():
     with pytest.raises(UserError, match="invalid choice: 'stop'"):
         benchmark.main(["stop"])
+
+
+def test_trainings_are_those_of_train_py(monkeypatch, capsys, toys):
+    """They end at the same parameters, so warming up has changed nothing, either."""
+    steppers = {}
+
+    def kept(words, *more):
+        return steppers.setdefault(words, step.Stepper(words, *more))
+
+    monkeypatch.setattr(training, "Stepper", kept)
+    flags = ["--dataset", "toy", "--encoder", "cnn", "--epochs", "2", "--batch_size", "8"]
+    benchmark.main(["training", "--seeds", "1", "--", *flags])
+    assert "ratio mmpareto adaptive / uniform: median" in capsys.readouterr().out
+    for words, stepper in steppers.items():
+        trainer = Trainer(options.parse([*words.split(), *flags]), Namespace(state=None))
+        for trainer.epoch in range(2):
+            trainer.train_epoch()
+        torch.testing.assert_close(stepper.model.state_dict(), trainer.model.state_dict())
+    assert len(steppers) == len(training.TRAINED)
 
 
 @pytest.mark.slow

@@ -45,11 +45,11 @@ OURS = {
 class Stepper:
     """A model with its method and optimizer; a call takes one training step."""
 
-    def __init__(self, name: str, modalities: dict, device: torch.device, *more: str):
+    def __init__(self, name: str, data: Data, device: torch.device, *more: str):
         rival = RIVALS.get(name)
         flags = options.parse([*(OURS["mmpareto"] if rival else name).split(), *more])
-        torch.manual_seed(0)
-        model = setup.build_model(flags, Data("random", CLASSES, modalities, {}, {}))
+        torch.manual_seed(flags.random_seed)
+        model = setup.build_model(flags, data)
         if rival:
             self.model: Fusion = model.to(device)
             self.method = rival(self.model)
@@ -96,7 +96,8 @@ def measure(flags: Namespace) -> None:
     batch = random_batch(size, modalities, device)
     names = [name for name in RIVALS if find_spec(name) or name != "torchjd"]
     words = dict(zip(names, names, strict=True)) | OURS
-    steppers = {name: Stepper(words[name], modalities, device) for name in words}
+    data = random_data(modalities)
+    steppers = {name: Stepper(words[name], data, device) for name in words}
     print(f"commit {commit()}, {flags.size}: batch of {size}, {device}", flush=True)
 
     jobs = {name: partial(stepper, batch) for name, stepper in steppers.items()}
@@ -113,6 +114,10 @@ def measure(flags: Namespace) -> None:
         show_ratio(seconds, name, "uniform")
     for name in ("mmpareto", "mmpareto features"):
         show_parts(name, steppers[name], batch, flags.steps)
+
+
+def random_data(modalities: dict) -> Data:
+    return Data("random", CLASSES, modalities, {}, {})
 
 
 def random_batch(size: int, modalities: dict, device: torch.device) -> Batch:
@@ -217,7 +222,8 @@ def scaled(number: int, device: torch.device, flags: Namespace) -> str:
     batch = random_batch(64 // distributed.size(), modalities, device)
     fusion = FUSIONS.find(flags.fusion)
     names = ["uniform", "mmpareto", *(["mmpareto features"] if FUSIONS[fusion].late else [])]
-    steppers = {name: Stepper(OURS[name], modalities, device, "--fusion", fusion) for name in names}
+    data = random_data(modalities)
+    steppers = {name: Stepper(OURS[name], data, device, "--fusion", fusion) for name in names}
     gradients = [torch.zeros_like(p) for p in steppers["mmpareto"].model.parameters()] * 2
     jobs = {name: partial(stepper, batch) for name, stepper in steppers.items()}
     seconds = compare(jobs, flags.seconds, flags.steps)

@@ -12,7 +12,7 @@ from ..data.samples import Batch
 from ..methods.base import numbers
 from ..run import devices
 from ..run.environment import commit
-from .step import CREMAD, OURS, Stepper, random_batch
+from .step import CREMAD, OURS, Stepper, random_batch, random_data
 from .timing import compare, host_waits
 
 JOBS = {  # what to build; the released procedure is always in fp32 and not compiled
@@ -56,7 +56,7 @@ def show_jobs(setting: str, more: list[str], batch: Batch, flags: Namespace) -> 
     memory, shares = {}, []
     for name, words in JOBS.items():
         before = allocated(device) - inputs
-        stepper = Stepper(words, CREMAD, device, *more)
+        stepper = Stepper(words, random_data(CREMAD), device, *more)
         if name == "released, fp32":
             jobs[name] = partial(stepper, batch)
         elif name == "two traversals":

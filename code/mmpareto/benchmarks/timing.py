@@ -68,5 +68,5 @@ def show_ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> None:
     if high - low > NOISY * middle:
         told += f": too noisy for differences below {(high - low) / middle:.0%}"
     elif len(ratios) < ENOUGH:
-        told += ": too few to see the noise, give more --seconds"
+        told += ": too few to see the noise, measure longer"
     print(f"ratio {slow} / {fast}: {told}")
