@@ -44,6 +44,10 @@ def turns(method, optimizer, inputs, targets, parts=1):
         optimizer.zero_grad()
 
 
+def chunks(inputs, targets, parts):
+    return [(x, y) for x, y, _ in tiny_models.micro_batches(inputs, targets, parts)]
+
+
 def start(method, epoch, steps=8):
     method.start_epoch(SimpleNamespace(epoch=epoch, steps=steps))
 
@@ -89,7 +93,8 @@ class TestWeights:
         ):
             built(SharedHead, 3, weights="0.5,0.5")
         with pytest.raises(UserError, match="give 3 numbers, or entropy or equal"):
-            built(Growing, 3)
+            built(Growing, 3, weights="0.4,0.6")
+        assert built(Growing).fixed == [0.4, 0.6] and built(Growing, 3).fixed == [1 / 3] * 3
 
     def test_one_width(self):
         with pytest.raises(
@@ -150,8 +155,7 @@ class TestMLA:
             inputs, targets = tiny_models.batch(ours)
             parts = 2 if step % 3 == 2 else 1
             turns(method, optimizer, inputs, targets, parts)
-            chunks = [(x, y) for x, y, _ in tiny_models.micro_batches(inputs, targets, parts)]
-            slow.train(chunks, step % 8 / 8)
+            slow.train(chunks(inputs, targets, parts), step % 8 / 8)
         assert_equal(ours, theirs, 1e-9)
         if order != "plain":
             expected = torch.tensor(slow.p, dtype=torch.float64)
@@ -185,7 +189,7 @@ class TestAUG:
 
     @pytest.mark.parametrize("frozen", [False, True])
     def test_it_equals_the_reference(self, frozen):
-        """48 batches of six epochs: first a leads, then b; both get layers."""
+        """48 batches of six epochs, some in two micro-batches: a leads, then b; both get layers."""
         ours = built(Growing, layers=4).train()
         theirs = deepcopy(ours)
         own = {"epochs": 7, "grow_every": 2, "frozen_layers": frozen}
@@ -198,9 +202,12 @@ class TestAUG:
                 start(method, step // 8)
             inputs, targets = tiny_models.batch(ours)
             inputs["a" if step < 8 else "b"] += 2 * targets[:, None]
-            turns(method, optimizer, inputs, targets)
-            slow.train(inputs, targets)
+            parts = 2 if step % 3 == 2 else 1
+            turns(method, optimizer, inputs, targets, parts)
+            slow.train(chunks(inputs, targets, parts))
             if step % 8 == 7:
+                scores = method.state["scores"].tolist()
+                assert scores == pytest.approx([*slow.scores.values()], rel=1e-9)
                 slow.end_epoch(grows=step // 8 % 2 == 0)
         assert slow.used == {"a": 3, "b": 2}
         for name, head in theirs.unimodal_heads.items():
@@ -270,15 +277,14 @@ class TestAUG:
 
     def test_what_it_cannot_train(self, tmp_path):
         with pytest.raises(UserError, match="aug compares two modalities, found a, b, c"):
-            words = "--method", "aug", "--weights", "equal"
-            trainer_of(tmp_path / "run", *words, dataset="toy3")
+            trainer_of(tmp_path / "run", "--method", "aug", dataset="toy3")
         with pytest.raises(UserError, match="a modality may get 7: give --layers 7, or a larger"):
             method_of("aug", built(Growing, layers=6), epochs=13, grow_every=2)
 
 
-@pytest.mark.parametrize(("fusion", "method"), [(SharedHead, "mla"), (Growing, "aug")])
-def test_features_need_no_probes(fusion, method):
-    """The heads are the joint prediction's own: nothing else may train them."""
+@pytest.mark.parametrize("fusion", [SharedHead, Growing])
+def test_heads_of_the_joint_prediction_are_no_probes(fusion):
+    """Nothing but the joint loss trains and clips them."""
     model = built(fusion)
     joint = method_of("joint", model)
     record = tiny_models.step(joint, *tiny_models.batch(model))

@@ -78,24 +78,30 @@ class AUG:
             rows.append(hidden @ head.classifier.weight.T + head.classifier.bias)
         return rows
 
-    def train(self, inputs, targets):
-        features, _ = self.model.encode(inputs)
-        for name, z in features.items():
-            rows = self.logits(name, z)
-            whole, terms = sum(rows), []
-            for b, y in enumerate(targets.tolist()):
-                term = -whole[b].log_softmax(0)[y]
-                if len(rows) > 1:
-                    old, new = sum(rows[:-1])[b], rows[-1][b]
-                    soft = torch.zeros_like(old)
-                    soft[y] = old.detach().softmax(0)[y]
-                    term = term - old.log_softmax(0)[y] - new.log_softmax(0)[y]
-                    term = term + 0.5 * (soft * new.log_softmax(0)).sum()
-                terms.append(term)
-                self.scores[name] += float(whole[b].detach().softmax(0)[y])
+    def train(self, parts):
+        """parts: (inputs, targets) of each micro-batch."""
+        features = [self.model.encode(inputs)[0] for inputs, _ in parts]
+        for name in self.model.encoders:
+            terms = []
+            for z, (_, targets) in zip(features, parts, strict=True):
+                rows = self.logits(name, z[name])
+                terms += [self.term(name, rows, b, y) for b, y in enumerate(targets.tolist())]
             (sum(terms) / len(terms)).backward(retain_graph=True)
             self.optimizer.step()
             self.optimizer.zero_grad()
+
+    def term(self, name, rows, b, y):
+        """The loss of sample b of class y, from the logits of each layer."""
+        whole = sum(rows)[b]
+        self.scores[name] += float(whole.detach().softmax(0)[y])
+        loss = -whole.log_softmax(0)[y]
+        if len(rows) > 1:
+            old, new = sum(rows[:-1])[b], rows[-1][b]
+            soft = torch.zeros_like(old)
+            soft[y] = old.detach().softmax(0)[y]
+            loss = loss - old.log_softmax(0)[y] - new.log_softmax(0)[y]
+            loss = loss + 0.5 * (soft * new.log_softmax(0)).sum()
+        return loss
 
     def end_epoch(self, grows):
         (a, first), (b, second) = self.scores.items()

@@ -21,8 +21,9 @@ class MLA(Method):
 
         P <- P - v v^T / (alpha + r^T v), then P <- P / ||P||_F, with alpha = 0.1^(1 + t),
 
-    where t in [0, 1) is the share of the epoch that has passed. P is kept for the whole run. The
-    joint prediction, which nothing here trains, is the fusion's.
+    where t in [0, 1) is the share of the epoch that has passed. P is kept for the whole run. Its
+    length 1 shortens the head's steps to about 1 / sqrt(D) of plain ones. The joint prediction,
+    which nothing here trains, is the fusion's.
 
     The released code takes k's own features before k's gradient (--head_gradient current), so that
     they damp it. But it looks for a parameter of another name, so that in effect the head takes G

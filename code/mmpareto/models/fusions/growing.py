@@ -23,9 +23,9 @@ class Growing(Weighted):
         add = parser.add_argument
         add("--layers", type=positive(int), default=11,
             help="the most layers that a modality can have, >= 1; all of them take memory")
-        add("--weights", type=weights, default="0.4,0.6", metavar="RULE",
+        add("--weights", type=weights, metavar="RULE",
             help="weights of the modalities in the joint prediction: entropy, equal, or one number "
-                 "for each with commas between them")
+                 "for each with commas between them (default: 0.4,0.6 for two, equal for others)")
         # fmt: on
 
     def __init__(
@@ -34,8 +34,9 @@ class Growing(Weighted):
         classes: int,
         *,
         layers: int = 11,
-        weights: str = "0.4,0.6",
+        weights: str | None = None,
     ):
+        weights = weights or ("0.4,0.6" if len(encoders) == 2 else "equal")
         super().__init__(encoders, classes, weights=weights)
         classifier = nn.Linear(WIDTH, classes)
         for name, encoder in encoders.items():
