@@ -49,7 +49,7 @@ class CGGM(JointMethod):
 
     @staticmethod
     def runs_with(fusion: type[Fusion]) -> bool:
-        return fusion.read_out is not Fusion.read_out
+        return fusion.own_heads and fusion.read_out is not Fusion.read_out
 
     def __init__(self, model: Fusion, flags: Namespace):
         super().__init__(model, flags)
