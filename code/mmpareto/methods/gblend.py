@@ -6,16 +6,15 @@ import torch
 from torch import Tensor
 
 from ..data.batches import loader
-from ..data.samples import Batch
-from ..models.fusions.base import Fusion, Output, total
+from ..models.fusions.base import Fusion
 from ..models.predict import mean_losses
 from ..system.flags import positive
-from .base import Decision, Method
+from .weighted import WeightedMethod
 
 FLAT = 1e-12  # a squared change of the overfitting gap below this counts as none
 
 
-class GBlend(Method):
+class GBlend(WeightedMethod):
     """L = w_J L_joint + sum_k w_k L_k: a loss that generalises more and overfits less weighs more.
 
     The weights are estimated once (offline), or before every --super_epoch epochs (online). Each
@@ -59,12 +58,8 @@ class GBlend(Method):
             weights = self.estimate(trainer, min(length, last - trainer.epoch))
             self.state["weights"].copy_(weights * self.flags.weight_sum)
 
-    def decide(self, output: Output, batch: Batch) -> Decision:
-        losses = output.losses(batch.targets)
-        weights = dict(zip(self.names, self.state["weights"], strict=True))
-        loss = total(weights[name] * value for name, value in losses.items())
-        measures = {f"weight_{name}": weight for name, weight in weights.items()}
-        return Decision(loss, losses, measures=measures)
+    def weights(self) -> Tensor:
+        return self.state["weights"]
 
     def estimate(self, trainer, epochs: int) -> Tensor:
         """Returns weights that sum to 1, after training each loss alone for epochs."""
