@@ -34,6 +34,7 @@ METHODS: Registry[Method] = Registry(
         "upgrad": "upgrad:UPGrad",
         "imtl_g": "imtl_g:IMTLG",
         "aligned_mtl": "aligned_mtl:AlignedMTL",
+        "torchjd": "torchjd:TorchJD",
         "gradnorm": "gradnorm:GradNorm",
         "metabalance": "metabalance:MetaBalance",
     },

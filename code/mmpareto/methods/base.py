@@ -312,7 +312,8 @@ class TorchJDMethod(GramianMethod):
         """Returns the weighting, one of torchjd's module of aggregators."""
         raise NotImplementedError
 
-    def rule(self, encoder: str) -> Rule:
+    def library(self):
+        """Returns torchjd's module of aggregators."""
         try:
             from torchjd import aggregation
         except ImportError as error:
@@ -320,6 +321,9 @@ class TorchJDMethod(GramianMethod):
                 f"--method {self.flags.method} needs torchjd, which cannot be imported "
                 f'({reason(error)}): run pip install "torchjd>=0.18"'
             ) from None
+        return aggregation
+
+    def rule(self, encoder: str) -> Rule:
         scale = self.flags.scale if self.scaled else 1
-        weighting = self.weighting(aggregation)
+        weighting = self.weighting(self.library())
         return partial(integrate.weighted_rule, weighting=weighting, scale=scale)

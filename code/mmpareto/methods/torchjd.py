@@ -1,0 +1,101 @@
+"""Any aggregator of torchjd (Quinton and Rey 2024) on each encoder's two gradients."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..core import distributed, integrate
+from ..core.integrator import Rule
+from ..system.errors import UserError, reason
+from .base import TorchJDMethod
+
+
+class TorchJD(TorchJDMethod):
+    """h = scale * A(j, g) with the aggregator A of --aggregator, with torchjd's own defaults.
+
+    Most aggregators map the Gramian of j and g to two weights; they see it divided by its mean
+    diagonal (see `integrate.weighted_rule`), so that what regularises them means the same for
+    gradients of any length. Others map the matrix (2, P) of j and g to a vector (P,). Random ones
+    draw anew for every encoder and step.
+
+    Aggregators that need arguments are refused, and so are those that remember earlier steps
+    (NashMTL, GradVac, PCD, ExcessMTL): --resume could not put back what they remember.
+    """
+
+    scaled = True
+
+    @classmethod
+    def add_flags(cls, parser) -> None:
+        super().add_flags(parser)
+        # fmt: off
+        parser.add_argument("--aggregator", default="ConFIG", metavar="NAME",
+            help="class of torchjd.aggregation that needs no arguments, in any case of letters, as "
+                 "in ConFIG, GradDrop, DualProj, MGDA, Random; a wrong name lists all")
+        # fmt: on
+
+    def rule(self, encoder: str) -> Rule:
+        aggregator = self.aggregator(self.library())
+        if hasattr(aggregator, "gramian_weighting"):
+            return super().rule(encoder)
+        if self.gramian != "parameters":
+            raise UserError(
+                f"--gramian {self.gramian}: {aggregator} needs the gradients themselves, not their "
+                "Gramian: use --gramian parameters"
+            )
+        return partial(aggregated, aggregator=aggregator, scale=self.flags.scale)
+
+    def weighting(self, torchjd):
+        return self.aggregator(torchjd).gramian_weighting
+
+    def aggregator(self, torchjd):
+        """Returns a new aggregator; UserError if it cannot be used."""
+        public = {name: getattr(torchjd, name) for name in torchjd.__all__}
+        known = {name: x for name, x in public.items() if issubclass(x, torchjd.Aggregator)}
+        name = self.flags.aggregator
+        kind = {own.lower(): kind for own, kind in known.items()}.get(name.lower())
+        fault = why_not(kind) if kind else "torchjd has no aggregator of that name"
+        if kind is None or fault:
+            usable = ", ".join(own for own, kind in known.items() if not why_not(kind))
+            raise UserError(f"--aggregator {name}: {fault}: choose one of {usable}")
+        return kind()
+
+
+def why_not(kind: type) -> str | None:
+    """Returns why an aggregator cannot be used; None if it can."""
+    from torchjd import Stateful
+
+    if issubclass(kind, Stateful):
+        return "it remembers earlier steps, and --resume could not put that back"
+    try:
+        kind()
+    except TypeError:
+        return "it needs arguments of its own"
+    except ImportError as error:
+        return f"it needs a package that is missing ({reason(error)})"
+    return None
+
+
+@torch.no_grad()
+def aggregated(
+    j: list[Tensor], g: list[Tensor], *, aggregator, scale: float
+) -> integrate.Integrated:
+    """h = scale * aggregator(matrix of j and g), written over j.
+
+    The weights in the log are those of the combination of j and g nearest to h; that is h itself
+    unless entries are chosen one by one (GradDrop). Gradients that are not finite stay so: the
+    aggregator, which may fail on them, gets zeros instead. All processes take the first one's h.
+    """
+    gram = integrate.gramian(j, g)
+    finite = gram.isfinite().all()
+    rows = torch.stack([torch.cat([x.reshape(-1) for x in side]) for side in (j, g)])
+    rows = torch.where(finite, rows, 0.0)
+    d = aggregator(rows)
+    distributed.copy_from_first([d])
+    near = torch.linalg.pinv(rows @ rows.T) @ (rows @ d)
+    h = torch.where(finite, scale * d, torch.nan)
+    for x, part in zip(j, h.split([x.numel() for x in j]), strict=True):
+        x.copy_(part.view_as(x))
+    factor, stationary = gram.new_tensor(scale), ~d.any()
+    conflict = integrate.in_conflict(gram)
+    return j, integrate.stats(gram, tuple(near.to(gram)), factor, stationary, conflict)
