@@ -1,6 +1,7 @@
 """Speed as ratios within one run: every job in turns, medians of several rounds.
 
 python code/benchmark.py step        a training step: ours, uniform, the released procedure, torchjd
+python code/benchmark.py methods     a step of every method against joint's
 python code/benchmark.py training    a step in whole trainings: uniform, and MMPareto's variants
 python code/benchmark.py throughput  samples a second at CREMA-D's size, memory, waits: for a GPU
 python code/benchmark.py scaling     a step by number of modalities, and of processes
@@ -22,13 +23,14 @@ from mmpareto.system.processes import keep_memory
 
 COMMANDS = {
     "step": step.measure,
+    "methods": step.measure_methods,
     "training": training.measure_training,
     "throughput": throughput.measure_throughput,
     "scaling": step.measure_scaling,
     "loader": clips.measure_loader,
     "prepare": clips.measure_prepare,
 }
-STEPS = {"step": 4, "throughput": 4, "scaling": 2}
+STEPS = {"step": 4, "methods": 4, "throughput": 4, "scaling": 2}
 
 
 def add_flags(parser, command: str) -> None:
@@ -46,6 +48,8 @@ def add_flags(parser, command: str) -> None:
     if command == "step":
         add("--size", choices=step.SIZES, default="small",
             help="small: 64 pictures of 32x32; cremad: 8 clips of full size (default: %(default)s)")
+    if command == "methods":
+        add("--encoder", default="resnet18", help="of both modalities (default: %(default)s)")
     if command == "throughput":
         add("--batch_size", type=positive(int), nargs="+", default=[64, 256],
             help="samples in a batch (default: 64 256)")

@@ -126,6 +126,7 @@ def test_trainings_are_those_of_train_py(monkeypatch, capsys, toys):
             ("throughput", "--batch_size", 2, "--steps", 1),
             r"compile, 1 rounds\n.*\nreleased, fp32 +\d",
         ),
+        (("methods", "--encoder", "cnn", "--steps", 1), r"ratio mla / joint: median"),
         (("scaling", "--modalities", 1, "--steps", 1), r"1 modalities: uniform \d.*averaged in"),
         (("loader", "--clips", 130), r"ratio plain / ours: median"),
         (("prepare", "--clips", 24), r"hash raw files +\d"),

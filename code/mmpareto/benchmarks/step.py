@@ -5,6 +5,7 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from functools import partial
 from importlib.util import find_spec
 from itertools import count
@@ -118,6 +119,25 @@ def measure(flags: Namespace) -> None:
 
 def random_data(modalities: dict) -> Data:
     return Data("random", CLASSES, modalities, {}, {})
+
+
+def measure_methods(flags: Namespace) -> None:
+    """A step of every method on a batch of digits, in its first epoch, against joint's."""
+    device = devices.pick_device(flags.device, flags.gpu_ids)
+    size, modalities = SIZES["small"]
+    batch, data = random_batch(size, modalities, device), random_data(modalities)
+    steppers = {
+        name: Stepper(f"--method {name}", data, device, "--encoder", flags.encoder)
+        for name in METHODS
+    }
+    for stepper in steppers.values():
+        if stepper.method.needs_teachers:
+            stepper.method.teach(deepcopy(stepper.model).eval())
+    print(f"commit {commit()}, {flags.encoder}, batch of {size}, {device}", flush=True)
+    jobs = {name: partial(stepper, batch) for name, stepper in steppers.items()}
+    seconds = compare(jobs, flags.seconds, flags.steps)
+    for name in METHODS:
+        show_ratio(seconds, name, "joint")
 
 
 def random_batch(size: int, modalities: dict, device: torch.device) -> Batch:
