@@ -97,6 +97,8 @@ class TestTeachers:
     def test_they_are_a_run_of_their_own(self, run, umt):
         alone = run("--epochs", 3, "--limit_batches", 3, method="unimodal")
         assert_same_run(alone, umt / "teacher")
+        drawn, same = (tensors.read(folder / "last.pt")["rng"][0] for folder in (umt, alone))
+        assert torch.equal(drawn, same)  # teachers take no random numbers from the run
         log = (umt / "train.log").read_text()
         assert f"Teachers {umt}/teacher/last.pt\n" in log and log.count("Epoch") == 2
         one, both = "--teacher", [f"b={alone / 'last.pt'}", f"a={alone / 'last.pt'}"]
@@ -151,21 +153,22 @@ class TestTeachers:
         assert_same_run(umt, run(*UMT, "--resume", method="umt"))
         assert contents(tmp_path / "run/teacher") == before
 
-    def test_a_resumed_run_keeps_its_teachers(self, run, umt, tmp_path):
+    def test_a_resumed_run_keeps_its_teachers(self, run):
         """More epochs of the run are no more epochs of teachers; other teachers are an error."""
-        copy = shutil.copytree(umt, tmp_path / "run")
+        words = ["--limit_batches", 2, "--epochs"]
+        copy = run(*words, 1, method="umt")
         before = contents(copy / "teacher")
-        run(*UMT, "--epochs", 3, "--resume", method="umt")
+        run(*words, 3, "--resume", method="umt")
         assert contents(copy / "teacher") == before
         assert len(read(copy / "epochs.jsonl")) == 3
         state = tensors.read(copy / "teacher/last.pt")
         state["model"]["encoders.a.stages.0.0.weight"] += 1
         tensors.write(copy / "teacher/last.pt", state)
         with pytest.raises(UserError, match="--resume: the teachers have changed since this run"):
-            run(*UMT, "--epochs", 4, "--resume", method="umt")
+            run(*words, 4, "--resume", method="umt")
         (copy / "teacher/last.pt").unlink()
         with pytest.raises(UserError, match=r"teacher/last.pt: no such file"):
-            run(*UMT, "--epochs", 4, "--resume", method="umt")
+            run(*words, 4, "--resume", method="umt")
 
     def test_evaluation_needs_none(self, umt, tmp_path, capsys):
         copy = shutil.copytree(umt, tmp_path / "run")
