@@ -29,6 +29,7 @@ CASES = {
     "fusion shared": ["--dataset", "multidigits"],
     "fusion separate": ["--dataset", "multidigits", "--fusion", "separate", "--method", "uniform"],
     "fusion bottleneck": ["--fusion", "bottleneck", *SLOW],
+    "method opm": ["--encoder", "cnn", "--method", "opm", "--warmup_epochs", "0"],
     "optimizer adamw": ["--encoder", "cnn", "--optimizer", "adamw"],
 }
 

@@ -25,7 +25,7 @@ from train import Trainer
     ("method", "own"),
     [(method, []) for method in METHODS]
     + [("gblend", ["--super_epoch", 2]), ("greedy", ["--threshold", 0])]
-    + [("smv", ["--warm_up", 1, "--level", "modality"])]
+    + [("smv", ["--warm_up", 1, "--level", "modality"]), ("opm", ["--warmup_epochs", 0])]
     + [("mmpareto", ["--gramian", "adaptive"])],
     ids=str,
 )

@@ -1,0 +1,65 @@
+"""CML: calibrating multimodal learning (Ma et al., ICML 2023)."""
+
+from argparse import Namespace
+
+import torch
+import torch.nn.functional as F
+
+from ..core import distributed
+from ..data.samples import Batch
+from ..models.fusions.base import Fusion, Output, total
+from ..system.flags import non_negative
+from .base import Decision, JointMethod
+
+
+class CML(JointMethod):
+    """Trains all predictions of ever fewer modalities: losing one must not raise confidence.
+
+    Each epoch draws an order of the modalities. o_0 are the joint logits, o_i those with the
+    features of the first i modalities at zero, and c_i their largest probability.
+    L = sum_i CE(o_i) / N + lambda sum_i sum_b max(0, c_i - c_(i-1)), summed over the batch.
+
+    --compare batch takes the maximum after the sum over the batch, as BalanceBenchmark does: rises
+    and falls then cancel. No code of the authors was found. With --accumulate the sums run over the
+    samples of a step, but each micro-batch has its own maximum.
+    """
+
+    @classmethod
+    def add_flags(cls, parser) -> None:
+        super().add_flags(parser)
+        # fmt: off
+        add = parser.add_argument
+        add("--calibration", type=non_negative(float), default=0.1,
+            help="weight lambda of the rises in confidence, >= 0")
+        add("--compare", choices=("samples", "batch"), default="samples",
+            help="samples: each sample's rise counts; batch: only the sum over the batch")
+        # fmt: on
+
+    @staticmethod
+    def runs_with(fusion: type[Fusion]) -> bool:
+        return fusion.read_out is not Fusion.read_out
+
+    def __init__(self, model: Fusion, flags: Namespace):
+        super().__init__(model, flags)
+        self.order = list(model.encoders)
+
+    def start_epoch(self, trainer) -> None:
+        super().start_epoch(trainer)
+        names = list(self.model.encoders)
+        self.order = [names[k] for k in torch.randperm(len(names)).tolist()]
+
+    def decide(self, output: Output, batch: Batch) -> Decision:
+        decision = super().decide(output, batch)
+        features, logits = dict(output.features), [output.logits["joint"]]
+        for name in self.order[:-1]:
+            features[name] = torch.zeros_like(features[name])
+            logits.append(self.model.joint(features))
+        losses = [F.cross_entropy(u, batch.targets) for u in logits]
+        rises = torch.stack([u.softmax(1).amax(1) for u in logits]).diff(dim=0)  # (N - 1, B)
+        if self.flags.compare == "batch":
+            sums = rises.sum(1)
+            rises = torch.where(distributed.total(sums.detach()) > 0, sums, 0.0)
+        samples = distributed.size() * self.flags.accumulate  # in a step, for each one here
+        penalty = rises.clamp(min=0).sum() if self.flags.compare == "samples" else rises.sum()
+        loss = total(losses) / len(losses) + self.flags.calibration * samples * penalty
+        return decision._replace(loss=loss, measures={"rise": samples * penalty.detach()})
