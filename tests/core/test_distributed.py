@@ -32,6 +32,7 @@ BALANCED = {  # method: its own flags, so that what is its own happens in 24 ste
     **dict.fromkeys(METHODS, ""),
     "greedy": "--threshold 0 --balancing_steps 2", "gblend": "--super_epoch 2",
     "smv": "--warm_up 1", "opm": "--warmup_epochs 0", "cml --compare batch": "",
+    "lfm --schedule minnorm": "--accumulate 2",
     "mmpareto --gramian features": "", "pcgrad --gramian features": "",
     "mmpareto --gramian adaptive": "",
     "uniform --gamma 1.5 --accumulate 2 --clip_grad 0.5": "", "mmpareto --accumulate 2": "",

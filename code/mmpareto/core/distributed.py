@@ -86,6 +86,20 @@ def mean(x: Tensor) -> Tensor:
     return total(x) / size() if size() > 1 else x
 
 
+def rows(x: Tensor) -> Tensor:
+    """Return the rows (B, ...) of all ranks, (size B, ...), for a loss that compares them all.
+
+    If every rank computes that loss, the mean of the ranks' gradients is its gradient.
+    """
+    if size() == 1:
+        return x
+    every = x.new_zeros(size(), *x.shape)
+    every[rank()] = x.detach()
+    every = total(every)
+    every[rank()] = x.detach() + size() * (x - x.detach())  # x, but size times its gradient
+    return every.flatten(0, 1)
+
+
 def average(tensors: Iterable[Tensor]) -> None:
     """Replace every tensor by its mean over the ranks, with one reduction for all of them."""
     _change(tensors, lambda flat: _call(dist.all_reduce, flat.div_(size())))

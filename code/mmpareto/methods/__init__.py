@@ -23,6 +23,7 @@ METHODS: Registry[Method] = Registry(
         "mla": "mla:MLA",
         "aug": "aug:AUG",
         "smv": "smv:SMV",
+        "lfm": "lfm:LFM",
         "relearning": "relearning:Relearning",
         "inforeg": "inforeg:InfoReg",
         "cggm": "cggm:CGGM",
