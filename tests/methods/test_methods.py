@@ -5,7 +5,7 @@ import reference
 import tiny_models
 import torch
 import torch.nn.functional as F
-from balance import method_of, trainer_of
+from balance import cases, method_of, trainer_of
 from torch import nn
 
 from mmpareto import MMPareto
@@ -57,11 +57,11 @@ def parameters(trainer):
 
 @pytest.mark.parametrize(
     ("method", "fusion", "dataset"),
-    [
+    cases(
         *((m, f, "toy_tasks" if FUSIONS[f].multitask else "toy") for m, f in PAIRS
           if (m, f) not in DEFAULTS),
         *((m, f, "toy3") for m, f in dict.fromkeys(THREE) if m != "aug"),  # it compares two
-    ],
+    ),
 )  # fmt: skip
 def test_two_steps(tmp_path, method, fusion, dataset):
     encoder = FUSIONS[fusion].default_encoder or "cnn"
@@ -73,7 +73,7 @@ def test_two_steps(tmp_path, method, fusion, dataset):
     check_moved(trainer, before)
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", cases(*zip(METHODS)))
 def test_the_loss_falls(tmp_path, method):
     # a batch of aug is two steps, with up to three losses each; mbsd's distances grow with logits
     own = {name: ["--learning_rate", 0.02] for name in ("aug", "mbsd")}

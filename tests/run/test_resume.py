@@ -11,6 +11,7 @@ import signal
 
 import pytest
 import torch
+from balance import cases
 from run_files import assert_same_run, read
 from sets import contents
 
@@ -23,12 +24,13 @@ from train import Trainer
 
 @pytest.mark.parametrize(
     ("method", "own"),
-    [(method, []) for method in METHODS]
-    + [("gblend", ["--super_epoch", 2]), ("greedy", ["--threshold", 0])]
-    + [("smv", ["--warm_up", 1, "--level", "modality"]), ("opm", ["--warmup_epochs", 0])]
-    + [("mmpareto", ["--gramian", "adaptive"])],
-    ids=str,
-)
+    cases(
+        *((method, []) for method in METHODS),
+        ("gblend", ["--super_epoch", 2]), ("greedy", ["--threshold", 0]),
+        ("smv", ["--warm_up", 1, "--level", "modality"]), ("opm", ["--warmup_epochs", 0]),
+        ("mmpareto", ["--gramian", "adaptive"]),
+    ),
+)  # fmt: skip
 def test_same_as_undisturbed(run, tmp_path, monkeypatch, method, own):
     """The test resumes the folder as it was when the third epoch began."""
 

@@ -3,6 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from copy import deepcopy
 
+import pytest
 import tiny_models
 import torch
 
@@ -11,6 +12,20 @@ from mmpareto.models.fusions.concat import Concat
 from mmpareto.run import options
 from mmpareto.run.folder import Run
 from train import Trainer
+
+# Methods that together use everything that a method may ask of the loop. The fast tests run these;
+# all others run in the slow tests, beside their own tests, which are fast.
+FAST = "joint", "unimodal", "uniform", "mmpareto", "gblend", "ogm_ge", "mla", "smv", "umt"
+
+
+def cases(*rows):
+    """Rows of parameters, of which the first says the method; a row of another method is slow."""
+    return [
+        pytest.param(
+            *row, marks=[] if row[0] in FAST else pytest.mark.slow, id="-".join(map(str, row))
+        )
+        for row in rows
+    ]
 
 
 def method_of(name, model=None, **settings):
