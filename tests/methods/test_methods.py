@@ -65,8 +65,11 @@ def parameters(trainer):
 )  # fmt: skip
 def test_two_steps(tmp_path, method, fusion, dataset):
     encoder = FUSIONS[fusion].default_encoder or "cnn"
+    own = {"reconboost": ["--stage_epochs", 0]}  # else one modality would train alone
     flags = "--method", method, "--fusion", fusion, "--limit_batches", 2
-    trainer = trainer_of(tmp_path / "run", *flags, dataset=dataset, encoder=encoder)
+    trainer = trainer_of(
+        tmp_path / "run", *flags, *own.get(method, []), dataset=dataset, encoder=encoder
+    )
     before = parameters(trainer)
     steps = trainer.train_epoch()
     assert len(steps) == 2 * trainer.method.turns and not any(step["skipped"] for step in steps)

@@ -53,13 +53,6 @@ def test_modality_level():
     assert smv.by_modality(double(0.5, 0.5), 10, 1.0, [0, 6]).sum() == 0  # a tie
 
 
-@pytest.fixture
-def float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 def literal_values(model, split):
     """phi (samples, modalities), as means over all orders in which the modalities may join."""
     names, rows = list(model.encoders), []

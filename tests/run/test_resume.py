@@ -27,6 +27,7 @@ from train import Trainer
     cases(
         *((method, []) for method in METHODS),
         ("gblend", ["--super_epoch", 2]), ("greedy", ["--threshold", 0]),
+        ("reconboost", ["--stage_epochs", 2]),
         ("smv", ["--warm_up", 1, "--level", "modality"]), ("opm", ["--warmup_epochs", 0]),
         ("mmpareto", ["--gramian", "adaptive"]),
     ),

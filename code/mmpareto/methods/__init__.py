@@ -22,6 +22,7 @@ METHODS: Registry[Method] = Registry(
         "agm": "agm:AGM",
         "mla": "mla:MLA",
         "aug": "aug:AUG",
+        "reconboost": "reconboost:ReconBoost",
         "smv": "smv:SMV",
         "lfm": "lfm:LFM",
         "relearning": "relearning:Relearning",

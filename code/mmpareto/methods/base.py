@@ -118,8 +118,8 @@ class Method:
     def start_epoch(self, trainer) -> None:
         """Called before every epoch, with `Trainer` of train.py.
 
-        A method may use the trainer's flags, data, model, device, scheduler, epoch (the number of
-        epochs already trained), train_epoch and fork.
+        A method may use the trainer's flags, data, model, device, optimizer, scheduler, epoch (the
+        number of epochs already trained), train_epoch and fork.
         """
         self.epoch = trainer.epoch + 1
 

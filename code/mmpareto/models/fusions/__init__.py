@@ -17,6 +17,7 @@ FUSIONS: Registry[Fusion] = Registry(
         "centralnet": "centralnet:CentralNet",
         "shared_head": "shared_head:SharedHead",
         "growing": "growing:Growing",
+        "boosted": "boosted:Boosted",
         "bottleneck": "bottleneck:Bottleneck",
         "shared": "multitask:Shared",
         "separate": "multitask:Separate",
