@@ -18,6 +18,8 @@ import torch
 from forked import gone
 from run_files import assert_same_run
 
+from mmpareto.methods import METHODS
+
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["--encoder", "cnn", "--epochs", "1", "--limit_batches", "2"]
 
@@ -57,6 +59,15 @@ def test_claim_script(tmp_path):
     done = sh(ROOT / "script/claim.sh", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("--dataset multidigits") == 30
+
+
+def test_field_script(tmp_path):
+    """It compares every method that takes any number of modalities."""
+    done = sh(ROOT / "script/field.sh", "--encoder", "cnn", "--print_commands", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    methods = re.findall(r"--method (\w+)", done.stdout)
+    assert set(methods) == METHODS.keys() - {"aug"}
+    assert len(methods) == 6 * 41  # arms: three rates, two seeds each
 
 
 def test_figure1(tmp_path):

@@ -116,7 +116,7 @@ def test_compare(tmp_path, jobs, group):
 def numbers(path):
     with open(path, newline="") as file:
         return [
-            {k: v for k, v in row.items() if "seconds_per" not in k and k != "commit"}
+            {k: v for k, v in row.items() if not k.startswith(("seconds", "peak_bytes", "commit"))}
             for row in csv.DictReader(file)
         ]
 

@@ -133,10 +133,10 @@ def show_stages(raw: Path) -> None:
         Path(out, ".tmp").mkdir()
         clips = found.clips[:100]
         for clip in clips[:3]:
-            worker.convert_clip(clip, recipe, Path(out))
+            worker.convert_clip(clip, recipe, Path(out), {})
         with cProfile.Profile() as profile:
             for clip in clips:
-                worker.convert_clip(clip, recipe, Path(out))
+                worker.convert_clip(clip, recipe, Path(out), {})
     for (_, _, name), numbers in pstats.Stats(profile).stats.items():
         if name in STAGES:
             print(f"  {STAGES[name]:16}{1e3 * numbers[3] / len(clips):8.2f} ms a clip")
