@@ -61,6 +61,7 @@ def test_claim_script(tmp_path):
     assert done.stdout.count("--dataset multidigits") == 30
 
 
+@pytest.mark.slow
 def test_field_script(tmp_path):
     """It compares every method that takes any number of modalities."""
     done = sh(ROOT / "script/field.sh", "--encoder", "cnn", "--print_commands", cwd=tmp_path)
