@@ -280,7 +280,7 @@ class GramianMethod(IntegratingMethod):
         choices = [gramian for gramian in GRAMIANS if is_plain or gramian != "adaptive"]
         add("--gramian", choices=choices, default="parameters",
             help="gradients that decide the weights: of the encoder's parameters, or of its output "
-                 "features (as cheap as uniform, but without the method's guarantees)"
+                 "features (as cheap as uniform, but missing most conflicts, so without guarantees)"
                  + is_plain * "; adaptive decides by parameters, and skips the second traversal of "
                  "encoders in which the features' gradients exclude conflict")
         if cls.scaled:
