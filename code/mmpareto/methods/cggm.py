@@ -11,12 +11,13 @@ from ..data.samples import Batch
 from ..models.fusions.base import Fusion, Output, total
 from ..system.errors import UserError
 from ..system.flags import fraction, non_negative
-from .base import Decision, JointMethod
+from .base import Decision
+from .read_out import ReadOutMethod
 
 LARGEST = 2.0  # bounds of B_k; without them a sum of gains near zero gives factors of millions
 
 
-class CGGM(JointMethod):
+class CGGM(ReadOutMethod):
     """Trains the joint loss; encoders whose classifiers have gained less take larger gradients.
 
     The classifiers are the unimodal heads on detached features. e_k is the accuracy of classifier k
@@ -49,7 +50,7 @@ class CGGM(JointMethod):
 
     @staticmethod
     def runs_with(fusion: type[Fusion]) -> bool:
-        return fusion.own_heads and fusion.read_out is not Fusion.read_out
+        return fusion.own_heads and ReadOutMethod.runs_with(fusion)
 
     def __init__(self, model: Fusion, flags: Namespace):
         super().__init__(model, flags)

@@ -9,10 +9,11 @@ from ..core import distributed
 from ..data.samples import Batch
 from ..models.fusions.base import Fusion, Output, total
 from ..system.flags import non_negative
-from .base import Decision, JointMethod
+from .base import Decision
+from .read_out import ReadOutMethod
 
 
-class CML(JointMethod):
+class CML(ReadOutMethod):
     """Trains all predictions of ever fewer modalities: losing one must not raise confidence.
 
     Each epoch draws an order of the modalities. o_0 are the joint logits, o_i those with the
@@ -34,10 +35,6 @@ class CML(JointMethod):
         add("--compare", choices=("samples", "batch"), default="samples",
             help="samples: each sample's rise counts; batch: only the sum over the batch")
         # fmt: on
-
-    @staticmethod
-    def runs_with(fusion: type[Fusion]) -> bool:
-        return fusion.read_out is not Fusion.read_out
 
     def __init__(self, model: Fusion, flags: Namespace):
         super().__init__(model, flags)

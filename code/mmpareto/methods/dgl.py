@@ -6,10 +6,11 @@ import torch.nn.functional as F
 from ..data.samples import Batch
 from ..models.fusions.base import Fusion, Output, total
 from ..system.flags import positive
-from .base import Decision, JointMethod
+from .base import Decision
+from .read_out import ReadOutMethod
 
 
-class DGL(JointMethod):
+class DGL(ReadOutMethod):
     """The joint loss trains the joint head alone; encoders learn from what it makes of each alone.
 
     With h the joint head and sg a stop of gradients, L = CE(h(sg(z_1), ..., sg(z_N))) +
@@ -30,7 +31,7 @@ class DGL(JointMethod):
 
     @staticmethod
     def runs_with(fusion: type[Fusion]) -> bool:
-        return fusion.late and fusion.read_out is not Fusion.read_out
+        return fusion.late and ReadOutMethod.runs_with(fusion)
 
     def decide(self, output: Output, batch: Batch) -> Decision:
         decision, alpha = super().decide(output, batch), self.flags.alpha

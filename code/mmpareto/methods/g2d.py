@@ -12,6 +12,7 @@ from ..models.fusions.base import Fusion, Output, total
 from ..system.flags import non_negative, positive
 from .base import Decision
 from .ogm_ge import modulated
+from .read_out import scores_of
 from .taught import TaughtMethod, distances
 
 
@@ -49,10 +50,7 @@ class G2D(TaughtMethod):
 
     def decide(self, output: Output, batch: Batch) -> Decision:
         decision, taught = super().decide(output, batch), self.ask(batch)
-        right = [
-            u.softmax(1).gather(1, batch.targets[:, None]).sum() for u in taught.unimodal.values()
-        ]
-        self._scores.append(torch.stack(right))
+        self._scores.append(scores_of(taught.unimodal, batch.targets))
         t, logits = self.flags.temperature, output.logits["joint"]
         kl = {name: t**2 * divergence(u / t, logits / t) for name, u in taught.unimodal.items()}
         apart = distances(output, taught)

@@ -10,12 +10,13 @@ from ..core import distributed
 from ..data.samples import Batch
 from ..models.fusions.base import Fusion, Output, total
 from ..system.flags import non_negative
-from .base import Decision, JointMethod
+from .base import Decision
+from .read_out import ReadOutMethod, scores_of
 
 WINDOW = 10  # epochs whose traces are compared
 
 
-class InfoReg(JointMethod):
+class InfoReg(ReadOutMethod):
     """L = CE(o) + sum_k CE(o_k), with a pull towards the epoch's start for the modality that leads.
 
     o_k is what the joint head makes of modality k alone, score_k the sum of the true class's
@@ -47,10 +48,6 @@ class InfoReg(JointMethod):
             help="release: the first modality's trace counts for all; the others are pulled less")
         # fmt: on
 
-    @staticmethod
-    def runs_with(fusion: type[Fusion]) -> bool:
-        return fusion.read_out is not Fusion.read_out
-
     def __init__(self, model: Fusion, flags: Namespace):
         super().__init__(model, flags)
         self._scores: list[Tensor] = []  # of the micro-batches since the last step
@@ -76,10 +73,7 @@ class InfoReg(JointMethod):
         decision = super().decide(output, batch)
         logits = self.model.read_out(output.features)
         own = [F.cross_entropy(u, batch.targets) for u in logits.values()]
-        right = [
-            u.detach().softmax(1).gather(1, batch.targets[:, None]).sum() for u in logits.values()
-        ]
-        self._scores.append(torch.stack(right))
+        self._scores.append(scores_of(logits, batch.targets))
         self._samples += len(batch.targets)
         return decision._replace(loss=total([decision.loss, *own]))
 

@@ -7,11 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.samples import Batch
-from ..models.fusions.base import Fusion, Output, total
-from .base import Decision, JointMethod
+from ..models.fusions.base import Output, total
+from .base import Decision
+from .read_out import ReadOutMethod
 
 
-class MBSD(JointMethod):
+class MBSD(ReadOutMethod):
     """L = CE(o) + sum_k CE(o_k) + mean_b w_b (||o_1 - o_2||^2 / C + KL(p_strong || p_weak)).
 
     o_k is what the joint head makes of modality k alone, and p_k its softmax. w_b is the distance
@@ -23,10 +24,6 @@ class MBSD(JointMethod):
     instead of o_k for three modalities, and computes the divergence from the true class alone, with
     a missing logarithm, so that it can be negative.
     """
-
-    @staticmethod
-    def runs_with(fusion: type[Fusion]) -> bool:
-        return fusion.read_out is not Fusion.read_out
 
     def decide(self, output: Output, batch: Batch) -> Decision:
         decision = super().decide(output, batch)

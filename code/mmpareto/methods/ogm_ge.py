@@ -9,10 +9,11 @@ from ..core import distributed
 from ..data.samples import Batch
 from ..models.fusions.base import Fusion, Output, total
 from ..system.flags import non_negative
-from .base import Decision, JointMethod
+from .base import Decision
+from .read_out import ReadOutMethod, scores_of
 
 
-class OGMGE(JointMethod):
+class OGMGE(ReadOutMethod):
     """Trains the joint loss; a leading encoder gets smaller gradients, and all encoders get noise.
 
     score_k sums the softmax of the true class over a batch, in what the joint head makes of
@@ -37,19 +38,14 @@ class OGMGE(JointMethod):
         add("--without_ge", action="store_true", help="no noise: OGM alone")
         # fmt: on
 
-    @staticmethod
-    def runs_with(fusion: type[Fusion]) -> bool:
-        return fusion.read_out is not Fusion.read_out
-
     def __init__(self, model: Fusion, flags: Namespace):
         super().__init__(model, flags)
         self._scores: list[Tensor] = []  # of the micro-batches since the last step
 
     def decide(self, output: Output, batch: Batch) -> Decision:
         with torch.no_grad():
-            logits = self.model.read_out(output.features).values()
-            right = [u.softmax(1).gather(1, batch.targets[:, None]).sum() for u in logits]
-            self._scores.append(torch.stack(right))
+            logits = self.model.read_out(output.features)
+        self._scores.append(scores_of(logits, batch.targets))
         return super().decide(output, batch)
 
     @torch.no_grad()

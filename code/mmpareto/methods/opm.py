@@ -5,12 +5,13 @@ from torch import Tensor
 
 from ..core import distributed
 from ..data.samples import Batch
-from ..models.fusions.base import Fusion, Output
+from ..models.fusions.base import Output
 from ..system.flags import non_negative, share
-from .base import Decision, JointMethod
+from .base import Decision
+from .read_out import ReadOutMethod, scores_of
 
 
-class OPM(JointMethod):
+class OPM(ReadOutMethod):
     """Trains the joint loss, and drops features of a leading modality at random.
 
     s_k sums the softmax of the true class over a batch, in what the joint head makes of modality k
@@ -39,10 +40,6 @@ class OPM(JointMethod):
             help="first epochs, in which nothing is dropped, >= 0")
         # fmt: on
 
-    @staticmethod
-    def runs_with(fusion: type[Fusion]) -> bool:
-        return fusion.read_out is not Fusion.read_out
-
     def decide(self, output: Output, batch: Batch) -> Decision:
         flags, names = self.flags, list(output.features)
         acts = self.epoch > flags.warmup_epochs and bool(torch.rand(()) < flags.drop_chance)
@@ -56,9 +53,8 @@ class OPM(JointMethod):
     @torch.no_grad()
     def scores(self, output: Output, batch: Batch) -> Tensor:
         """Returns s_k (N,) over the batch of all processes."""
-        logits = self.model.read_out(output.features).values()
-        right = [u.softmax(1).gather(1, batch.targets[:, None]).sum() for u in logits]
-        return distributed.total(torch.stack(right))
+        logits = self.model.read_out(output.features)
+        return distributed.total(scores_of(logits, batch.targets))
 
 
 def modulated(features: dict[str, Tensor], rates: Tensor) -> dict[str, Tensor]:
