@@ -69,6 +69,12 @@ def gather(value: T) -> list[T]:
     return values
 
 
+def joined_lists(part: list[T]) -> list[T]:
+    """Return the lists of all ranks as one, in the order in which `own` has shared items out."""
+    parts = gather(part)
+    return [p[turn] for turn in range(max(map(len, parts))) for p in parts if turn < len(p)]
+
+
 def same(value: T) -> T:
     """Return the first rank's value."""
     return gather(value)[0]

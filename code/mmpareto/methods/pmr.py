@@ -74,7 +74,7 @@ class PMR(JointMethod):
             ({name: z.cpu() for name, z in output.features.items()}, truth)
             for output, truth in outputs(self.model, batches, trainer.device)
         ]
-        parts = [part for found in distributed.gather(parts) for part in found]
+        parts = distributed.joined_lists(parts)
         targets = torch.cat([truth for _, truth in parts]).to(trainer.device)
         known = self.state["known"]
         blends = known & (self.flags.variant == "paper" or self.epoch > 2)

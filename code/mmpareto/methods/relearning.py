@@ -1,7 +1,6 @@
 """Diagnosing and re-learning (Wei et al., ECCV 2024)."""
 
 from argparse import Namespace
-from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -90,9 +89,7 @@ class Relearning(JointMethod):
             ({k: z.cpu().numpy() for k, z in output.features.items()}, targets.numpy())
             for output, targets in outputs(self.model, batches, trainer.device, flags.limit_batches)
         ]
-        # k-means depends on the order: batches return to the one that a single process has.
-        turns = zip_longest(*distributed.gather(own))
-        parts = [part for turn in turns for part in turn if part is not None]
+        parts = distributed.joined_lists(own)
         targets = np.concatenate([truth for _, truth in parts])
         features = {k: np.concatenate([z[k] for z, _ in parts]) for k in self.model.encoders}
         classes = len(trainer.data.classes)

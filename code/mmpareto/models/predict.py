@@ -27,7 +27,7 @@ def mean_losses(
 def joined(rows: list[dict[str, Tensor]]) -> dict[str, list]:
     """Join rows of vectors into one list for each name, over all processes."""
     own = [{name: values.tolist() for name, values in row.items()} for row in rows]
-    every = [row for part in distributed.gather(own) for row in part]
+    every = distributed.joined_lists(own)
     return {name: [x for row in every for x in row[name]] for name in every[0]}
 
 

@@ -185,7 +185,7 @@ def predict(
 def stacked(rows: list[dict[str, Tensor]]) -> dict[str, np.ndarray]:
     """Join rows of matrices (B, C) into one (n, C) for each name, in the order of `joined`."""
     own = [{name: u.float().cpu().numpy() for name, u in row.items()} for row in rows]
-    every = [row for part in distributed.gather(own) for row in part]
+    every = distributed.joined_lists(own)
     return {name: np.concatenate([row[name] for row in every]) for name in every[0]}
 
 
