@@ -84,7 +84,7 @@ class PMR(JointMethod):
             new, seen = class_means(z, targets, len(known))
             momentum = torch.where(blends, self.flags.prototype_momentum, 0.0)[:, None]
             old.copy_(torch.where(seen[:, None], momentum * old + (1 - momentum) * new, old))
-        known.logical_or_(seen)
+        known[targets] = True
 
     def decide(self, output: Output, batch: Batch) -> Decision:
         decision = super().decide(output, batch)
