@@ -36,7 +36,7 @@ def test_sequences(raw, tmp_path):
     assert set(voice.argmax(1)) <= {
         6,
         7,
-    }  # 440 Hz is 550 mel; triangle b has its top at 32 + 68.5 (b + 1)
+    }  # 440 Hz: 550 mel; triangle b peaks at 32 + 68.5 (b + 1)
     with open(out / "clips.csv") as file:
         assert list(csv.DictReader(file)) == [
             {"id": "a", "label": "letter_a", "lips": "lips/a.npy", "voice": "voice/a.npy"}
