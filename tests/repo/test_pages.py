@@ -32,6 +32,7 @@ from mmpareto.run import options, parsers
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md",
+         ROOT / "data/README.md",
          *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("data/*/README.md"))]  # fmt: skip
 # What other tests run whole, with more asserted.
 ELSEWHERE = (
@@ -126,6 +127,11 @@ def test_every_flag_is_listed(page, heading, command):
     rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `--")]
     known = set(re.findall(r"--\w+", command.parser().format_help())) - {"--help", "--ckpt_path"}
     assert {flag for row in rows for flag in re.findall(r"--\w+", row)} == known
+
+
+def test_every_dataset_has_its_row():
+    rows = re.findall(r"^\| \[(\w+)\]\(\1/README.md\) ", text_of(ROOT / "data/README.md"), re.M)
+    assert sorted(rows) == sorted(DATASETS.parts.keys() - TOYS.keys())
 
 
 def test_flags_of_train(monkeypatch):
