@@ -78,6 +78,7 @@ STATED = [
     ("classes", ["cat", "dog", "dog"]), ("modalities", {"..": {"kind": "frames"}}),
     ("modalities", {"pose": {"kind": "array", "shape": [10**9, 10**9]}}),
     ("modalities", {"text": {"kind": "tokens", "shape": [3], "vocabulary": 10**12}}),
+    ("modalities", {"text": {"kind": "tokens", "shape": [3], "vocabulary": 9, "pad": 9}}),
 ]  # fmt: skip
 # damage and what it is given; what loading says (None: nothing), what verify.py says; whether it
 # needs --full

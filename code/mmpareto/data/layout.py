@@ -41,6 +41,7 @@ class Spec:
     kind: str  # as of `Modality`
     vocabulary: int | None = None  # of tokens
     shape: list[int] | None = None  # of an array; None for pictures
+    pad: int | None = None  # of tokens: the tokenizer's number for padding, here exchanged with 0
 
     def __post_init__(self) -> None:
         """Raise ValueError unless a reader can be made of it."""
@@ -53,6 +54,7 @@ class Spec:
             kind=len(shape) in axes.get(self.kind, ()),
             shape=all(map(is_count, shape)) and 0 < prod(shape) <= LARGEST,
             vocabulary=0 < words <= WORDS if self.kind == "tokens" else not words,
+            pad=self.pad is None or 0 < self.pad < words,
         )
 
 

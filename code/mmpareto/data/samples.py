@@ -21,12 +21,14 @@ class Modality(NamedTuple):
     """Kind (image, frames, flow, spectrogram, array or tokens) and shape of one sample.
 
     Images and spectrograms are (C, H, W), frames (T, C, H, W), optical flow (T, 2, H, W), arrays
-    anything; tokens are L integers below vocabulary, 0 for padding.
+    anything; tokens are L integers below vocabulary, 0 for padding. A tokenizer whose own number
+    for padding is pad has that number and 0 exchanged here.
     """
 
     kind: str
     shape: tuple[int, ...]
     vocabulary: int | None = None
+    pad: int = 0
 
 
 class Batch(NamedTuple):

@@ -104,7 +104,7 @@ class Prepared(Dataset):
         readers = _readers(metadata.modalities, flags)
         classes = {label: i for i, label in enumerate(metadata.classes)}
         modalities = {
-            name: Modality(spec.kind, readers[name].shape, spec.vocabulary)
+            name: Modality(spec.kind, readers[name].shape, spec.vocabulary, spec.pad or 0)
             for name, spec in metadata.modalities.items()
         }
         return Data(
