@@ -104,7 +104,7 @@ class Trainer:
         # Lists, since asking the modules takes a tenth of a small model's step.
         self.params, self.buffers = list(model.parameters()), list(model.buffers())
         self.statistics = [b for b in self.buffers if b.is_floating_point()]  # of BatchNorm
-        trained = [*self.params, *self.method.parameters()]
+        trained = [p for p in self.params if p.requires_grad] + self.method.parameters()
         self.optimizer, self.scheduler = setup.build_optimizer(flags, trained, self.device)
 
     @property

@@ -156,6 +156,16 @@ class Given(nn.Identity):
     out_dim = 2
 
 
+class Unpooled(nn.Identity):
+    out_dim = 3
+
+
+def test_an_encoder_that_returns_another_shape():
+    model = Concat({"x": Given(), "y": Unpooled()}, 2)
+    with pytest.raises(UserError, match=r"of y \(Unpooled\) returned \(4, 3, 7\), \(4, 3\) expect"):
+        model({"x": torch.ones(4, 2), "y": torch.ones(4, 3, 7)})
+
+
 @pytest.mark.parametrize("fusion", [Concat, Sum])
 def test_joint_logits_by_hand(fusion):
     weight = torch.tensor([[1.0, 2, 3, 4], [0, 1, 0, -1]])

@@ -68,7 +68,7 @@ class LFM(JointMethod):
             remedies = "choose encoders of one width, or --alignment labels"
             common_width(dict(model.encoders), flags.fusion, remedies)
         probes = model.probed()
-        self.trained = [p for p in model.parameters() if p not in probes]
+        self.trained = [p for p in model.parameters() if p.requires_grad and p not in probes]
         self._alignment: Tensor | None = None  # of this micro-batch
         self._gradients: list[Tensor] = []  # of A, summed over the micro-batches of a step
 

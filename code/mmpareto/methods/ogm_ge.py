@@ -70,9 +70,13 @@ def coefficients(scores: Tensor, alpha: float) -> Tensor:
 
 
 def modulated(encoder: nn.Module) -> list[Tensor]:
-    """Returns the gradients of convolutions; if there are none, those of matrices."""
+    """Returns the gradients of convolutions; of all matrices if there is one at most.
+
+    One alone cuts a transformer's patches.
+    """
     gradients = [p.grad for p in encoder.parameters() if p.grad is not None]
-    return [x for x in gradients if x.dim() == 4] or [x for x in gradients if x.dim() >= 2]
+    convolutions = [x for x in gradients if x.dim() >= 4]
+    return convolutions if len(convolutions) > 1 else [x for x in gradients if x.dim() >= 2]
 
 
 def noise_of(gradient: Tensor) -> Tensor:

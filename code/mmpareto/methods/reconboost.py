@@ -82,7 +82,7 @@ class ReconBoost(Method):
             return self.model(batch.inputs)
         unimodal, features = {}, {}
         for name in self.names:
-            self.model.encoders[name].train(name == self.alone)
+            self.model.encoders[name].train(name == self.alone and name not in self.model.frozen)
             with torch.set_grad_enabled(name == self.alone):
                 output = self.model({name: batch.inputs[name]})
             unimodal |= output.unimodal

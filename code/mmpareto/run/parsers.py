@@ -80,6 +80,9 @@ def general_parser() -> Parser:
         metavar="[MODALITY=]FILE",
         help="start the encoder of a modality from the best.pt or last.pt of another run; without "
              "MODALITY, every encoder that the run has (default: from random weights)")
+    add("--freeze", nargs="+", action="extend", default=[], metavar="MODALITY",
+        help="keep the encoders of these modalities as they start: they take no gradient, and stay "
+             "in evaluation mode (default: all learn)")
 
     add = parser.add_argument_group("how to train").add_argument
     add("--epochs", type=positive(int),

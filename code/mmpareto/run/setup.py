@@ -67,7 +67,14 @@ def build_model(flags: Namespace, data: Data) -> Fusion:
     for modality, encoder in chosen_encoders(flags, data).items():
         weights = {"pretrained": flags.pretrained} if _pretrainable(encoder) else {}
         encoders[modality] = encoder(data.modalities[modality], **weights)
-    return FUSIONS[flags.fusion].build(encoders, data, flags)
+    model = FUSIONS[flags.fusion].build(encoders, data, flags)
+    if unknown := [name for name in flags.freeze if name not in model.encoders]:
+        raise UserError(
+            f"--freeze {unknown[0]}: the model has no encoder of that name: choose of "
+            f"{', '.join(model.encoders)}"
+        )
+    model.freeze(flags.freeze)
+    return model
 
 
 def chosen_encoders(flags: Namespace, data: Data) -> dict[str, type[Encoder]]:
@@ -146,6 +153,7 @@ def header(
         f"Data     {data.name}, recipe {recipe}, identity {data.identity}: {sizes}; {shapes}",
         *data.notes,
         f"Model    {flags.fusion}, {parameters(model):,} parameters, {len(data.classes)} classes",
+        *(f"Frozen   {name}: no gradient, evaluation mode" for name in sorted(model.frozen)),
         f"Method   {flags.method}: {steps} steps an epoch, on {used} of {size} samples",
         f"Command  {known['command']}",
         f"Folder   {flags.out}",

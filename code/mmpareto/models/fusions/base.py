@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from functools import reduce
 from itertools import repeat
 from operator import add
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -83,6 +83,7 @@ class Fusion(nn.Module):
     own_heads = True
     precision = "fp32"  # or "bf16": forward passes under autocast
     default_encoder: str | None = None  # for every modality; None: by the modality's kind
+    frozen: frozenset[str] = frozenset()  # names of the encoders that do not learn
 
     def __init__(self, encoders: dict[str, Encoder], classes: int):
         super().__init__()
@@ -125,7 +126,16 @@ class Fusion(nn.Module):
     def encode(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Taps]:
         """Return features of the inputs given, and the taps if the joint prediction reads some."""
         given = {name: encoder for name, encoder in self.encoders.items() if name in inputs}
-        return {name: encoder(inputs[name]) for name, encoder in given.items()}, NO_TAPS
+        features = {name: encoder(inputs[name]) for name, encoder in given.items()}
+        for name, z in features.items():
+            expected = len(inputs[name]), given[name].out_dim
+            if not isinstance(z, Tensor) or z.shape != expected:
+                found = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
+                raise UserError(
+                    f"the encoder of {name} ({type(given[name]).__name__}) returned {found}, "
+                    f"{expected} expected, the batch and its out_dim: change its forward or out_dim"
+                )
+        return features, NO_TAPS
 
     def read(self, features: dict[str, Tensor], taps: Taps = NO_TAPS) -> Output:
         """Return all predictions from features and taps; from detached ones it trains probes.
@@ -150,6 +160,18 @@ class Fusion(nn.Module):
             features, taps = self.encode(inputs)
             output = self.read(tree_map_only(Tensor, widened, features), taps)
         return tree_map_only(Tensor, widened, output)
+
+    def freeze(self, names: Iterable[str]) -> None:
+        """Keep encoders as they are: they take no gradient, and stay in evaluation mode."""
+        self.frozen = frozenset(names)
+        for name in self.frozen:
+            self.encoders[name].requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for name in self.frozen:
+            self.encoders[name].eval()
+        return self
 
     def probed(self) -> set[nn.Parameter]:
         """Return the parameters that no joint prediction uses."""
