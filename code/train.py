@@ -26,7 +26,7 @@ from mmpareto.methods.base import numbers
 from mmpareto.models.fusions.base import Fusion
 from mmpareto.run import checkpoint, devices, options, report, setup, start
 from mmpareto.run.folder import Run, closing_lines, finished
-from mmpareto.run.records import Best
+from mmpareto.run.records import MEASURES, Best, rule_of
 from mmpareto.run.scores import Scores, columns, evaluate
 from mmpareto.system.errors import UserError
 from mmpareto.system.processes import keep_memory
@@ -85,6 +85,7 @@ class Trainer:
         self.loaders = {name: load(split, flags.batch_size) for name, split in splits.items()}
         self.loaders["train"] = load(splits["train"], self.order)
         self.shown = choosing_split(splits, flags.select)
+        self.chosen_by = MEASURES[flags.select_by]
 
         if flags.batch_size == distributed.size():
             setup.check_single_samples(self.model, splits["train"], self.device)
@@ -152,11 +153,12 @@ class Trainer:
             self.scheduler.step()
             scores, loss = self.scores(self.shown)
             self.epoch += 1
-            self.best = self.best.after(self.epoch, scores["joint"].Acc, loss)
+            self.best = self.best.after(self.epoch, *scores["joint"], loss, self.chosen_by)
             epoch = {"epoch": self.epoch, **report.summary(steps), "split": self.shown}
             epoch |= {**columns(scores), "split_loss": loss, "waiting": self.waiting}
             epoch["seconds"] = time.perf_counter() - began
-            self.run.record(steps, epoch, report.row(epoch, self.flags.epochs, self.best))
+            row = report.row(epoch, self.flags.epochs, self.best, self.chosen_by)
+            self.run.record(steps, epoch, row)
             if self.best.epoch == self.epoch:
                 self.run.save("best.pt", self.model_state())
             self.run.save("last.pt", self.state())
@@ -247,7 +249,7 @@ class Trainer:
         if self.shown == "test" and self.flags.select != "best-test":
             results, selected = {"last": last}, "last"  # nothing but the test split could choose
         else:
-            rule = f"best-{self.shown}"
+            rule = rule_of(f"best-{self.shown}", self.flags.select_by)
             selected = "last" if self.flags.select == "last" else rule
             results = {rule: best, "last": last}
         samples = len(self.data.splits["test"])

@@ -135,6 +135,19 @@ def test_the_last_epoch_counts(tmp_path, calls, capsys, monkeypatch):
     assert (tmp_path / "y/table.csv").exists() and not (tmp_path / "y/table.png").exists()
 
 
+def test_macro_f1_chooses(tmp_path, calls, capsys):
+    """Of rows, table and note; its numbers are those of the epochs."""
+    flags = ["--methods", "joint,uniform", "--seeds", "0", "--select_by", "macro_f1"]
+    found = compared(tmp_path, *flags, "--tune", "learning_rate=0.05,0.01")
+    assert {row["rule"] for row in found} == {"best-val-F1", "last"}
+    lines = (tmp_path / "joint-learning_rate=0.05-s0/epochs.jsonl").read_text().splitlines()
+    assert float(found[0]["val_F1"]) == pytest.approx(json.loads(lines[0])["F1"], abs=1e-5)
+    out = capsys.readouterr().out
+    assert "best-val-F1 epoch, mean" in out and "F1 vs uniform [95% CI]" in out
+    assert "by the mean validation macro_f1" in out
+    assert saved.reopen(tmp_path)[0].measure == "F1"
+
+
 def test_another_number_of_epochs(tmp_path, calls):
     """Runs of different lengths never meet in one table."""
     compared(tmp_path, "--methods", "joint", "--seeds", "0", "--epochs", "2")

@@ -17,8 +17,11 @@ def row(method, seed, acc, **more):
     return {"method": method, "seed": seed, **scores, **kept, **more}
 
 
-def made(names, settings=({},), seeds=(0, 1, 2), baseline=None, folder=Path(), select="last"):
-    return Comparison(select, names, seeds, seeds, list(settings), baseline, folder, [])
+def made(names, settings=({},), seeds=(0, 1, 2), baseline=None, folder=Path(), **asked):
+    asked = {"select": "last", "seeds": seeds, "tune_seeds": seeds, "plans": []} | asked
+    return Comparison(
+        names=names, settings=list(settings), baseline=baseline, folder=folder, **asked
+    )
 
 
 class TestStatistics:
@@ -64,6 +67,13 @@ class TestStatistics:
         assert uniform["difference_mean"] is None
         (alone,) = table.summarise(asked, [row("pareto", 0, 0.5)])
         assert alone["difference_mean"] is None  # the baseline has no runs
+
+    def test_differences_of_f1(self):
+        rows = [row("uniform", 0, 0.5), row("pareto", 0, 0.7, F1=0.3)]
+        asked = made(["uniform", "pareto"], baseline="uniform", select_by="macro_f1")
+        summary = table.summarise(asked, rows)
+        assert summary[1]["difference_mean"] == pytest.approx(0.3 - 0.49)
+        assert table.cells(asked, summary)[1]["F1 vs uniform [95% CI]"] == "-19.0"
 
 
 class TestNotes:

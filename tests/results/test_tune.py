@@ -64,8 +64,9 @@ class TestTune:
         assert note in out
         assert re.search(r"^uniform +0\.0001 +2 ", out, re.MULTILINE)
 
-    def ranked(self, rows, values, seeds=(0,)):
-        asked = made(["joint"], settings=[{"momentum": value} for value in values], seeds=seeds)
+    def ranked(self, rows, values, seeds=(0,), **more):
+        settings = [{"momentum": value} for value in values]
+        asked = made(["joint"], settings=settings, seeds=seeds, **more)
         return [setting["momentum"] for setting in choice.ranked(asked, rows)["joint"]]
 
     def test_the_test_split_does_not_choose(self):
@@ -77,6 +78,9 @@ class TestTune:
             for seed, (acc, val) in enumerate(seeds)
         ]
         assert self.ranked(rows, "12", (0, 1)) == ["2", "1"]
+        for row in rows:
+            row["val_F1"] = 1 - row["val_Acc"]
+        assert self.ranked(rows, "12", (0, 1), select_by="macro_f1") == ["1", "2"]
         rows = [row_of("joint", 0, 0.5, val_Acc=0.5, momentum=value) for value in "312"]
         assert self.ranked(rows, "312") == [*"312"] and self.ranked(rows, "231") == [*"231"]
         for row, loss in zip(rows, (0.7, 0.2, 0.5), strict=True):

@@ -14,7 +14,7 @@ from toys import Toy
 
 import train
 from mmpareto.methods import METHODS
-from mmpareto.run import setup
+from mmpareto.run import scores, setup
 from mmpareto.system.errors import UserError
 from train import Trainer
 
@@ -148,6 +148,28 @@ class TestFlags:
         if selected == "best-test":
             found = result["results"]["best-test"]
             assert (found["Acc"], found["epoch"]) == (best["Acc"], best["epoch"])
+
+    def test_select_by(self, run, monkeypatch):
+        """Accuracy and F1 disagree on the best epoch; row and files say which counts."""
+        drawn = iter([(0.5, 0.2), (0.4, 0.6), (0.3, 0.4), *[(0.9, 0.7), (0.8, 0.8)]])
+
+        def evaluated(*_):
+            return {"joint": scores.Score(*next(drawn))}, 1.0
+
+        monkeypatch.setattr(train, "evaluate", evaluated)
+        words = ["--epochs", 3, "--limit_batches", 1, "--select_by", "macro_f1"]
+        folder = run(*words)
+        assert tensors.read(folder / "best.pt")["epoch"] == 2
+        result = json.loads((folder / "result.json").read_text())
+        assert result["selected"] == "best-val-F1"
+        assert result["results"] == {"best-val-F1": {"epoch": 2, "Acc": 0.8, "F1": 0.8},
+                                     "last": {"epoch": 3, "Acc": 0.9, "F1": 0.7}}  # fmt: skip
+        shown = rows(folder)
+        assert "val Acc 0.3000  F1 0.4000  Best F1 0.6000 (2)" in shown[2]
+        assert shown[3] == "Result (best-val-F1, epoch 2): test Acc 0.8000  F1 0.8000"
+        assert tensors.read(folder / "last.pt")["best"]["F1"] == 0.6
+        with pytest.raises(UserError, match="select_by was macro_f1, is accuracy"):
+            run("--epochs", 4, "--limit_batches", 1, "--resume")
 
     def test_names_match_without_case(self):
         flags = train.options.parse(["--dataset", "CGDigits", "--method", "MMPareto"])

@@ -8,9 +8,9 @@ from .notes import about_epochs, about_interval
 from .plans import Comparison, Plan, label
 
 
-def of_rule(rows: list[dict], select: str) -> list[dict]:
-    """Return the rows of the epoch that --select names; else those of the last epoch."""
-    return [row for row in rows if row["rule"] == select] or [
+def of_rule(rows: list[dict], rule: str) -> list[dict]:
+    """Return the rows of the epoch that a rule chose; else those of the last epoch."""
+    return [row for row in rows if row["rule"] == rule] or [
         row for row in rows if row["rule"] == "last"
     ]
 
@@ -18,8 +18,10 @@ def of_rule(rows: list[dict], select: str) -> list[dict]:
 def ranked(comparison: Comparison, rows: list[dict]) -> dict[str, list[dict[str, str]]]:
     """Return {method: settings with all tuning runs}, best first, equals in given order.
 
-    The best has the highest mean validation accuracy; of equals, that with the lowest mean loss.
+    The best has the highest mean validation score, accuracy or F1 as --select_by says; of equals,
+    it has the lowest mean loss.
     """
+    score = f"val_{comparison.measure}"
     choosing = [row for row in rows if row["seed"] in comparison.tune_seeds]
     found = {}
     for name, mine in comparison.by_method(choosing).items():
@@ -28,23 +30,23 @@ def ranked(comparison: Comparison, rows: list[dict]) -> dict[str, list[dict[str,
             for setting in comparison.settings
         ]
         whole = [(s, runs) for s, runs in tried if len(runs) == len(comparison.tune_seeds)]
-        if any(run["val_Acc"] is None for _, runs in whole for run in runs):
+        if any(run[score] is None for _, runs in whole for run in runs):
             raise UserError(
                 f"--tune: {label(name, whole[0][0])} was scored on the test split only, but "
                 "--tune chooses by validation: give a --split with a validation part, or drop "
                 "--tune"
             )
-        whole.sort(key=lambda pair: _merit(pair[1]), reverse=True)
+        whole.sort(key=lambda pair: _merit(pair[1], score), reverse=True)
         found[name] = [setting for setting, _ in whole]
     return found
 
 
-def _merit(runs: list[dict]) -> tuple[float, float]:
+def _merit(runs: list[dict], score: str) -> tuple[float, float]:
     """What a setting is ranked by; runs of early versions have no loss, and come last of equals."""
     losses = [run.get("val_loss") for run in runs]
     loss = inf if None in losses else statistics.fmean(losses)
     # rounding separates equal means of other summands
-    return round(statistics.fmean(run["val_Acc"] for run in runs), 9), -loss
+    return round(statistics.fmean(run[score] for run in runs), 9), -loss
 
 
 def first_plans(comparison: Comparison) -> list[Plan]:
@@ -57,7 +59,7 @@ def plans_of_choice(comparison: Comparison) -> list[Plan]:
     if comparison.seeds == comparison.tune_seeds:
         return []
     rows = [row for plan in first_plans(comparison) for row in plan.rows]
-    chosen = ranked(comparison, of_rule(rows, comparison.select))
+    chosen = ranked(comparison, of_rule(rows, comparison.rule))
     others = [plan for plan in comparison.plans if plan.seed in comparison.seeds]
     return [plan for plan in others if plan.setting in chosen.get(plan.name, [])[:1]]
 
@@ -69,7 +71,7 @@ def asked_plans(comparison: Comparison) -> list[Plan]:
 
 def table_rows(comparison: Comparison, rows: list[dict]) -> tuple[list[dict], list[str]]:
     """The rows of the chosen epoch and of each method's chosen setting, and notes on them."""
-    chosen, notes = of_rule(rows, comparison.select), []
+    chosen, notes = of_rule(rows, comparison.rule), []
     if comparison.settings[0]:
         chosen, notes = _of_settings(comparison, chosen)
     if chosen and comparison.baseline:
@@ -99,8 +101,8 @@ def _of_settings(comparison: Comparison, rows: list[dict]) -> tuple[list[dict], 
     if seeds != comparison.seeds:
         which = f"seeds {', '.join(map(str, seeds))}, none of them in the table"
     notes.append(
-        f"{flags}: chosen by the mean validation accuracy over {which} (of equals, by the lower "
-        f"loss), never by the test split; {total * len(seeds)} runs for each method "
+        f"{flags}: chosen by the mean validation {comparison.select_by} over {which} (of equals, "
+        f"by the lower loss), never by the test split; {total * len(seeds)} runs for each method "
         f"({total} settings x {len(seeds)} seeds)"
     )
     return kept, notes

@@ -24,7 +24,7 @@ def about_epochs(comparison: Comparison, chosen: list[dict], rows: list[dict]) -
     for name, mine in comparison.by_method(chosen).items():
         epochs.append(f"{name} {', '.join(str(row['epoch']) for row in mine)}")
         far = []
-        for score in accuracies(mine[0]):
+        for score in dict.fromkeys([*accuracies(mine[0]), comparison.measure]):
             ends = {row["seed"]: last[run_of(row)][score] for row in mine}
             found = paired_difference(ends, {row["seed"]: row[score] for row in mine}, samples)
             if found and is_clear(found, samples):

@@ -13,7 +13,7 @@ from ..datasets import DATASETS
 from ..methods import METHODS
 from ..run import devices, options, setup
 from ..run.folder import Finished, check_flags, finished
-from ..run.records import Config, Result, read_config, read_epochs
+from ..run.records import MEASURES, Config, Result, read_config, read_epochs, rule_of
 from ..system import records
 from ..system.errors import UserError
 from ..system.flags import seed, source, source_of
@@ -32,7 +32,7 @@ SET_HERE = {
     "tensorboard_path": "drop it: every run has its own",
 }
 # Without these in common, numbers of two runs have no place in one table.
-IN_COMMON = {"dataset", "data_root", "split", "select"}
+IN_COMMON = {"dataset", "data_root", "split", "select", "select_by"}
 PATHS = ("--data_root", "--pretrained")
 SOURCES = ("--init_encoder", "--teacher")  # whose values are [MODALITY=]FILE
 MANY = 1000  # seeds; a longer range is a slip
@@ -86,6 +86,7 @@ class Plan:
             epoch = int(scores["epoch"])
             found = validation.get(epoch)
             chosen = {"rule": rule, "epoch": epoch, "val_Acc": found and found.Acc}
+            chosen["val_F1"] = found and found.F1
             chosen["val_loss"] = found and found.split_loss
             rows.append({**mine, **chosen, **scores, **rest})
         return rows
@@ -101,6 +102,7 @@ class Asked:
     tune_seeds: list[int]  # that choose among settings: the table's, or --tune_seeds
     settings: list[dict[str, str]]  # that --tune tries; a single empty one without it
     baseline: str | None
+    select_by: str = "accuracy"  # earlier versions knew no other
 
     def __post_init__(self) -> None:
         records.check(
@@ -108,10 +110,21 @@ class Asked:
             seeds=all(map(records.is_count, self.seeds)),
             tune_seeds=all(map(records.is_count, self.tune_seeds)),
             settings=len({tuple(sorted(setting)) for setting in self.settings}) == 1,
+            select_by=self.select_by in MEASURES,
         )
 
+    @property
+    def rule(self) -> str:
+        """The rule that chooses the epoch of the table's scores, if the runs have validation."""
+        return rule_of(self.select, self.select_by)
 
-@dataclass(frozen=True)
+    @property
+    def measure(self) -> str:
+        """The column of the joint score that chooses, and that differences are taken of."""
+        return MEASURES[self.select_by]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison(Asked):
     folder: Path  # of all runs and of the table
     plans: list[Plan]  # of all settings with all seeds
@@ -162,7 +175,7 @@ def plan_comparison(flags: Namespace, rest: list[str]) -> Comparison:
     check_distinct(plans)
     for plan in plans:
         plan.look()
-    select = plans[0].flags.select
+    select, select_by = plans[0].flags.select, plans[0].flags.select_by
     if flags.tune and select == "best-test":
         raise UserError(
             "--tune chooses by validation, --select best-test by test: drop one of these two flags"
@@ -173,7 +186,8 @@ def plan_comparison(flags: Namespace, rest: list[str]) -> Comparison:
     baseline = baseline if baseline in names and len(names) > 1 else None
     folder = flags.out or plans[0].folder.parent
     choosing = tune_seeds or seeds
-    return Comparison(select, names, seeds, choosing, settings, baseline, folder, plans)
+    asked = select, names, seeds, choosing, settings, baseline, select_by
+    return Comparison(*asked, folder=folder, plans=plans)
 
 
 def find_seeds(flag: str, words: list[str]) -> list[str]:

@@ -64,7 +64,8 @@ def summarise(comparison: Comparison, rows: list[dict]) -> list[dict]:
     columns = accuracies(rows[0])
     columns += [f"F1{column[3:]}" for column in columns]
     by_method = comparison.by_method(rows)
-    scores = {name: {run["seed"]: run["Acc"] for run in mine} for name, mine in by_method.items()}
+    score = comparison.measure
+    scores = {name: {run["seed"]: run[score] for run in mine} for name, mine in by_method.items()}
     summary = []
     for name, mine in by_method.items():
         row = {"method": name, **comparison.setting_of(mine[0]), "seeds": len(mine)}
@@ -93,7 +94,7 @@ def cells(comparison: Comparison, summary: list[dict]) -> list[dict[str, str]]:
         shown["conflict"] = "-" if conflict is None else f"{conflict:.1%}"
         if comparison.baseline:
             difference = (row[f"difference_{end}"] for end in ("mean", "low", "high"))
-            shown[f"Acc vs {comparison.baseline} [95% CI]"] = points(*difference)
+            shown[f"{comparison.measure} vs {comparison.baseline} [95% CI]"] = points(*difference)
         table.append(shown)
     return table
 

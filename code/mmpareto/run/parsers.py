@@ -18,6 +18,7 @@ from ..system.flags import (
     source,
 )
 from ..system.registry import Registry
+from .records import MEASURES
 
 WITH_FLAGS = (METHODS, FUSIONS, DATASETS)  # whose parts may have flags of their own
 REGISTRIES = (*WITH_FLAGS, ENCODERS)
@@ -132,6 +133,9 @@ def general_parser() -> Parser:
     add("--select", choices=("best-val", "last", "best-test"), default="best-val",
         help="which epoch's test accuracy is the result; best-test picks it on the test split, as "
              "the original did (default: %(default)s)")
+    add("--select_by", choices=MEASURES, default="accuracy",
+        help="the score of the joint prediction that decides which epoch is best, for best.pt and "
+             "--select (default: %(default)s)")
     add("--limit_batches", type=positive(int), metavar="N",
         help="use only the first N batches, >= 1, in training and in evaluation (default: all)")
     add("--max_skipped", type=non_negative(int), default=10, metavar="N",

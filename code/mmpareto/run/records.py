@@ -15,6 +15,17 @@ from ..system.errors import CONTROL, UserError
 from ..system.records import check, is_count, is_known
 
 PACKAGE = re.compile("[A-Za-z][A-Za-z0-9._-]*")  # these names become columns of tables
+MEASURES = {"accuracy": "Acc", "macro_f1": "F1"}  # {choice of --select_by: column of the score}
+
+
+def rule_of(select: str, select_by: str) -> str:
+    """Return the name of the rule that chooses an epoch: best-val, best-val-F1 or last."""
+    return f"{select}-F1" if select_by == "macro_f1" and select != "last" else select
+
+
+def measure_of(rule: str) -> str:
+    """Return the column of the score that a rule chooses by."""
+    return "F1" if rule.endswith("-F1") else "Acc"
 
 
 class Record:
@@ -73,6 +84,7 @@ class Epoch(Record):
     conflict: float | None  # share of all (step, encoder) pairs
     seconds: float
     split_loss: float | None = None  # of the joint prediction on split; unknown in early versions
+    F1: float | None = None  # joint
     further: dict[str, Any] = field(default_factory=dict)  # the other scores, unchecked, and more
 
 
@@ -83,15 +95,18 @@ class Best(Record):
     epoch: int = 0
     Acc: float = -1.0
     loss: float | None = None  # of that epoch, on the same split; unknown in early versions
-    equals: int = 1  # how many epochs have this Acc
+    equals: int = 1  # how many epochs have this score
+    F1: float = -1.0  # unknown in early versions, which chose by Acc
 
-    def after(self, epoch: int, Acc: float, loss: float) -> "Best":
-        """Return what is best after one more epoch: of equal Acc, that with the lower loss."""
+    def after(self, epoch: int, Acc: float, F1: float, loss: float, by: str = "Acc") -> "Best":
+        """Return what is best after one more epoch, by "Acc" or "F1": of equals, the lower loss."""
         known = loss if isfinite(loss) else None
-        if not isclose(Acc, self.Acc):  # rounding may separate equal means over tasks
-            return Best(epoch, Acc, known) if Acc > self.Acc else self
+        new = Best(epoch, Acc, known, F1=F1)
+        score, before = getattr(new, by), getattr(self, by)
+        if not isclose(score, before):  # rounding may separate equal means over tasks
+            return new if score > before else self
         is_lower = known is not None and self.loss is not None and known < self.loss
-        best = Best(epoch, Acc, known) if is_lower else self
+        best = new if is_lower else self
         return replace(best, equals=self.equals + 1)
 
 

@@ -7,7 +7,7 @@ from itertools import zip_longest
 from math import isfinite
 
 from ..system.errors import printable
-from .records import Best
+from .records import Best, measure_of
 
 TIED = "\x00"  # stands for a space that no line ends at
 
@@ -40,16 +40,16 @@ def mean(values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def row(epoch: dict, epochs: int, best: Best) -> str:
-    """The console's row of an epoch."""
+def row(epoch: dict, epochs: int, best: Best, by: str = "Acc") -> str:
+    """The console's row of an epoch; by: the score, "Acc" or "F1", that chooses the best one."""
     loss = "none" if epoch["loss"] is None else f"{epoch['loss']:.4f}"
     is_tied = best.equals > 1 and best.loss is not None
     tied = f", lowest loss of {best.equals} equal" if is_tied else ""
     words = [
         f"Epoch {epoch['epoch']}/{epochs}",
         f"Loss {loss}",
-        f"{epoch['split']} {accuracies(epoch)}",
-        f"Best Acc {best.Acc:.4f} ({best.epoch}{tied})",
+        f"{epoch['split']} {accuracies(epoch, by)}",
+        f"Best {by} {getattr(best, by):.4f} ({best.epoch}{tied})",
     ]
     if epoch["conflict"] is not None:
         words.append(f"conflict {epoch['conflict']:.0%}")
@@ -74,16 +74,18 @@ def fitted(line: str, width: int) -> str:
     return "\n".join(lines).replace(TIED, " ")
 
 
-def accuracies(scores: dict) -> str:
-    return "  ".join(f"{k} {v:.4f}" for k, v in scores.items() if k.split("_")[0] == "Acc")
+def accuracies(scores: dict, by: str = "Acc") -> str:
+    """All accuracies in words, and the score that an epoch is chosen by."""
+    named = {k: v for k, v in scores.items() if k.split("_")[0] == "Acc" or k == by}
+    return "  ".join(f"{k} {v:.4f}" for k, v in named.items())
 
 
 def result_lines(results: dict[str, dict]) -> list[str]:
     """One line per selection rule: {rule: {"epoch": ..., scores}}."""
-    lines = []
+    lines, by = [], max(map(measure_of, results))  # F1 if one of the rules chose by it
     for rule, scores in results.items():
         epoch = "" if rule == "last" else f", epoch {scores['epoch']}"
-        lines.append(f"Result ({rule}{epoch}): test {accuracies(scores)}")
+        lines.append(f"Result ({rule}{epoch}): test {accuracies(scores, by)}")
     return lines
 
 
