@@ -16,7 +16,7 @@ from pathlib import Path
 
 import flags_page
 import pytest
-from sets import SMALL, write_folder
+from sets import SMALL, write_films, write_folder
 from test_data import write_mnist
 from toys import TOYS
 
@@ -150,6 +150,8 @@ def raw_files(dataset, root):
         synthetic.write_cremad(raw, 60, size=SMALL)
     elif dataset == "folder":
         write_folder(raw, 12)
+    elif dataset in ("ave", "vggsound"):
+        write_films(raw, dataset)
     elif dataset == "modelnet40":
         synthetic.write_modelnet(raw, OBJECTS[::20], {"train": 12, "test": 4})
     elif dataset == "kinetics_sounds":
@@ -191,7 +193,7 @@ def quick(module, arguments):
     if module in ("train", "compare"):
         has = " ".join(arguments)
         more += [] if "--epochs" in has and module == "train" else ["--epochs", "1"]
-        if re.search(r"--dataset (\S*/)?(cremad|kinetics|modelnet|mine|folder)", has):
+        if re.search(r"--dataset (\S*/)?(cremad|kinetics|ave|vggsound|modelnet|mine|folder)", has):
             more += ["--batch_size", "4", "--image_size", "32"]
         elif not re.search(r"--encoder|bottleneck|multi|--resume", has):
             more += ["--encoder", "cnn"]

@@ -74,6 +74,28 @@ def write_folder(root: Path, count: int, classes=("cat", "dog", "owl"), *, secon
     return root
 
 
+def write_films(raw: Path, dataset: str) -> Path:
+    """AVE's or VGGSound's own files: 24 clips of two classes, a quarter of them for test."""
+    (raw / "AVE").mkdir(parents=True)
+    lines: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for i in range(24):
+        video, kind = f"{'-_aZ'[i % 4]}{i:06d}_x-Q", ("Bark", "Frying (food)")[i % 2]
+        part = "test" if i // 2 % 4 == 3 else "val" if i in (4, 5) else "train"
+        name, line = f"AVE/{video}.mp4", f"{kind}&{video}&good&0&10"
+        if dataset == "vggsound":
+            part = part.replace("val", "train")
+            name, line = f"{video}_{7 * i:06d}.mp4", f'{video},{7 * i},"{kind}",{part}'
+        (raw / name).write_bytes(synthetic.film(video, i % 2, 2, 2.0))
+        lines[part].append(line)
+    if dataset == "ave":
+        for part, texts in lines.items():
+            (raw / f"{part}Set.txt").write_text("\n".join(texts))
+    else:
+        listed = [*lines["train"], *lines["test"], "-gone------,0,Bark,train"]
+        (raw / "vggsound.csv").write_text("\n".join(listed))
+    return raw
+
+
 def write_mixed(root: Path, count: int) -> Path:
     """As write_folder, with a picture and tokens besides: clips of every kind but optical flow."""
     write_folder(root, count, ("cat", "dog"), seconds=0.5)

@@ -77,11 +77,14 @@ def write_kinetics_archive(path: Path, ids: dict[str, str], *, seconds: float = 
 
 
 def kinetics_clip(id: str, label: str, seconds: float) -> bytes:
+    return film(id, kinetics_sounds.CLASSES.index(label), 31, seconds)
+
+
+def film(id: str, label: int, classes: int, seconds: float) -> bytes:
     """Write an MP4 file with H.264 pictures and an AAC sound track at 44.1 kHz."""
     random = Random(id)
-    number = kinetics_sounds.CLASSES.index(label)
-    sound = tone(number, seconds, 44100, random)
-    frames = pictures(number, 31, round(seconds * 12), (320, 240), random)
+    sound = tone(label, seconds, 44100, random)
+    frames = pictures(label, classes, round(seconds * 12), (320, 240), random)
     content = io.BytesIO()
     write_video(content, frames, "libx264", sound, rate=Fraction(12), sound_rate=44100)
     return content.getvalue()

@@ -80,6 +80,7 @@ class Raw(NamedTuple):
     lengths: dict[str, int] = {}  # modality: what its arrays' first axis is padded or cut to
     vocabularies: dict[str, int] = {}  # modality: what its tokens are below
     seconds: float = 3.0  # a clip's typical length, to estimate space
+    rows: dict[str, str] = {}  # id: its row in a published list; present.csv repeats those there
     is_whole: bool = False  # clips of an earlier call that are not in clips leave the set
 
 

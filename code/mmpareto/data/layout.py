@@ -8,6 +8,7 @@ manifest.csv     a row for every clip: id, label (the class's name), group, and 
 splits/NAME.csv  id, split
 problems.csv     id, modality, action (excluded, kept), reason, detail
 files.csv        path, bytes and sha256 of every media file
+present.csv      of some sets: the rows of a published list whose clips are in this set
 journal.jsonl    what each clip became; a later call of prepare.py goes on from it
 """
 

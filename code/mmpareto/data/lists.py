@@ -27,7 +27,7 @@ def read_lists(
     if not paths:
         return {}, []
     clips, seen, name = {}, {}, "ogmge"
-    for part, path in _files(paths).items():
+    for part, path in list_files(paths).items():
         rows = [(line, [v.strip() for v in row]) for line, row in read_csv(path)]
         if rows and tuple(v.lower() for v in rows[0][1]) in set(headers):
             del rows[0]
@@ -53,8 +53,8 @@ def read_lists(
     return {name: clips}, notes
 
 
-def _files(paths: list[Path]) -> dict[str, Path]:
-    """Return {part: file}, in the order of PARTS."""
+def list_files(paths: list[Path]) -> dict[str, Path]:
+    """Return {part: file}, in the order of PARTS; the file names say which part it is."""
     if len(paths) == 1 and paths[0].is_dir():
         paths = sorted(p for p in paths[0].iterdir() if p.suffix in (".csv", ".txt") and _part(p))
     files = {}

@@ -4,10 +4,10 @@ import re
 from argparse import Namespace
 from pathlib import Path
 
-from ..data.clips import Clip, Raw, Source, files_below
+from ..data.clips import Clip, Raw, files_below
 from ..data.lists import read_lists
 from ..system.errors import UserError
-from .shared.prepared import Prepared
+from .shared.films import Films, film
 
 CLASSES = (
     "blowing nose", "blowing out candles", "bowling", "chopping wood", "dribbling basketball",
@@ -26,12 +26,10 @@ PUBLISHED = (
 ANNOTATION = ("label", "youtube_id", "time_start", "time_end", "split")  # of Kinetics-400
 
 
-class KineticsSounds(Prepared):
+class KineticsSounds(Films):
     """Clips of 10 s with their sound track; labels come from lists or from the folders' names."""
 
     name = "kinetics_sounds"
-    recipes = {"frames": "1fps", "audio": "fbank"}
-    stills = 3
     hint = "data/kinetics_sounds/README.md says where the clips are"
     lists = (
         "my_train.txt and my_test.txt of OGM-GE (or their folder), or train.csv, validate.csv and "
@@ -52,32 +50,14 @@ class KineticsSounds(Prepared):
             if not match or label not in CLASSES:
                 return None
             # the video, not the clip, is the group: two clips of one video belong together
-            sources = {"audio": Source("audio", path), "visual": Source("frames", path)}
-            return Clip(path.stem, label, match[1], sources)
+            return film(path.stem, label, match[1], path)
 
-        videos = list(files_below(flags.raw, ".mp4"))
-        archives = list(files_below(flags.raw, ".tar", ".tar.gz", ".tgz"))
+        archives = [p.name for p in files_below(flags.raw, ".tar", ".tar.gz", ".tgz")]
         if archives and not labels:
-            raise UserError(f"--raw {flags.raw}: {archives[0].name} needs --lists for the labels")
-        # the mirror's replacements of corrupt clips go first
-        archives.sort(key=lambda path: ("replacement" not in path.name, path))
-        videos.sort(key=lambda path: ("replacement" not in str(path), path))
-        clips = {}
-        for found in filter(None, map(clip, videos)):
-            clips.setdefault(found.id, found)
-        if videos and not clips and not archives:
-            place = "in --lists" if labels else "in a folder named after its class"
-            raise UserError(
-                f"--raw {flags.raw}: {len(videos)} MP4 files, first {videos[0].name}, none named "
-                f"YOUTUBEID_START_END.mp4 and {place}"
-            )
-        others = len(videos) - len(clips)
-        notes.append(f"{len(clips)} clips, {others} other MP4 files, {len(archives)} archives")
-        return Raw(
-            cls.name, cls.hint, list(CLASSES), {"audio": "audio", "visual": "frames"},
-            list(clips.values()), lists=lists, archives=archives,
-            identify=lambda name: clip(Path(name)), notes=notes, seconds=10.0,
-        )  # fmt: skip
+            raise UserError(f"--raw {flags.raw}: {archives[0]} needs --lists for the labels")
+        place = "in --lists" if labels else "in a folder named after its class"
+        expected = f"YOUTUBEID_START_END.mp4 and {place}"
+        return cls.gather(flags, clip, expected, list(CLASSES), lists, notes)
 
 
 def _parse(row: list[str]) -> tuple[str, str] | None:

@@ -231,12 +231,16 @@ class Preparation:
 
     def _check_lists(self, found: set[str]) -> None:
         missing = sorted(self.listed - found - self.raw.left_out.keys())
-        if missing and not self.flags.allow_missing:
-            raise UserError(
-                f"--lists: {len(missing)} of {len(self.listed)} listed clips "
-                f"({len(missing) / len(self.listed):.1%}) have no raw files, first "
-                f"{', '.join(missing[:10])}: get them, or give --allow_missing to leave them out"
-            )
+        if not missing:
+            return
+        told = (
+            f"{len(missing)} of {len(self.listed)} listed clips "
+            f"({len(missing) / len(self.listed):.1%}) have no raw files, first "
+            f"{', '.join(missing[:10])}"
+        )
+        if not self.flags.allow_missing:
+            raise UserError(f"--lists: {told}: get them, or give --allow_missing to leave them out")
+        print(f"WARNING: {told}: they are left out", flush=True)
 
     def _check_space(self, journal: Journal) -> None:
         """Raise UserError if the disk is too small for the estimated size."""
@@ -289,7 +293,9 @@ class Preparation:
         metadata = {"dataset": raw.dataset, "classes": raw.classes, "modalities": specs,
                     "recipe": self.recipe, "splits": splits.names,
                     "no_group_split": splits.no_group}  # fmt: skip
-        write_set(self.out, metadata, good, self._problems(journal))
+        rows = [raw.rows[record.id] + "\n" for record in good if record.id in raw.rows]
+        more = {"present.csv": "".join(rows)} if rows else {}
+        write_set(self.out, metadata, good, self._problems(journal), more)
 
     def _write_problems(self, journal: Journal) -> Path:
         """Write the table of problems after a call that made no set; an older set keeps its own."""

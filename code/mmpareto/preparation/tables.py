@@ -15,25 +15,29 @@ from ..data.samples import recipe_hash
 from ..system.errors import printable
 from ..system.paths import sha256
 from ..system.tables import quote_formula, write_table
-from ..system.writing import write_json
+from ..system.writing import write_json, write_text
 from .journal import Journal, Tried, files_of
 
 TOOLS = ("numpy", "torch", "torchaudio", "av", "opencv-python", "soundfile")
 
 
 def write_set(
-    out: Path, metadata: dict[str, Any], good: list[Tried], problems: list[dict[str, str]]
-) -> None:
+    out: Path, metadata: dict[str, Any], good: list[Tried], problems: list[dict[str, str]],
+    more: dict[str, str] | None = None,
+) -> None:  # fmt: skip
     """Write all tables of the clips in good, metadata.json last.
 
-    metadata: fields of `Metadata`; this function adds the others.
+    metadata: fields of `Metadata`; this function adds the others. more: {name: text} of files that
+    only some sets have.
     """
     files = files_of(good)
     columns = manifest_columns(metadata["modalities"])
     write_table(out / "manifest.csv", columns, map(manifest_row, good))
     write_table(out / "files.csv", FILES, [file._asdict() for file in files])
     write_table(out / "problems.csv", PROBLEMS, problems)
-    tables = ["manifest.csv", "files.csv", "problems.csv"]
+    for name, text in (more or {}).items():
+        write_text(out / name, text)
+    tables = ["manifest.csv", "files.csv", "problems.csv", *(more or {})]
     tables += [f"splits/{name}.csv" for name in metadata["splits"]]
     actions = Counter((row["action"], row["reason"]) for row in problems)
     counts = {
