@@ -81,4 +81,7 @@ def modulated(encoder: nn.Module) -> list[Tensor]:
 
 def noise_of(gradient: Tensor) -> Tensor:
     """Returns Gaussian noise with the standard deviation of the gradient's entries."""
-    return torch.randn_like(gradient) * (gradient.std() + 1e-8)
+    noise = torch.empty_like(gradient)
+    # In the order of memory, where torch draws several times as fast as in that of channels_last.
+    noise.as_strided((noise.numel(),), (1,)).normal_()
+    return noise.mul_(gradient.std() + 1e-8)
