@@ -42,7 +42,7 @@ def test_frames_are_averaged(name):
     torch.testing.assert_close(encoder(clips), each.mean(0))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "cnn", "lenet"])
+@pytest.mark.parametrize("name", ["resnet18", "cnn", "lenet", "lenet_bn"])
 def test_encoders_refuse_what_is_no_picture(name):
     with pytest.raises(UserError, match=r"not array of shape \(7,\): choose another"):
         ENCODERS[name](Modality("array", (7,)))

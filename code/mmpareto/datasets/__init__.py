@@ -9,6 +9,7 @@ DATASETS: Registry[Dataset] = Registry(
     {
         "cgdigits": "cgdigits:CGDigits",
         "cgmnist": "cgmnist:CGMNIST",
+        "avmnist": "avmnist:AVMNIST",
         "cremad": "cremad:CREMAD",
         "ave": "ave:AVE",
         "kinetics_sounds": "kinetics_sounds:KineticsSounds",

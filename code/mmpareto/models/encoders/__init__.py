@@ -10,6 +10,7 @@ ENCODERS: Registry[Encoder] = Registry(
         "resnet18": "resnet18:ResNet18",
         "cnn": "cnn:CNN",
         "lenet": "lenet:LeNet",
+        "lenet_bn": "lenet_bn:LeNetBN",
         "mlp": "mlp:MLP",
         "transformer": "transformer:Transformer",
     },
