@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import field
 import pytest
 from sets import SMALL, write_folder
 
@@ -33,14 +34,17 @@ def run(*words, cwd):
     return done.stdout
 
 
-def check(dataset, classes, cwd, *flags, prepare=(), modalities=("audio", "visual")):
-    """Prepare, verify, train with MMPareto and evaluate; accuracies against chance."""
+def check(
+    dataset, classes, cwd, *flags, prepare=(), modalities=("audio", "visual"), method="mmpareto"
+):
+    """Prepare, verify, train and evaluate; accuracies against chance."""
     out = run("sh", ROOT / f"script/prepare_{dataset}.sh", "--raw", "raw", "--out", "set",
               *prepare, cwd=cwd)  # fmt: skip
     assert "OK       tables" in out
     verify.main([str(cwd / "set"), "--full"])
     settings = ["--encoder", "cnn", "--batch_size", "16", "--learning_rate", "0.02",
-                "--image_size", "64", "--workers", "1", "--epochs", "8", *flags]  # fmt: skip
+                "--image_size", "64", "--workers", "1", "--epochs", "8", "--method", method,
+                *flags]  # fmt: skip
     shell, script, *words = out.splitlines()[-1].split()[1:]  # as prepare.py says
     assert words == ["--dataset", "set"]
     run(shell, ROOT / script, *words, "--out", "run", *settings, cwd=cwd)
@@ -78,6 +82,19 @@ def test_kinetics_sounds(tmp_path):
 def test_modelnet40(tmp_path):
     synthetic.write_modelnet(tmp_path / "raw", OBJECTS[::8], {"train": 16, "test": 4})
     check("modelnet40", 5, tmp_path, modalities=("front", "rear"))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "front", "method"), [("mosi", True, "mmpareto"), ("mosei", False, "uniform")]
+)
+def test_sentiment(tmp_path, dataset, front, method):
+    parts = {"train": 120, "valid": 16, "test": 48}
+    content, _ = field.sentiment(front=front, parts=parts)
+    field.write_sentiment(tmp_path / "raw/it.pkl", content)
+    check(dataset, 7, tmp_path, "--encoder", "mlp", prepare=("--labels", "seven"),
+          modalities=tuple(field.FEATURES), method=method)  # fmt: skip
+    header = "Labels   seven: -3, -2, -1, 0, 1, 2, 3"
+    assert header in (tmp_path / "run/train.log").read_text()
 
 
 def test_three_modalities_of_ones_own(tmp_path):

@@ -14,6 +14,7 @@ from glob import glob
 from itertools import chain
 from pathlib import Path
 
+import field
 import flags_page
 import pytest
 from sets import SMALL, write_films, write_folder
@@ -50,6 +51,7 @@ QUICK = {
     "claim.run": "--parts tasks --print_commands",
     "agreement": "-- --limit_batches 2 --encoder cnn --epochs 1",
 }  # fmt: skip
+PREPARED = "cremad|kinetics|ave|vggsound|modelnet|mosi|mosei|mine|folder"  # pages of sets that are small here
 
 
 def text_of(page):
@@ -152,6 +154,8 @@ def raw_files(dataset, root):
         write_folder(raw, 12)
     elif dataset in ("ave", "vggsound"):
         write_films(raw, dataset)
+    elif dataset in ("mosi", "mosei"):
+        field.write_sentiment(raw / "it.pkl", field.sentiment()[0])
     elif dataset == "modelnet40":
         synthetic.write_modelnet(raw, OBJECTS[::20], {"train": 12, "test": 4})
     elif dataset == "kinetics_sounds":
@@ -193,7 +197,7 @@ def quick(module, arguments):
     if module in ("train", "compare"):
         has = " ".join(arguments)
         more += [] if "--epochs" in has and module == "train" else ["--epochs", "1"]
-        if re.search(r"--dataset (\S*/)?(cremad|kinetics|ave|vggsound|modelnet|mine|folder)", has):
+        if re.search(rf"--dataset (\S*/)?({PREPARED})", has):
             more += ["--batch_size", "4", "--image_size", "32"]
         elif not re.search(r"--encoder|bottleneck|multi|--resume", has):
             more += ["--encoder", "cnn"]

@@ -5,7 +5,9 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ..system.errors import UserError
 from ..system.paths import expect_regular
@@ -23,7 +25,8 @@ class Source(NamedTuple):
     kind: "frames" (a video, or a folder of pictures), "image", "audio" (a sound file, or the sound
     track of a video), or one of ARRAYS (.npy; row picks one of its rows, length is what its first
     axis is padded with zeros or cut to): "array", "flow" (time, 2, height, width) or "tokens"
-    (integers below vocabulary, 0 for padding).
+    (integers below vocabulary, 0 for padding). values: the array itself, where path is a container
+    that the dataset has read; row picks one of its rows, and each modality has one such array.
     """
 
     kind: str
@@ -31,15 +34,20 @@ class Source(NamedTuple):
     row: int | None = None
     length: int | None = None
     vocabulary: int | None = None
+    values: np.ndarray | None = None
 
 
 class Clip(NamedTuple):
-    """A sample to prepare; group is empty, or names what must stay together, such as an actor."""
+    """A sample to prepare; group is empty, or names what must stay together, such as an actor.
+
+    doubts: what the dataset has remarked in its raw files, for problems.csv.
+    """
 
     id: str
     label: str
     group: str
     sources: dict[str, Source]
+    doubts: tuple["Problem", ...] = ()
 
 
 class Problem(NamedTuple):
@@ -79,6 +87,7 @@ class Raw(NamedTuple):
     notes: list[str] = []
     lengths: dict[str, int] = {}  # modality: what its arrays' first axis is padded or cut to
     vocabularies: dict[str, int] = {}  # modality: what its tokens are below
+    recipe: dict[str, Any] = {}  # what else decides the samples, such as a choice of labels
     seconds: float = 3.0  # a clip's typical length, to estimate space
     rows: dict[str, str] = {}  # id: its row in a published list; present.csv repeats those there
     is_whole: bool = False  # clips of an earlier call that are not in clips leave the set

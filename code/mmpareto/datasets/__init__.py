@@ -13,6 +13,8 @@ DATASETS: Registry[Dataset] = Registry(
         "cremad": "cremad:CREMAD",
         "ave": "ave:AVE",
         "kinetics_sounds": "kinetics_sounds:KineticsSounds",
+        "mosei": "sentiment:MOSEI",
+        "mosi": "sentiment:MOSI",
         "modelnet40": "modelnet40:ModelNet40",
         "vggsound": "vggsound:VGGSound",
         "multimnist": "multimnist:MultiMNIST",

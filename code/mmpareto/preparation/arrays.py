@@ -61,7 +61,7 @@ def _pack(source: Source, modality: str, out: Path) -> Pack:
 
     The file is called by its contents: equal files are one, and none replaces another.
     """
-    state, rows, aside = state_of(source), _mapped(source.path), out / ".tmp" / f"{modality}.npy"
+    state, rows, aside = state_of(source), _mapped(source), out / ".tmp" / f"{modality}.npy"
     if not rows.ndim:
         raise Bad("unreadable", f"{source.path.name} has no rows")
     each = prod(rows.shape[1:])
@@ -122,7 +122,7 @@ def _converted(rows: np.ndarray, source: Source) -> tuple[np.ndarray, np.ndarray
 
 def load_array(source: Source) -> np.ndarray:
     """Return the array of a .npy file, or its row, not yet read into memory; Bad if it has none."""
-    values = _mapped(source.path)
+    values = _mapped(source)
     try:
         values = values if source.row is None else values[source.row]
     except IndexError as error:
@@ -131,7 +131,11 @@ def load_array(source: Source) -> np.ndarray:
     return values
 
 
-def _mapped(path: Path) -> np.ndarray:
+def _mapped(source: Source) -> np.ndarray:
+    """Return a source's array, or the packed one that it is a row of, not read into memory."""
+    if source.values is not None:
+        return source.values
+    path = source.path
     try:
         expect_regular(path)
         with open(path, "rb") as file:
@@ -176,7 +180,7 @@ def packed_bytes(source: Source) -> int:
 
 def _shapes(source: Source) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return (number of rows,), () without rows, and the shape of a prepared sample."""
-    found = _mapped(source.path).shape
+    found = _mapped(source).shape
     cut = 0 if source.row is None else 1
     shape = found[cut:] if source.length is None else (source.length, *found[cut + 1 :])
     return found[:cut], shape

@@ -76,6 +76,7 @@ class Preparation:
         self.raw, self.flags = raw, flags
         self.out, self.scratch = flags.out, flags.out / ".tmp"
         self.recipe = recipes.named(vars(flags), raw.modalities, raw.lengths, raw.vocabularies)
+        self.recipe |= raw.recipe
         self.listed = {id for ids in raw.lists.values() for id in ids}
         self.wanted = self.listed - raw.left_out.keys() if raw.archives else set()
         # ids of this call; the set may hold others of earlier calls

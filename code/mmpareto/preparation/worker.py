@@ -31,7 +31,7 @@ def convert_clip(
     """Prepare one clip and return the outcome; rows holds what lies in the set already."""
     sources = {name: state for name, (state, _) in rows.items()}
     known = clip.id, clip.label, clip.group, sources
-    items, doubts, ends = {}, [], {}
+    items, doubts, ends = {}, [*clip.doubts], {}
     for name, source in clip.sources.items():
         if name in rows:
             continue
