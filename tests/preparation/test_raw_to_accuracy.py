@@ -7,6 +7,7 @@ mixes up labels, falls to chance.
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,17 +35,14 @@ def run(*words, cwd):
     return done.stdout
 
 
-def check(
-    dataset, classes, cwd, *flags, prepare=(), modalities=("audio", "visual"), method="mmpareto"
-):
-    """Prepare, verify, train and evaluate; accuracies against chance."""
+def check(dataset, classes, cwd, *flags, prepare=(), modalities=("audio", "visual")):
+    """Prepare, verify, train with MMPareto and evaluate; accuracies against chance."""
     out = run("sh", ROOT / f"script/prepare_{dataset}.sh", "--raw", "raw", "--out", "set",
               *prepare, cwd=cwd)  # fmt: skip
     assert "OK       tables" in out
     verify.main([str(cwd / "set"), "--full"])
     settings = ["--encoder", "cnn", "--batch_size", "16", "--learning_rate", "0.02",
-                "--image_size", "64", "--workers", "1", "--epochs", "8", "--method", method,
-                *flags]  # fmt: skip
+                "--image_size", "64", "--workers", "1", "--epochs", "8", *flags]  # fmt: skip
     shell, script, *words = out.splitlines()[-1].split()[1:]  # as prepare.py says
     assert words == ["--dataset", "set"]
     run(shell, ROOT / script, *words, "--out", "run", *settings, cwd=cwd)
@@ -88,13 +86,24 @@ def test_modelnet40(tmp_path):
     ("dataset", "front", "method"), [("mosi", True, "mmpareto"), ("mosei", False, "uniform")]
 )
 def test_sentiment(tmp_path, dataset, front, method):
-    parts = {"train": 120, "valid": 16, "test": 48}
-    content, _ = field.sentiment(front=front, parts=parts)
+    content, _ = field.sentiment(front=front, parts={"train": 120, "valid": 16, "test": 48})
     field.write_sentiment(tmp_path / "raw/it.pkl", content)
-    check(dataset, 7, tmp_path, "--encoder", "mlp", prepare=("--labels", "seven"),
-          modalities=tuple(field.FEATURES), method=method)  # fmt: skip
+    check(dataset, 7, tmp_path, "--encoder", "mlp", "--method", method,
+          prepare=("--labels", "seven"), modalities=tuple(field.FEATURES))  # fmt: skip
     header = "Labels   seven: -3, -2, -1, 0, 1, 2, 3"
     assert header in (tmp_path / "run/train.log").read_text()
+
+
+def test_ucf101(tmp_path):
+    """The default split is the first published one; a group is nowhere in two parts."""
+    actions = ("Archery", "Biking", "Diving", "HandstandPushups", "PlayingCello", "YoYo")
+    field.write_ucf(tmp_path / "raw", actions, range(1, 26))
+    for method in ("mmpareto", "uniform"):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        out = check("ucf101", 6, tmp_path, "--method", method, modalities=("rgb", "flow"))
+        assert "ucf101 test, 42 of 42 samples" in out
+        log = (tmp_path / "run/train.log").read_text()
+        assert "Split    split1" in log and "Groups   0 of 12 in val also in train" in log
 
 
 def test_three_modalities_of_ones_own(tmp_path):

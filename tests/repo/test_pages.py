@@ -51,7 +51,8 @@ QUICK = {
     "claim.run": "--parts tasks --print_commands",
     "agreement": "-- --limit_batches 2 --encoder cnn --epochs 1",
 }  # fmt: skip
-PREPARED = "cremad|kinetics|ave|vggsound|modelnet|mosi|mosei|mine|folder"  # pages of sets that are small here
+# What the names of sets begin with whose raw files are made small here.
+PREPARED = "cremad|kinetics|ave|vggsound|modelnet|mosi|mosei|ucf101|mine|folder"
 
 
 def text_of(page):
@@ -156,6 +157,8 @@ def raw_files(dataset, root):
         write_films(raw, dataset)
     elif dataset in ("mosi", "mosei"):
         field.write_sentiment(raw / "it.pkl", field.sentiment()[0])
+    elif dataset == "ucf101":
+        field.write_ucf(raw)
     elif dataset == "modelnet40":
         synthetic.write_modelnet(raw, OBJECTS[::20], {"train": 12, "test": 4})
     elif dataset == "kinetics_sounds":

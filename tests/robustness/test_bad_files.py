@@ -27,6 +27,7 @@ import verify
 from mmpareto.benchmarks import synthetic
 from mmpareto.data.clips import Bad, Clip, Source, check_media, state_of
 from mmpareto.datasets.cgmnist import CGMNIST
+from mmpareto.datasets.ucf101 import FOLDERS
 from mmpareto.preparation.archives import members
 from mmpareto.preparation.arrays import load_array
 from mmpareto.preparation.media import convert
@@ -93,10 +94,15 @@ def test_preparing(mine, tmp_path, make, name):
 
 @pytest.mark.parametrize(
     ("dataset", "folder"),
-    [("cremad", "AudioWAV"), ("kinetics_sounds", "singing"), ("modelnet40", "bowl/train")],
+    [
+        ("cremad", "AudioWAV"),
+        ("kinetics_sounds", "singing"),
+        ("modelnet40", "bowl/train"),
+        ("ucf101", "jpegs_256"),
+    ],
 )
 def test_a_folder_that_may_not_be_listed(tmp_path, monkeypatch, dataset, folder):
-    for name in ("AudioWAV", "VideoFlash", "singing", "bowl/train"):
+    for name in ("AudioWAV", "VideoFlash", "singing", "bowl/train", *FOLDERS):
         (tmp_path / "raw" / name).mkdir(parents=True)
     path = tmp_path / "raw" / folder
     forbid(monkeypatch, os, path, "scandir", "listdir")

@@ -3,6 +3,7 @@
 import pickle
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 FEATURES = {"text": (6, 5), "audio": (9, 4), "vision": (4, 3)}  # steps and numbers of each
@@ -33,3 +34,41 @@ def write_sentiment(path: Path, content, protocol=4) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(pickle.dumps(content, protocol))
     return path
+
+
+ACTIONS = ("ApplyLipstick", "HandstandPushups", "YoYo")
+GROUPS = range(1, 26, 2)  # of 25
+
+
+def write_ucf(root: Path, actions=ACTIONS, groups=GROUPS, frames=28) -> Path:
+    """Frames of UCF-101 with its three lists; the action decides colour and movement."""
+    lists = root / "ucfTrainTestlist"
+    lists.mkdir(parents=True)
+    numbers = {name: number for number, name in enumerate(actions, 1)}
+    (lists / "classInd.txt").write_text("".join(f"{n} {name}\r\n" for name, n in numbers.items()))
+    rows = {f"{part}list0{k}.txt": [] for k in (1, 2, 3) for part in ("train", "test")}
+    for name, number in numbers.items():
+        levels = [20 + 200 * number // len(actions)] * 3
+        pictures = {
+            "jpegs_256": np.full((24, 32, 3), levels, np.uint8),
+            "tvl1_flow/u": np.full((24, 32), 250 - levels[0], np.uint8),
+            "tvl1_flow/v": np.full((24, 32), levels[0], np.uint8),
+        }
+        noise = np.random.default_rng(number).integers(0, 6, (24, 32))
+        for group in groups:
+            id = f"v_{name.replace('stand', 'Stand')}_g{group:02}_c01"
+            for folder, picture in pictures.items():
+                place = root / folder / id
+                place.mkdir(parents=True)
+                noisy = picture + (noise if picture.ndim == 2 else noise[:, :, None])
+                jpeg = cv2.imencode(".jpg", noisy.astype(np.uint8))[1].tobytes()
+                for k in range(frames):
+                    (place / f"frame{k + 1:06}.jpg").write_bytes(jpeg)
+            for k in (1, 2, 3):
+                part = "test" if 7 * k - 6 <= group <= 7 * k else "train"
+                rows[f"{part}list0{k}.txt"].append(
+                    f"{name}/{id}.avi" + (f" {number}" if part == "train" else "")
+                )
+    for file, lines in rows.items():
+        (lists / file).write_text("\r\n".join(lines) + "\r\n")
+    return root

@@ -14,7 +14,10 @@ from ..system.paths import expect_regular
 
 ARRAYS = ("array", "flow", "tokens")  # kinds of .npy files
 KINDS = ("frames", "image", "audio", *ARRAYS)  # of sources
-STORED_KINDS = {"audio": "spectrogram"}  # kind of what a source becomes, where it is another
+STORED_KINDS = {
+    "audio": "spectrogram",
+    "flow_stills": "flow",
+}  # kind of what a source becomes, where it is another
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 POINTER = b"version https://git-lfs"  # how Git LFS pointers begin
 
@@ -22,7 +25,9 @@ POINTER = b"version https://git-lfs"  # how Git LFS pointers begin
 class Source(NamedTuple):
     """The raw file that one modality of a clip comes from.
 
-    kind: "frames" (a video, or a folder of pictures), "image", "audio" (a sound file, or the sound
+    kind: "frames" (a video, or a folder of pictures; rate says how many of them a second shows,
+    None: each is a still), "flow_stills" (a folder u/NAME of grey pictures of horizontal movement
+    beside v/NAME of vertical movement, 128 for none), "image", "audio" (a sound file, or the sound
     track of a video), or one of ARRAYS (.npy; row picks one of its rows, length is what its first
     axis is padded with zeros or cut to): "array", "flow" (time, 2, height, width) or "tokens"
     (integers below vocabulary, 0 for padding). values: the array itself, where path is a container
@@ -35,6 +40,13 @@ class Source(NamedTuple):
     length: int | None = None
     vocabulary: int | None = None
     values: np.ndarray | None = None
+    rate: int | None = None
+
+    @property
+    def places(self) -> list[Path]:
+        """Return the file or folder it comes from; of flow in stills, u/NAME and v/NAME."""
+        other = self.path.parents[1] / "v" / self.path.name
+        return [self.path, other] if self.kind == "flow_stills" else [self.path]
 
 
 class Clip(NamedTuple):
@@ -84,6 +96,8 @@ class Raw(NamedTuple):
     lists: dict[str, dict[str, tuple[str, str]]] = {}  # split: {id: (part, label)}
     archives: list[Path] = []  # tar files with more clips, read as streams
     identify: Callable[[str], Clip | None] = lambda name: None  # by a member's name, without path
+    # split: the training clips that become validation, where its list has none; else a tenth does
+    held_out: dict[str, set[str]] = {}
     notes: list[str] = []
     lengths: dict[str, int] = {}  # modality: what its arrays' first axis is padded or cut to
     vocabularies: dict[str, int] = {}  # modality: what its tokens are below
@@ -148,8 +162,9 @@ def state_of(source: Source) -> State:
     """Return the state of a source, without its sum: reading files takes long."""
     path = source.path
     try:
-        files = [p for p in path.iterdir() if p.is_file()] if path.is_dir() else [path]
-        stats = [p.stat() for p in files]
+        folders = [place for place in source.places if place.is_dir()]
+        files = [p for folder in folders for p in folder.iterdir() if p.is_file()]
+        stats = [p.stat() for p in (files if folders else [path])]
     except OSError:  # missing or unreadable: its worker says which
         return State(path.name, source.row, -1, 0)
     changed = max((stat.st_mtime_ns for stat in stats), default=0)

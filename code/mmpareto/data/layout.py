@@ -42,13 +42,19 @@ class Spec:
     kind: str  # as of `Modality`
     vocabulary: int | None = None  # of tokens
     shape: list[int] | None = None  # of an array; None for pictures
+
+    @property
+    def has_stills(self) -> bool:
+        """Return whether a clip has a folder of stills; flow has one if it came as pictures."""
+        return self.kind == "frames" or (self.kind == "flow" and not self.shape)
+
     pad: int | None = None  # of tokens: the tokenizer's number for padding, here exchanged with 0
 
     def __post_init__(self) -> None:
         """Raise ValueError unless a reader can be made of it."""
         shape, words = self.shape or [], self.vocabulary or 0
         axes = {
-            "frames": [0], "image": [0], "tokens": [1], "spectrogram": [2], "flow": [4],
+            "frames": [0], "image": [0], "tokens": [1], "spectrogram": [2], "flow": [0, 4],
             "array": range(1, 33),  # numpy's limit is 64, and batches have more axes
         }  # fmt: skip
         check(
@@ -162,7 +168,7 @@ def is_index(text: str) -> bool:
 def manifest_columns(modalities: dict[str, Spec]) -> list[str]:
     columns = ["id", "label", "group"]
     for name, spec in modalities.items():
-        columns += [name, name + STILLS] if spec.kind == "frames" else [name]
+        columns += [name, name + STILLS] if spec.has_stills else [name]
     return columns
 
 

@@ -24,7 +24,8 @@ HEADER = 2**16  # bytes that a .npy file may have besides its numbers
 class Frames:
     """Some stills of a clip as bytes (count, 3, size, size): cropped and flipped in training."""
 
-    dtype, is_fixed = np.uint8, False
+    dtype: type[np.number] = np.uint8
+    is_fixed = False
 
     def __init__(self, modality: str, count: int, size: int):
         self.column, self.count, self.shape = modality + STILLS, count, (count, 3, size, size)
@@ -33,6 +34,27 @@ class Frames:
         chosen = choose_stills(int(row[self.column]), self.count, random)
         for still, place in zip(chosen, out, strict=True):
             _fit(_decode(f"{path}/{still:06d}.jpg"), random, place)
+
+
+class Flow(Frames):
+    """Some fields of flow (count, 2, size, size), from -1 to 1: cropped and flipped in training."""
+
+    dtype = np.float32
+
+    def __init__(self, modality: str, count: int, size: int):
+        super().__init__(modality, count, size)
+        self.shape = (count, 2, size, size)
+
+    def read(self, path: str, row: dict[str, str], random: Random | None, out: np.ndarray) -> None:
+        chosen = choose_stills(int(row[self.column]), self.count, random)
+        for still, place in zip(chosen, out, strict=True):
+            both = _decode(f"{path}/{still:06d}.jpg")[:, :, 0]
+            half = len(both) // 2
+            is_flipped = _fit(np.dstack([both[:half], both[half : 2 * half]]), random, place)
+            place /= 127.5
+            place -= 1
+            if is_flipped:  # what moved to the left moves to the right
+                place[0] *= -1
 
 
 class Picture:
@@ -112,8 +134,11 @@ def crop(height: int, width: int, random: Random) -> tuple[int, int, int, int]:
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def _fit(picture: np.ndarray, random: Random | None, out: np.ndarray) -> None:
-    """Crop and flip if random, resize (H, W, 3) to out's size, and store it as (3, H, W)."""
+def _fit(picture: np.ndarray, random: Random | None, out: np.ndarray) -> bool:
+    """Crop and flip if random, resize (H, W, C) to out's size, and store it as (C, H, W).
+
+    Returns whether it was flipped.
+    """
     flip = False
     if random:
         top, left, height, width = crop(picture.shape[0], picture.shape[1], random)
@@ -128,6 +153,7 @@ def _fit(picture: np.ndarray, random: Random | None, out: np.ndarray) -> None:
         picture = cv2.flip(picture, 1)
     for plane, place in zip(cv2.split(picture), out, strict=True):
         place[:] = plane
+    return flip
 
 
 def _decode(path: str) -> np.ndarray:

@@ -55,7 +55,12 @@ IMAGES = {
     "jpeg256": {**SHORT_SIDE, **JPEG},
 }
 RECIPES = {"frames": FRAMES, "audio": AUDIO, "images": IMAGES}
-RECIPE_OF = {"frames": "frames", "audio": "audio", "image": "images"}  # kind of a source: family
+RECIPE_OF = {
+    "frames": "frames",
+    "flow_stills": "frames",
+    "audio": "audio",
+    "image": "images",
+}  # kind of a source: family
 
 
 def named(

@@ -19,6 +19,7 @@ DATASETS: Registry[Dataset] = Registry(
         "vggsound": "vggsound:VGGSound",
         "multimnist": "multimnist:MultiMNIST",
         "multidigits": "multidigits:MultiDigits",
+        "ucf101": "ucf101:UCF101",
         "folder": "folder:Folder",
     },
     aliases={"kineticsound": "kinetics_sounds"},  # as the original spells it

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ..data import recipes
 from ..data.clips import ARRAYS, STORED_KINDS, Clip, Problem, Raw, check_media
 from ..data.layout import PROBLEMS, Spec, read_metadata
+from ..data.recipes import RECIPE_OF
 from ..data.samples import recipe_hash
 from ..system.errors import UserError, printable
 from ..system.lock import Lock
@@ -263,7 +264,7 @@ class Preparation:
         """Return a generous estimate of the bytes of one clip's modality."""
         if kind == "audio":
             return {"stft": 257 * 188 * 4, "fbank": 1024 * 128 * 4}[self.recipe["audio"]["name"]]
-        if kind == "frames":
+        if RECIPE_OF.get(kind) == "frames":
             still = 40e3 if "short_side" in self.recipe["frames"] else 100e3
             return still * self.recipe["frames"].get("fps", 1) * self.raw.seconds
         return SMALL
@@ -285,7 +286,7 @@ class Preparation:
         before = None
         with suppress(UserError):  # no metadata yet, or damaged
             before = read_metadata(self.out)
-        splits = make_splits(self.out, good, raw.lists, before)
+        splits = make_splits(self.out, good, raw.lists, before, raw.held_out)
         for name in ("metadata.json", REFUSED):  # from here on the tables of the set change
             (self.out / name).unlink(missing_ok=True)
         write_splits(self.out, splits)

@@ -59,11 +59,51 @@ def convert(source: Source, recipe: dict) -> Item:
 def _frames(source: Source, recipe: dict) -> Item:
     recipe = recipe["frames"]
     if source.path.is_dir():
-        paths = [p for p in files_below(source.path, *PICTURES) if p.parent == source.path]
-        stills = [_still(_picture(path), recipe) for path in sorted(paths, key=_natural)]
-        seconds = None
+        paths, seconds = _chosen(_pictures(source.path), source.rate, recipe)
+        stills = [_still(_picture(path), recipe) for path in paths]
     else:
         stills, seconds = _stills(source.path, recipe)
+    return _folder(source, stills, seconds)
+
+
+def _flow(source: Source, recipe: dict) -> Item:
+    """Keep each field of flow as one grey still: the horizontal movement above the vertical."""
+    recipe, (folder, other) = recipe["frames"], source.places
+    paths = _pictures(folder)
+    if [path.name for path in paths] != (names := [path.name for path in _pictures(other)]):
+        raise Bad("incomplete", f"{len(paths)} pictures of flow in u, {len(names)} in v")
+    paths, seconds = _chosen(paths, source.rate, recipe)
+    stills = []
+    for path in paths:
+        pair = [_shrunk(_picture(p)[:, :, 0], recipe) for p in (path, other / path.name)]
+        if pair[0].shape != pair[1].shape:
+            raise Bad("shape", f"{path.name}: {pair[0].shape} in u, {pair[1].shape} in v")
+        picture = np.concatenate(pair)
+        stills.append((_jpeg(picture, recipe), bool(picture.std() < FLAT)))
+    return _folder(source, stills, seconds)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    paths = (path for path in files_below(folder, *PICTURES) if path.parent == folder)
+    return sorted(paths, key=_natural)
+
+
+def _chosen(paths: list[Path], rate: int | None, recipe: dict) -> tuple[list[Path], float | None]:
+    """Return the pictures of a film that the recipe wants, and the film's length in seconds.
+
+    rate: pictures a second; None if each is a still and the length is unknown.
+    """
+    if rate is None:
+        return paths, None
+    if "fps" in recipe:  # number n of them is shown from n / rate seconds on
+        twice = 2 * recipe["fps"]
+        chosen = [paths[n // twice] for n in range(rate, twice * len(paths), 2 * rate)]
+    else:
+        chosen = paths[::rate]
+    return chosen, len(paths) / rate
+
+
+def _folder(source: Source, stills: list[Still], seconds: float | None) -> Item:
     if not stills:
         raise Bad("too_short", f"{source.path.name} has no still ({seconds or 0:.2f} s)")
     is_flat = all(flat for _, flat in stills)
@@ -115,16 +155,20 @@ def _shown_until(
 
 
 def _still(picture: np.ndarray, recipe: dict) -> Still:
-    return _jpeg(picture, recipe), bool(picture.std() < FLAT)
+    return _jpeg(_shrunk(picture, recipe), recipe), bool(picture.std() < FLAT)
 
 
-def _jpeg(picture: np.ndarray, recipe: dict) -> bytes:
+def _shrunk(picture: np.ndarray, recipe: dict) -> np.ndarray:
     height, width = picture.shape[:2]
     wanted = recipe.get("short_side", min(height, width))
     if min(height, width) > wanted:
         scale = wanted / min(height, width)
         size = max(wanted, round(width * scale)), max(wanted, round(height * scale))
         picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    return picture
+
+
+def _jpeg(picture: np.ndarray, recipe: dict) -> bytes:
     settings = [cv2.IMWRITE_JPEG_QUALITY, recipe["quality"], cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
                 cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]  # fmt: skip
     return cv2.imencode(".jpg", picture, settings)[1].tobytes()
@@ -135,7 +179,9 @@ def _image(source: Source, recipe: dict) -> Item:
     if picture.std() < FLAT:
         doubts["constant_picture"] = f"mean level {picture.mean():.0f} of 255"
     if "quality" in recipe["images"]:
-        return Item({".jpg": _jpeg(picture, recipe["images"])}, doubts=doubts)
+        return Item(
+            {".jpg": _jpeg(_shrunk(picture, recipe["images"]), recipe["images"])}, doubts=doubts
+        )
     return Item({source.path.suffix.lower(): source.path.read_bytes()}, doubts=doubts)
 
 
@@ -245,5 +291,5 @@ def _natural(path: Path) -> list:
 
 _CONVERT = {
     "frames": _frames, "image": _image, "audio": _audio,
-    "array": _array, "flow": _array, "tokens": _array,
+    "array": _array, "flow": _array, "tokens": _array, "flow_stills": _flow,
 }  # fmt: skip

@@ -2,8 +2,9 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -38,11 +39,13 @@ def make_splits(
     clips: Sequence[Clip | Tried],
     lists: dict[str, List],
     before: Metadata | None = None,
+    held_out: Mapping[str, set[str]] = MappingProxyType({}),
 ) -> Splits:
     """Divide the clips; nothing is written. UserError if the default split cannot be made anew.
 
-    A list without a validation part gives two splits: one with clips drawn from training, and
-    NAME-noval as it was published. "group" keeps every group whole, "random" does not.
+    A list without a validation part gives two splits: one with clips drawn from training, or those
+    of held_out, and NAME-noval as it was published. "group" keeps every group whole, "random" does
+    not.
 
     before: the set until now. Its splits keep their order, so the default stays what it was;
     only lists that it did not have go first. Splits that the user has added are kept.
@@ -51,7 +54,9 @@ def make_splits(
     for name, listed in lists.items():
         made[name] = parts = {id: part for id, (part, _) in listed.items()}
         train = {id: label for id, (part, label) in listed.items() if part == "train"}
-        if "val" not in parts.values() and (drawn := _draw(train, VALIDATION)):
+        if "val" not in parts.values() and (
+            drawn := held_out.get(name) or _draw(train, VALIDATION)
+        ):
             made[name] = parts | dict.fromkeys(drawn, "val")
             made[f"{name}-noval"] = parts
     known = before.splits if before else []

@@ -109,7 +109,7 @@ class Verification:
                 path, stills = row[name], row.get(name + layout.STILLS)
                 if not is_inside(path):
                     self._add("path outside the set", f"{row['id']}: {path}")
-                elif spec.kind != "frames":
+                elif not spec.has_stills:
                     file, _, number = path.partition("#")
                     expected.add(file)
                     if is_index(number) and int(number) < _rows(self.root / file):

@@ -16,6 +16,7 @@ from .journal import File, Stored, Tried
 from .media import Item, convert
 
 LONGEST_GAP = 0.25  # seconds between the ends of sound and picture; above, a note is written
+WORDS = {"audio": "sound", "frames": "picture", "flow_stills": "flow"}
 
 
 def begin() -> None:
@@ -49,8 +50,8 @@ def convert_clip(
         doubts += [Problem(name, *doubt) for doubt in item.doubts.items()]
         if item.seconds:
             ends[source.kind] = item.seconds
-    if len(ends) > 1 and abs(ends["audio"] - ends["frames"]) > LONGEST_GAP:
-        detail = f"sound {ends['audio']:.2f} s, picture {ends['frames']:.2f} s"
+    if ends and max(ends.values()) - min(ends.values()) > LONGEST_GAP:
+        detail = ", ".join(f"{WORDS[kind]} {ends[kind]:.2f} s" for kind in sorted(ends))
         doubts.append(Problem("", "length_mismatch", detail))
     stored = {name: item for name, (_, item) in rows.items()}
     stored |= {name: _store(out, name, clip.id, item) for name, item in items.items()}

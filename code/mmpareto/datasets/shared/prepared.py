@@ -218,7 +218,7 @@ def _check_parts(
 
 def _readers(modalities: dict[str, layout.Spec], flags: Namespace) -> dict:
     try:
-        from ...data.reading import Array, Frames, Picture
+        from ...data.reading import Array, Flow, Frames, Picture
     except ModuleNotFoundError as error:
         raise UserError(
             f"--dataset {flags.dataset} needs a package: pip install opencv-python ({error})"
@@ -226,8 +226,9 @@ def _readers(modalities: dict[str, layout.Spec], flags: Namespace) -> dict:
     readers = {}
     for name, spec in modalities.items():
         shape = tuple(spec.shape or ())
-        if spec.kind == "frames":
-            readers[name] = Frames(name, flags.num_frames, flags.image_size)
+        if spec.has_stills:
+            stills = Frames if spec.kind == "frames" else Flow
+            readers[name] = stills(name, flags.num_frames, flags.image_size)
         elif spec.kind == "image":
             readers[name] = Picture(flags.image_size)
         elif spec.kind == "spectrogram":
