@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 from torchvision.transforms import RandomResizedCrop
 
 from mmpareto.benchmarks.synthetic import pictures
+from mmpareto.data import reading
 from mmpareto.data.batches import loader
 from mmpareto.data.reading import Array, Frames, Picture, choose_stills, crop
 from mmpareto.data.samples import to_device
@@ -70,7 +71,8 @@ def split(large, tmp_path_factory):
         row = {"frames": f"{n}", "frames.stills": "7", "image": f"{n}.jpg", "view": f"{n}.jpg"}
         row["pose"] = f"{n}.npy"
         rows.append({"id": f"clip{n}", "label": "ab"[n % 2], **row})
-    readers = {"frames": Frames("frames", 2, 64), "image": Picture(64), "view": Picture(64)}
+    readers = {"frames": Frames("frames", 2, 64, "still")}
+    readers |= {name: Picture(64, "still") for name in ("image", "view")}
     readers["pose"] = Array((2,))
     return PreparedSplit(root, rows, readers, {"a": 0, "b": 1})
 
@@ -104,6 +106,25 @@ class TestReading:
         assert not torch.equal(inputs["image"], inputs["view"])
         assert not any(same(inputs, split.read([0, 3, 5], 8)[0]))
         assert not any(same(inputs, split.read([0, 3, 5])[0]))
+
+    @pytest.mark.parametrize("crop", ["still", "clip", "none"])
+    def test_crop(self, split, crop, monkeypatch):
+        """What the stills of a clip, and of the next one, are cropped by; their order is kept."""
+        seen = []
+        draw_crop, readers = reading.crop, {"frames": Frames("frames", 7, 64, crop)}
+        monkeypatch.setattr(
+            reading, "crop", lambda *given: seen.append(draw_crop(*given)) or seen[-1]
+        )
+        clips = PreparedSplit(split.root, split.rows, readers, split.classes)
+        drawn, whole = (clips.read([0, 1], draw)[0]["frames"] for draw in (7, None))
+        different = [len(set(seen[:7])), len(set(seen[7:]))]
+        assert different == {"still": [7, 7], "clip": [1, 1], "none": [0, 0]}[crop]
+        assert torch.equal(drawn, whole) == (crop == "none")
+        picture = Picture(64, crop)
+        out = np.empty((2, *picture.shape), np.uint8)
+        for place, random in zip(out, (Random(3), None), strict=True):
+            picture.read(f"{split.root}/1.jpg", {}, random, place)
+        assert np.array_equal(*out) == (crop == "none")
 
     def test_held(self, split):
         """Arrays lie in memory, also those of a subset; pictures are read from their files."""

@@ -161,7 +161,7 @@ def test_flow_as_read(tmp_path):
     column = np.arange(32, dtype=np.uint8) * 8
     picture = np.concatenate([np.full((24, 32), 230), np.tile(column, (24, 1))]).astype(np.uint8)
     cv2.imwrite(str(tmp_path / "000000.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 100])
-    reader = Flow("flow", 2, 16)
+    reader = Flow("flow", 2, 16, "still")
     seen = set()
     for random in (None, *map(Random, range(6))):
         out = np.empty(reader.shape, np.float32)

@@ -7,6 +7,7 @@ One that is fixed has `load`, too.
 
 import math
 import os
+from collections.abc import Iterator
 from functools import lru_cache
 from random import Random
 
@@ -22,18 +23,34 @@ HEADER = 2**16  # bytes that a .npy file may have besides its numbers
 
 
 class Frames:
-    """Some stills of a clip as bytes (count, 3, size, size): cropped and flipped in training."""
+    """Some stills of a clip as bytes (count, 3, size, size), in their order.
+
+    crop: in training every "still" is cropped and flipped by itself, or all of a "clip" alike, or
+    "none".
+    """
 
     dtype: type[np.number] = np.uint8
     is_fixed = False
 
-    def __init__(self, modality: str, count: int, size: int):
+    def __init__(self, modality: str, count: int, size: int, crop: str):
         self.column, self.count, self.shape = modality + STILLS, count, (count, 3, size, size)
+        self.crop = crop
 
     def read(self, path: str, row: dict[str, str], random: Random | None, out: np.ndarray) -> None:
+        for (picture, own), place in zip(self.stills(path, row, random), out, strict=True):
+            _fit(picture, own, place)
+
+    def stills(
+        self, path: str, row: dict[str, str], random: Random | None
+    ) -> Iterator[tuple[np.ndarray, Random | None]]:
+        """Yield the chosen stills, each with what crops and flips it."""
         chosen = choose_stills(int(row[self.column]), self.count, random)
-        for still, place in zip(chosen, out, strict=True):
-            _fit(_decode(f"{path}/{still:06d}.jpg"), random, place)
+        random = None if self.crop == "none" else random
+        start = random.getstate() if random else None
+        for still in chosen:
+            if random and start and self.crop == "clip":
+                random.setstate(start)
+            yield _decode(f"{path}/{still:06d}.jpg"), random
 
 
 class Flow(Frames):
@@ -41,16 +58,15 @@ class Flow(Frames):
 
     dtype = np.float32
 
-    def __init__(self, modality: str, count: int, size: int):
-        super().__init__(modality, count, size)
+    def __init__(self, modality: str, count: int, size: int, crop: str):
+        super().__init__(modality, count, size, crop)
         self.shape = (count, 2, size, size)
 
     def read(self, path: str, row: dict[str, str], random: Random | None, out: np.ndarray) -> None:
-        chosen = choose_stills(int(row[self.column]), self.count, random)
-        for still, place in zip(chosen, out, strict=True):
-            both = _decode(f"{path}/{still:06d}.jpg")[:, :, 0]
+        for (picture, own), place in zip(self.stills(path, row, random), out, strict=True):
+            both = picture[:, :, 0]
             half = len(both) // 2
-            is_flipped = _fit(np.dstack([both[:half], both[half : 2 * half]]), random, place)
+            is_flipped = _fit(np.dstack([both[:half], both[half : 2 * half]]), own, place)
             place /= 127.5
             place -= 1
             if is_flipped:  # what moved to the left moves to the right
@@ -58,15 +74,18 @@ class Flow(Frames):
 
 
 class Picture:
-    """One picture as bytes (3, size, size): cropped and flipped in training."""
+    """One picture as bytes (3, size, size): cropped and flipped in training.
+
+    crop: "none" for neither.
+    """
 
     dtype, is_fixed = np.uint8, False
 
-    def __init__(self, size: int):
-        self.shape = (3, size, size)
+    def __init__(self, size: int, crop: str):
+        self.shape, self.crop = (3, size, size), crop
 
     def read(self, path: str, row: dict[str, str], random: Random | None, out: np.ndarray) -> None:
-        _fit(_decode(path), random, out)
+        _fit(_decode(path), None if self.crop == "none" else random, out)
 
 
 class Array:

@@ -50,6 +50,9 @@ class Prepared(Dataset):
             help="which of the set's splits to use (default: the one that verify.py marks)")
         add("--image_size", type=positive(int), default=224, metavar="PIXELS",
             help="height and width of pictures and frames, >= 1")
+        add("--crop", choices=("still", "clip", "none"), default="still",
+            help="in training, crop and flip every still of a clip by itself, all of a clip alike "
+                 "(for encoders that see time), or none")
         if cls.stills:
             add("--num_frames", type=positive(int), default=cls.stills, metavar="N",
                 help="stills of each clip, one from each of its N equal parts, >= 1")
@@ -228,9 +231,9 @@ def _readers(modalities: dict[str, layout.Spec], flags: Namespace) -> dict:
         shape = tuple(spec.shape or ())
         if spec.has_stills:
             stills = Frames if spec.kind == "frames" else Flow
-            readers[name] = stills(name, flags.num_frames, flags.image_size)
+            readers[name] = stills(name, flags.num_frames, flags.image_size, flags.crop)
         elif spec.kind == "image":
-            readers[name] = Picture(flags.image_size)
+            readers[name] = Picture(flags.image_size, flags.crop)
         elif spec.kind == "spectrogram":
             readers[name] = Array((1, *shape))
         else:
