@@ -9,11 +9,9 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import forked
@@ -97,24 +95,7 @@ def assert_same_runs(one, other, tolerance=1e-9):
 def run_ranks(monkeypatch):
     """So many processes run the lines of a file of flags; returns what they say."""
     forked.start_server(monkeypatch)
-
-    def run(processes, file):
-        with socket.create_server(("localhost", 0)) as free:
-            port = str(free.getsockname()[1])
-        place = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
-
-        def run_rank(rank):
-            own = place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            log = file.with_name(f"{rank}.log")
-            return forked.run("ranks", file, environment=own, log=log)
-
-        with ThreadPoolExecutor(processes) as pool:
-            ended = list(pool.map(run_rank, range(processes)))
-        said = "".join(rank.output for rank in ended)
-        assert not any(rank.code for rank in ended), said
-        return said
-
-    return run
+    return lambda processes, file: forked.together(processes, "ranks", file, logs=file.parent)
 
 
 FEW = ["mmpareto", "mmpareto --gramian adaptive", "pmr", "ogm_ge", "gradnorm", "half"]

@@ -33,7 +33,7 @@ def test_a_frozen_encoder_stays_as_it_is(method, tmp_path):
     frozen = set(trainer.model.encoders["a"].parameters())
     assert not frozen & trainer.optimizer.state.keys()
     header = setup.header(trainer.flags, trainer.data, trainer.model, trainer.device, 3)
-    assert "Frozen   a: no gradient, evaluation mode" in header
+    assert "Frozen   a: no gradient, evaluation mode; ITS WEIGHTS ARE RANDOM" in header
 
 
 def test_unknown_name(tmp_path):

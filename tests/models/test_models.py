@@ -13,25 +13,49 @@ from mmpareto.core.integrator import Integrator
 from mmpareto.data.samples import Modality
 from mmpareto.models.encoders import ENCODERS
 from mmpareto.models.encoders.base import OnePixelConv
-from mmpareto.models.encoders.resnet18 import ResNet18
+from mmpareto.models.encoders.image_nets import ResNet18
+from mmpareto.models.fusions import FUSIONS
 from mmpareto.models.fusions.concat import Concat
 from mmpareto.models.fusions.sum import Sum
-from mmpareto.run import checkpoint, options, setup
+from mmpareto.run import checkpoint, devices, options, setup
 from mmpareto.system.errors import UserError
 
 IMAGE = Modality("image", (3, 32, 32))
 GRAY = Modality("image", (1, 32, 32))
 SPECTROGRAM = Modality("spectrogram", (1, 65, 47))
 FRAMES = Modality("frames", (3, 3, 32, 32))
+FLOW = Modality("flow", (5, 2, 32, 32))
 
 
-@pytest.mark.parametrize("name", list(ENCODERS))
+# torchvision's; but for the first one, and our own video net, their tests are slow
+NETS = ["resnet18", "mobilenet_v3_small", "resnet34", "resnet50", "resnet101", "mobilenet_v2"]
+VIDEO = ["video_cnn", "mc3_18", "r3d_18", "r2plus1d_18"]
+LARGE = [*NETS[1:], *VIDEO[1:]]
+
+
+def names(*some):
+    return [pytest.param(n, marks=[pytest.mark.slow] * (n in LARGE)) for n in some]
+
+
+@pytest.mark.parametrize("name", names(*(name for name in ENCODERS if name not in VIDEO)))
 @pytest.mark.parametrize("modality", [IMAGE, GRAY, SPECTROGRAM, FRAMES])
 def test_encoders(name, modality):
     encoder = ENCODERS[name](modality)
     features = encoder(torch.randn(2, *modality.shape))
     assert features.shape == (2, encoder.out_dim)
     assert len(list(encoder.stages)) > 1
+
+
+@pytest.mark.parametrize("name", names(*VIDEO))
+@pytest.mark.parametrize("modality", [FRAMES, FLOW])
+def test_video_nets_see_the_order(name, modality):
+    encoder = ENCODERS[name](modality).eval()
+    clips = torch.randn(2, *modality.shape)
+    features = encoder(clips)
+    assert features.shape == (2, encoder.out_dim)
+    assert not torch.allclose(features, encoder(clips.flip(1)), rtol=0.01)
+    with pytest.raises(UserError, match=r" takes frames \(time.*\), not image of shape \(3, 32"):
+        ENCODERS[name](IMAGE)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "cnn"])
@@ -54,21 +78,45 @@ def test_arrays_have_an_encoder_of_their_own(shape):
     assert encoder(torch.randn(4, *shape)).shape == (4, encoder.out_dim)
 
 
-def test_resnet18_is_torchvisions():
+@pytest.mark.parametrize("fusion", ["mmtm", "centralnet", "concat"])
+def test_video_nets_meet_others(fusion):
+    """Also in the memory format of training, which changes nothing but rounding."""
+    encoders = {"film": ENCODERS["video_cnn"](FRAMES), "photo": ENCODERS["cnn"](IMAGE)}
+    model = FUSIONS[fusion](encoders, 5)
+    inputs = {"film": torch.randn(4, *FRAMES.shape), "photo": torch.randn(4, *IMAGE.shape)}
+    before = deepcopy(model)(inputs).joint
+    placed = devices.place(model, torch.device("cpu"), "fp32")
+    weight = placed.encoders["film"].stages[1][0].weight
+    assert weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert before.shape == (4, 5)
+    torch.testing.assert_close(placed(inputs).joint, before, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", names(*NETS, *VIDEO[1:]))
+def test_nets_are_torchvisions(name):
     """The same weights give the same features, on small pictures (1x1 maps) and larger ones."""
-    theirs = torchvision.models.resnet18()
-    theirs.fc = nn.Identity()
-    ours = ResNet18(IMAGE)
+    theirs = torchvision.models.get_model(name)
+    setattr(theirs, "fc" if hasattr(theirs, "fc") else "classifier", nn.Identity())
+    ours = ENCODERS[name](FRAMES if name in VIDEO else IMAGE)
     ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
     for size in (32, 96):
         pictures = torch.randn(4, 3, size, size)
-        torch.testing.assert_close(ours(pictures), theirs(pictures), rtol=1e-4, atol=1e-4)
-    assert sum(p.numel() for p in ours.parameters()) == 11_176_512
+        inputs = pictures
+        if name in VIDEO:
+            pictures = torch.randn(2, 3, 4, size, size)
+            inputs = pictures.transpose(1, 2)
+        torch.testing.assert_close(ours(inputs), theirs(pictures), rtol=1e-4, atol=1e-4)
+    maps, widths = ours.fold(inputs), []
+    for stage in ours.stages:
+        maps = stage(maps)
+        widths.append(maps.shape[1])
+    assert tuple(widths) == ours.widths
 
 
 def test_resnet18_of_one_channel():
     sizes = [p.numel() for p in ResNet18(GRAY).parameters()]
     assert (len(sizes), sum(sizes)) == (60, 11_170_240)
+    assert sum(p.numel() for p in ResNet18(IMAGE).parameters()) == 11_176_512
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -117,7 +165,7 @@ class TestPretrained:
 
         monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
         with pytest.raises(UserError, match=r"could not be downloaded.*give --pretrained FILE"):
-            ResNet18(IMAGE, pretrained="imagenet")
+            ResNet18(IMAGE, pretrained="published")
 
     def test_missing_file(self, tmp_path):
         with pytest.raises(UserError, match=r"--pretrained .*nothing.pt: no such file"):
@@ -140,8 +188,19 @@ class TestPretrained:
         assert torch.equal(encoder.stages[4][1].conv2.weight, state["layer4.1.conv2.weight"])
 
     def test_no_encoder_can(self, file):
-        with pytest.raises(UserError, match="encoder cnn has no pretrained weights: use resnet18"):
+        with pytest.raises(UserError, match="no modality here has no encoder that can be pretrain"):
             self.build(file, "cnn")
+
+    def test_by_modality(self, file):
+        """A later word counts more, and a modality without pretrainable encoder is an error."""
+        flags = options.parse(["--dataset", "toy", "--pretrained", "--encoder", "b=cnn"])
+        chosen = setup.chosen_encoders(flags, setup.load_data(flags))
+        assert setup.pretrained(flags, chosen) == {"a": "published"}
+        flags.pretrained += [f"a={file}"]
+        assert setup.pretrained(flags, chosen) == {"a": str(file)}
+        flags.pretrained = ["b=published"]
+        with pytest.raises(UserError, match="b=published: b has no encoder that can be pretrained"):
+            setup.pretrained(flags, chosen)
 
 
 @pytest.mark.parametrize("name", ["joint", "audio.left", "type", "values", "", "a b"])

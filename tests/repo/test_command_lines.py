@@ -30,7 +30,7 @@ WRONG = [
     (train, "--learning_rate fast", "'fast' is not a positive number"),
     (train, "--batch_size 100000", "the training split has 1077: lower --batch_size"),
     (train, "--encoder video=resnet18", "choose one of gray, color"),
-    (train, "--encoder resnet50", "did you mean resnet18?"),
+    (train, "--encoder resnet51", "did you mean resnet50?"),
     (
         train,
         "--method joint --gamma 2",
@@ -85,7 +85,7 @@ WRONG = [
     (compare, "--seed 1", "give --seeds"),
     (prepare, "", "give the dataset first"),
     (prepare, "crema --raw {here}", "did you mean cremad?"),
-    (prepare, "imagenet --raw {here}", "choose one of cremad, kinetics_sounds,"),
+    (prepare, "imagenet --raw {here}", "choose one of cremad, "),
     (prepare, "cremad", "--raw is missing: give the raw files"),
     (prepare, "--raw {here} cremad", "give the dataset first"),
     (prepare, "cremad --raw {here} --output_dir x", "did you mean --out?"),

@@ -40,7 +40,9 @@ def test_checkers(command):
 
 @pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.kind)
 def test_every_part_imports_and_every_file_is_registered(registry):
-    parts = {name: part for name, part in registry.parts.items() if isinstance(part, str)}
+    families = {f"{prefix}:any": part for prefix, part in registry.families.items()}
+    known = registry.parts | families
+    parts = {name: part for name, part in known.items() if isinstance(part, str)}
     files = {p.stem for p in (ROOT / "code" / registry.package.replace(".", "/")).glob("*.py")}
     shared = {"__init__", "base", "read_out", "taught", "weighted"}
     assert files - shared == {p.split(":")[0] for p in parts.values()}
@@ -83,7 +85,7 @@ def test_extras_are_the_requirements():
     assert [name.split(">")[0] for name in project["dependencies"]] == ["torch", "numpy"]
     for file, names in (
         ("requirements.txt", [*project["dependencies"], *extras["train"], *extras["prepare"]]),
-        ("tests/requirements.txt", extras["dev"]),
+        ("tests/requirements.txt", [*extras["encoders"], *extras["dev"]]),
     ):
         lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
         lines = [line.split("#")[0].split(",")[0].strip() for line in lines]
@@ -96,13 +98,14 @@ def test_imports_nothing_optional():
         import sys
         sys.path.insert(0, "code")
         optional = {"tensorboard", "torchjd", "matplotlib", "cv2", "av", "torchaudio", "soundfile",
-                    "pebble", "msgspec", "sklearn", "scipy"}
+                    "pebble", "msgspec", "sklearn", "scipy", "timm", "transformers"}
         from mmpareto import MMPareto, Integrator, Stats
         print(sorted({*optional, "torchvision"} & sys.modules.keys()))
         import train
         from mmpareto.run.parsers import REGISTRIES
         for registry in REGISTRIES:
             [registry[name] for name in registry]
+            [registry[f"{prefix}:any"] for prefix in registry.families]
         print(sorted(optional & sys.modules.keys()))
     """
     done = subprocess.run(

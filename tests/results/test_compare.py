@@ -306,9 +306,13 @@ def test_print_commands(tmp_path, calls, capsys, monkeypatch):
 
 def test_paths_in_commands_are_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("set", "toy", "weights=1.pt", "last", "a-b=1.pt"):
+    for name in ("set", "toy", "last", "a-b=1.pt"):
         Path(name).touch()
-    words = "--dataset {0}set --pretrained={0}weights=1.pt --select last --data_root no "
+    for name in ("net", "other"):
+        Path(name).mkdir()
+    Path("net/config.json").touch()
+    words = "--dataset {0}set --pretrained={0}last a={0}net b=published --select last "
+    words += "--data_root no --encoder a=hf:{0}net b=timm:other "
     words += "--init_encoder a={0}last b={0}toy {0}set c=no --init_encoder={0}a-b=1.pt"
     moved = plans.from_anywhere(words.format("").split())
     assert moved == words.format(f"{tmp_path}/").split()

@@ -85,7 +85,8 @@ class TestInitEncoder:
 
     def test_together_with_pretrained(self, done, tmp_path):
         trainer = trainer_of(tmp_path / "run", "--init_encoder", f"b={done / 'best.pt'}")
-        trainer.flags.pretrained, trainer.model.encoders["b"].pretrainable = "imagenet", True
+        trainer.flags.pretrained = ["published"]
+        trainer.model.encoders["b"].pretrainable = True
         with pytest.raises(UserError, match="--pretrained gives weights to b, too: drop one"):
             start.load_encoders(trainer.model, trainer.flags)
 

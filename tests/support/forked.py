@@ -6,7 +6,9 @@ They are forked from multiprocessing's server, which has imported all that comma
 import multiprocessing
 import os
 import signal
+import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing import forkserver
 from pathlib import Path
@@ -60,6 +62,23 @@ def run(*words, signal_=0, after=None, group=False, log: Path, environment=None)
         process.join()
     seconds = time.monotonic() - began
     return Ended(process.exitcode, killed, seconds, process.pid, log.read_text())
+
+
+def together(processes: int, *words, logs: Path) -> str:
+    """Run a command in so many processes, as torchrun does; return what they say."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = str(free.getsockname()[1])
+    place = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
+
+    def run_rank(rank):
+        own = place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        return run(*words, environment=own, log=logs / f"{rank}.log")
+
+    with ThreadPoolExecutor(processes) as pool:
+        ended = list(pool.map(run_rank, range(processes)))
+    said = "".join(rank.output for rank in ended)
+    assert not any(rank.code for rank in ended), said
+    return said
 
 
 def is_there(leader: int) -> bool:

@@ -16,7 +16,7 @@ from ..run.folder import Finished, check_flags, finished
 from ..run.records import MEASURES, Config, Result, read_config, read_epochs, rule_of
 from ..system import records
 from ..system.errors import UserError
-from ..system.flags import seed, source, source_of
+from ..system.flags import encoder, seed, source, source_of
 from ..system.paths import clear_errors
 
 MEASURED = ("conflict", "seconds_per_epoch")  # of a run besides its scores
@@ -33,8 +33,7 @@ SET_HERE = {
 }
 # Without these in common, numbers of two runs have no place in one table.
 IN_COMMON = {"dataset", "data_root", "split", "select", "select_by"}
-PATHS = ("--data_root", "--pretrained")
-SOURCES = ("--init_encoder", "--teacher")  # whose values are [MODALITY=]FILE
+SOURCES = ("--init_encoder", "--teacher", "--pretrained")  # whose values are [MODALITY=]FILE
 MANY = 1000  # seeds; a longer range is a slip
 
 
@@ -284,8 +283,10 @@ def from_anywhere(words: list[str]) -> list[str]:
         if word.startswith("--"):
             flag, joined, value = word.partition("=")
             start = flag + joined
-        is_path = flag in PATHS or (flag == "--dataset" and value not in DATASETS)
-        if flag in SOURCES and Path(source_of(value)[1]).is_file():
+        is_path = flag == "--data_root" or (flag == "--dataset" and value not in DATASETS)
+        if flag == "--encoder":
+            value = encoder(value)
+        elif flag in SOURCES and value and Path(source_of(value)[1]).exists():
             value = source(value)
         elif is_path and value and Path(value).exists():
             value = str(Path(value).absolute())

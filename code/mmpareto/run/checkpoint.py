@@ -129,7 +129,6 @@ def load(path: Path, flags: Namespace) -> Trained:
 
 def rebuilt(flags: Namespace, data: Data, state: State, path: Path) -> Fusion:
     """Return the model of a checkpoint on the CPU; flags are those of its config."""
-    flags.pretrained = None  # the checkpoint holds the weights
     check_sizes(flags, data, state.model, path)
     model = setup.build_model(flags, data)
     load_weights(model, state.model, path)

@@ -10,7 +10,7 @@ from ..datasets import DATASETS
 from ..methods import METHODS
 from ..models.fusions import FUSIONS
 from ..system.errors import UserError
-from ..system.flags import Parser
+from ..system.flags import PUBLISHED, Parser
 from ..system.paths import REPOSITORY
 from .parsers import (
     DEFAULTS,
@@ -43,6 +43,8 @@ def parse(arguments: list[str]) -> Namespace:
             raise UserError(f"{name} is a flag of the original scripts: {REPLACED[name]}")
     flags, rest = general_parser().parse_known_args(arguments)
     asked = vars(flags).pop("help", None)
+    if flags.pretrained == []:
+        flags.pretrained = [PUBLISHED]
     _find_dataset(flags)
     flags.method = METHODS.find(flags.method)
     flags.fusion = _find_fusion(flags)
@@ -111,9 +113,11 @@ def as_config(flags: Namespace) -> dict:
 def from_config(config: dict, source: Path) -> Namespace:
     """Return the flags of `as_config` that model and data need; UserError if config is damaged.
 
-    They are parsed like a command line, so every value is checked in the same way.
+    They are parsed like a command line, so every value is checked in the same way. None says where
+    weights came from: a checkpoint holds them.
     """
     words, flags = [], Namespace(data_root=None)
+    config = {**config, "pretrained": None}
     try:
         for name, value in config.items():
             if isinstance(value, list):

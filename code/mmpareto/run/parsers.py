@@ -9,13 +9,16 @@ from ..methods import METHODS
 from ..models.encoders import ENCODERS
 from ..models.fusions import FUSIONS
 from ..system.flags import (
+    PUBLISHED,
     Parser,
+    encoder,
     explain_unknown,
     fraction,
     non_negative,
     positive,
     seed,
     source,
+    weights,
 )
 from ..system.registry import Registry
 from .records import MEASURES
@@ -72,11 +75,13 @@ def general_parser() -> Parser:
         help=f"one of {', '.join(METHODS)} (default: %(default)s)")
     add("--fusion", metavar="NAME",
         help=f"one of {', '.join(FUSIONS)} (default: the method's, mostly concat)")
-    add("--encoder", nargs="+", action="extend", default=[], metavar="[MODALITY=]NAME",
-        help=f"one of {', '.join(ENCODERS)}, for one modality or for all (default: resnet18; mlp "
-             "for arrays, transformer for tokens; some datasets and fusions have their own)")
-    add("--pretrained", nargs="?", const="imagenet", metavar="FILE",
-        help="start resnet18 from this state dict; without FILE, download ImageNet's weights")
+    add("--encoder", nargs="+", action="extend", type=encoder, default=[],
+        metavar="[MODALITY=]NAME",
+        help=f"one of {', '.join(ENCODERS.names)}, for one modality or for all (default: resnet18; "
+             "mlp for arrays, transformer for tokens; some datasets and fusions have their own)")
+    add("--pretrained", nargs="*", action="extend", type=weights, metavar="[MODALITY=]FILE",
+        help=f"start encoders from these weights, see docs/models.md; {PUBLISHED}, or no FILE at "
+             "all: from those that the net comes with, which may be downloaded")
     add("--init_encoder", nargs="+", action="extend", type=source, default=[],
         metavar="[MODALITY=]FILE",
         help="start the encoder of a modality from the best.pt or last.pt of another run; without "

@@ -15,6 +15,7 @@ from ..models.encoders.base import Encoder
 from ..models.fusions import FUSIONS
 from ..models.fusions.base import Fusion
 from ..system.errors import UserError
+from ..system.flags import source_of
 from .environment import environment
 from .options import OPTIMIZER_DEFAULTS, data_name
 from .parsers import part_parser
@@ -63,9 +64,10 @@ def load_data(flags: Namespace) -> Data:
 
 def build_model(flags: Namespace, data: Data) -> Fusion:
     """Return the fusion of one encoder per modality, newly initialised, on the CPU."""
-    encoders = {}
-    for modality, encoder in chosen_encoders(flags, data).items():
-        weights = {"pretrained": flags.pretrained} if _pretrainable(encoder) else {}
+    chosen = chosen_encoders(flags, data)
+    start, encoders = pretrained(flags, chosen), {}
+    for modality, encoder in chosen.items():
+        weights = {"pretrained": start[modality]} if modality in start else {}
         encoders[modality] = encoder(data.modalities[modality], **weights)
     model = FUSIONS[flags.fusion].build(encoders, data, flags)
     if unknown := [name for name in flags.freeze if name not in model.encoders]:
@@ -85,25 +87,36 @@ def chosen_encoders(flags: Namespace, data: Data) -> dict[str, type[Encoder]]:
         for modality, spec in data.modalities.items()
     }
     for choice in flags.encoder:
-        modality, given, name = choice.rpartition("=")
-        if given and modality not in names:
+        modality, name = source_of(choice)
+        if modality and modality not in names:
             raise UserError(
                 f"--encoder {choice}: {data.name} has no modality {modality!r}, "
                 f"choose one of {', '.join(names)}"
             )
-        names.update(dict.fromkeys([modality] if given else names, ENCODERS.find(name)))
+        names.update(dict.fromkeys([modality] if modality else names, ENCODERS.find(name)))
     encoders = {modality: ENCODERS[name] for modality, name in names.items()}
-    if flags.pretrained and not any(map(_pretrainable, encoders.values())):
-        used = " and ".join(sorted(set(names.values())))
-        raise UserError(f"--pretrained: encoder {used} has no pretrained weights: use resnet18")
     for modality in encoders:
         if not samples.is_modality_name(modality):
             raise UserError(f"{data.name}: a modality cannot be called {modality!r}: rename it")
     return encoders
 
 
-def _pretrainable(encoder: type[Encoder]) -> bool:
-    return issubclass(encoder, Encoder) and encoder.pretrainable
+def pretrained(flags: Namespace, encoders: dict[str, type[Encoder]]) -> dict[str, str]:
+    """Return {modality: where its encoder's weights come from}, of those in --pretrained.
+
+    FILE alone stands for all encoders that can be pretrained; a later word counts more.
+    """
+    found = {}
+    able = [name for name, e in encoders.items() if getattr(e, "pretrainable", False)]
+    for word in flags.pretrained or []:
+        modality, file = source_of(word)
+        if modality not in ["", *able] or not able:
+            raise UserError(
+                f"--pretrained {word}: {modality or 'no modality here'} has no encoder that can be "
+                "pretrained: choose one with --encoder MODALITY=NAME, such as resnet18"
+            )
+        found |= dict.fromkeys([modality] if modality else able, file)
+    return found
 
 
 def check_single_samples(model: Fusion, split: Split, device: torch.device) -> None:
@@ -146,6 +159,11 @@ def header(
     recipe = samples.recipe_hash(data.recipe)
     processes = f", {distributed.size()} processes" if distributed.size() > 1 else ""
     used, size = steps * flags.batch_size * flags.accumulate, len(data.splits["train"])
+    start = pretrained(flags, chosen_encoders(flags, data))
+    frozen = {
+        name: "" if name in start or flags.init_encoder else "; ITS WEIGHTS ARE RANDOM"
+        for name in sorted(model.frozen)
+    }
     return [
         "Versions " + ", ".join(f"{k} {v}" for k, v in known["versions"].items()),
         f"Commit   {known['commit']}",
@@ -153,7 +171,8 @@ def header(
         f"Data     {data.name}, recipe {recipe}, identity {data.identity}: {sizes}; {shapes}",
         *data.notes,
         f"Model    {flags.fusion}, {parameters(model):,} parameters, {len(data.classes)} classes",
-        *(f"Frozen   {name}: no gradient, evaluation mode" for name in sorted(model.frozen)),
+        *(f"Start    {name}: weights {place}" for name, place in start.items()),
+        *(f"Frozen   {name}: no gradient, evaluation mode{how}" for name, how in frozen.items()),
         f"Method   {flags.method}: {steps} steps an epoch, on {used} of {size} samples",
         f"Command  {known['command']}",
         f"Folder   {flags.out}",

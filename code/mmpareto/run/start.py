@@ -22,10 +22,10 @@ from .parsers import part_parser
 
 def load_encoders(model: Fusion, flags: Namespace) -> list[str]:
     """Load --init_encoder's weights into the model's encoders; return lines for the log."""
-    lines = []
+    lines, given = [], {source_of(word)[0] for word in flags.pretrained or []}
     for name, (path, state) in sources("--init_encoder", flags.init_encoder, model).items():
         encoder, weights = model.encoders[name], part_of(state.model, f"encoders.{name}")
-        if flags.pretrained and getattr(encoder, "pretrainable", False):
+        if {"", name} & given and getattr(encoder, "pretrainable", False):
             raise UserError(
                 f"--init_encoder: --pretrained gives weights to {name}, too: drop one of these two "
                 "flags"

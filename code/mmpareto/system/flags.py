@@ -123,6 +123,21 @@ def source(text: str) -> str:
     return f"{modality}={Path(file).absolute()}" if modality else str(Path(file).absolute())
 
 
+PUBLISHED = "published"  # the weights that come with a net, where a file could stand
+
+
+def weights(text: str) -> str:
+    """Return [MODALITY=]FILE with an absolute path; PUBLISHED in place of FILE stays."""
+    return text if source_of(text)[1] == PUBLISHED else source(text)
+
+
+def encoder(text: str) -> str:
+    """Return [MODALITY=]NAME; in FAMILY:FOLDER, a folder that holds a model becomes absolute."""
+    start, colon, folder = text.partition(":")
+    is_model = colon and Path(folder, "config.json").is_file()
+    return f"{start}:{Path(folder).absolute()}" if is_model else text
+
+
 def epochs(text: str) -> list[int]:
     """Parse FIRST-LAST, both included and counted from 1."""
     first, _, last = text.partition("-")

@@ -1,23 +1,26 @@
 """The interface of every encoder, and what the convolutional ones share."""
 
 from collections.abc import ItemsView, ValuesView
+from importlib import import_module
 from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...data.samples import Modality
-from ...system.errors import UserError
+from ...data.samples import IMAGENET, Modality
+from ...system.errors import UserError, reason
 
 
 class Encoder(nn.Module):
     """Maps one modality's batch to features (B, out_dim), stage by stage.
 
     It is built as `Encoder(modality)` from a `data.samples.Modality`; a pretrainable one also takes
-    pretrained: None, "imagenet" or the path of a state dict. Where only its features are needed,
+    pretrained: None, `flags.PUBLISHED` or the path of weights. Where only its features are needed,
     any Module with an out_dim will do.
     """
 
+    net: str  # in a family of encoders, the name of this one
     out_dim: int
     stages: nn.Sequential
     widths: tuple[int, ...] = ()  # of each stage's output, for fusions that use those
@@ -80,12 +83,46 @@ class OnePixelConv(nn.Conv2d):
         return super().forward(input)
 
 
-def channels(modality: Modality, encoder: str) -> int:
-    """Return the number of input channels; raise UserError if the modality is no picture."""
-    if len(modality.shape) not in (3, 4):
+class Normalised(nn.Module):
+    """A net of RGB pictures, which come normalised as ImageNet's, with its own mean and deviation.
+
+    mean, deviation: three numbers each, of colours from 0 to 1; None: ImageNet's. Inputs that are
+    no RGB pictures stay as they are.
+    """
+
+    def __init__(self, net: nn.Module, modality: Modality, mean, deviation):
+        super().__init__()
+        self.net = net
+        is_colour = modality.kind in ("image", "frames") and modality.shape[-3] == 3
+        own = (mean, deviation) if is_colour and mean and deviation else IMAGENET
+        self.is_same = [*map(tuple, own)] == [*IMAGENET]
+        m0, s0, m, s = (torch.tensor(x).view(3, 1, 1) for x in (*IMAGENET, *own))
+        self.register_buffer("factor", s0 / s, persistent=False)
+        self.register_buffer("shift", (m0 - m) / s, persistent=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.net(inputs if self.is_same else inputs * self.factor + self.shift)
+
+
+def library(name: str, encoder: str):
+    """Import an optional package for an encoder."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        package = name.partition(".")[0]
         raise UserError(
-            f"encoder {encoder} takes pictures (channels, height, width) or frames (time, "
-            f"channels, height, width), not {modality.kind} of shape {tuple(modality.shape)}: "
-            "choose another with --encoder MODALITY=NAME"
+            f"--encoder {encoder} needs {package}, which cannot be imported ({reason(error)}): run "
+            f'pip install {package}, or pip install ".[encoders]" in the repository'
+        ) from None
+
+
+def channels(modality: Modality, encoder: str, *, clips_only: bool = False) -> int:
+    """Return the number of input channels; raise UserError if the modality is no picture."""
+    if len(modality.shape) not in ((4,) if clips_only else (3, 4)):
+        pictures = "" if clips_only else "pictures (channels, height, width) or "
+        raise UserError(
+            f"encoder {encoder} takes {pictures}frames (time, channels, height, width), not "
+            f"{modality.kind} of shape {tuple(modality.shape)}: choose another with --encoder "
+            "MODALITY=NAME"
         )
     return modality.shape[-3]

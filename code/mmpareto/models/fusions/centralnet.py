@@ -78,6 +78,7 @@ class CentralNet(Fusion):
 
 
 def _map(x: Tensor, samples: int) -> Tensor:
-    """Return one map a sample (samples, C, H, W): frames are averaged, vectors have 1x1."""
+    """Return one map a sample (samples, C, H, W): time is averaged, vectors have 1x1."""
+    x = x.mean(2) if x.dim() == 5 else x
     x = x if x.dim() == 4 else x[:, :, None, None]
     return x if len(x) == samples else x.unflatten(0, (samples, -1)).mean(1)
