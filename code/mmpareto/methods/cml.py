@@ -20,9 +20,12 @@ class CML(ReadOutMethod):
     features of the first i modalities at zero, and c_i their largest probability.
     L = sum_i CE(o_i) / N + lambda sum_i sum_b max(0, c_i - c_(i-1)), summed over the batch.
 
+    --compare released does as the authors' code (QingyangZhang/CML at 85075b5, miwae/train.py): a
+    rise counts where o_(i-1) is right, and where both are wrong, then without a gradient of
+    c_(i-1). That code draws an order for each sample, and fills in the mean of the training data.
     --compare batch takes the maximum after the sum over the batch, as BalanceBenchmark does: rises
-    and falls then cancel. No code of the authors was found. With --accumulate the sums run over the
-    samples of a step, but each micro-batch has its own maximum.
+    and falls then cancel. With --accumulate the sums run over the samples of a step, but each
+    micro-batch has its own maximum.
     """
 
     @classmethod
@@ -32,8 +35,9 @@ class CML(ReadOutMethod):
         add = parser.add_argument
         add("--calibration", type=non_negative(float), default=0.1,
             help="weight lambda of the rises in confidence, >= 0")
-        add("--compare", choices=("samples", "batch"), default="samples",
-            help="samples: each sample's rise counts; batch: only the sum over the batch")
+        add("--compare", choices=("samples", "released", "batch"), default="samples",
+            help="samples: each sample's rise counts; released: not where the prediction from more "
+                 "modalities alone is wrong; batch: only the sum over the batch counts")
         # fmt: on
 
     def __init__(self, model: Fusion, flags: Namespace):
@@ -52,11 +56,17 @@ class CML(ReadOutMethod):
             features[name] = torch.zeros_like(features[name])
             logits.append(self.model.joint(features))
         losses = [F.cross_entropy(u, batch.targets) for u in logits]
-        rises = torch.stack([u.softmax(1).amax(1) for u in logits]).diff(dim=0)  # (N - 1, B)
+        confidence, chosen = torch.stack([u.softmax(1) for u in logits]).max(2)  # (N, B)
+        rises = confidence.diff(dim=0)
+        if self.flags.compare == "released":
+            right = chosen == batch.targets
+            both_wrong = ~right[:-1] & ~right[1:]
+            beside = confidence[1:] - confidence[:-1].detach()
+            rises = rises * right[:-1] + beside * both_wrong
         if self.flags.compare == "batch":
             sums = rises.sum(1)
             rises = torch.where(distributed.total(sums.detach()) > 0, sums, 0.0)
         samples = distributed.size() * self.flags.accumulate  # in a step, for each one here
-        penalty = rises.clamp(min=0).sum() if self.flags.compare == "samples" else rises.sum()
+        penalty = rises.sum() if self.flags.compare == "batch" else rises.clamp(min=0).sum()
         loss = total(losses) / len(losses) + self.flags.calibration * samples * penalty
         return decision._replace(loss=loss, measures={"rise": samples * penalty.detach()})
