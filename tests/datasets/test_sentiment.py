@@ -98,7 +98,7 @@ def test_numbers_that_are_not_finite_and_samples_without_any(tmp_path):
     content["valid"]["text"][1] = 0
     out = tmp_path / "set"
     path = field.write_sentiment(tmp_path / "it.pkl", content)
-    prepare_set("mosi", path, out)
+    assert prepare_set("mosi", path, out)["recipe"]["labels"] == "nonnegative"
     clips = {clip.id: clip for clip in collect(path).clips}
     training = np.concatenate(true["audio"][:24])[:, 1].astype(float)
     mean = training[np.isfinite(training)].mean()
