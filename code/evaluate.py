@@ -38,6 +38,11 @@ def main(arguments: list[str]) -> None:
         for part in (found.part(flags.part), found.part("train"))
     )
     if flags.linear_probe:
+        if any(part.present is not None for part in (train, split)):
+            raise UserError(
+                f"--linear_probe: samples of {data.name} lack modalities, and a probe needs the "
+                "features of all: drop --linear_probe"
+            )
         worth.check_probes(train.targets, split.targets, data.classes, flags.part)
     load = partial(loader, batches=batch_size, workers=flags.workers)
     predicted = evaluation.predict(found.model, load(split), found.device)
@@ -48,10 +53,14 @@ def main(arguments: list[str]) -> None:
         f"{', which was chosen on this split' if found.chosen_on == flags.part else ''}"
     )
     show_summary(predicted, data)
+    having = {}  # {modality: which samples have it}
+    if split.present is not None:
+        having = dict(zip(data.modalities, split.present.T.tolist(), strict=True))
+        show_patterns(evaluation.by_pattern(predicted, having), list(having))
     if flags.per_class:
         show_classes(evaluation.per_class(*predicted[:2], len(data.classes)), data)
     if flags.predictions:
-        evaluation.write_predictions(flags.predictions, split.ids, data.classes, predicted)
+        evaluation.write_predictions(flags.predictions, split.ids, data.classes, predicted, having)
         print(f"\nPrediction of every sample: {flags.predictions}", flush=True)
     where = data.modalities, found.device, load
     if flags.robustness:
@@ -63,7 +72,8 @@ def main(arguments: list[str]) -> None:
     if flags.features or flags.linear_probe:
         features = worth.features(found.model, load(split), found.device)
     if flags.features:
-        worth.write_features(flags.features, features, split.ids, data.classes, data.tasks)
+        known = split.ids, data.classes, data.tasks
+        worth.write_features(flags.features, features, *known, having)
         print(f"\nFeatures of every sample: {flags.features}", flush=True)
     if flags.linear_probe:
         fitted = worth.features(found.model, load(train), found.device)
@@ -148,6 +158,23 @@ def show_summary(predicted: evaluation.Predicted, data: Data) -> None:
                 f"bal. Acc, AUROC and mAP{of}: means over the {found} of {len(data.classes)} "
                 "classes that have samples"
             )
+
+
+def show_patterns(found: list[evaluation.Pattern], modalities: list[str]) -> None:
+    names = [evaluation.JOINT, *modalities]
+    rows = [
+        [
+            " + ".join(pattern.modalities) + " only" * (len(pattern.modalities) == 1),
+            str(pattern.samples),
+            *(f"{pattern.accuracy[k]:.4f}" if k in pattern.accuracy else "-" for k in names),
+        ]
+        for pattern in found
+    ]
+    print(
+        "\nAccuracy by the modalities that a sample has; all scores of a modality's own head count "
+        "only\nthe samples that have it",
+        report.table(["present", "samples", *names], rows, WIDTH), sep="\n", flush=True,
+    )  # fmt: skip
 
 
 def show_classes(found: dict[str, evaluation.PerClass], data: Data) -> None:

@@ -19,7 +19,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from tqdm import tqdm
 
 from mmpareto.core import distributed
-from mmpareto.data.batches import ShuffledBatches, loader
+from mmpareto.data.batches import ShuffledBatches, loader, shared_out
 from mmpareto.data.samples import Batch, choosing_split
 from mmpareto.methods import METHODS
 from mmpareto.methods.base import numbers
@@ -173,10 +173,12 @@ class Trainer:
         steps, title = [], f"{self.flags.method}, epoch {self.epoch + 1}"
         began, waited = time.perf_counter(), 0.0
         hidden = None if distributed.is_first() else True
+        lacks = self.data.splits["train"].present is not None
         for _ in tqdm(range(self.steps), title, leave=False, disable=hidden):
             asked = time.perf_counter()
             parts = [next(batches) for _ in range(self.flags.accumulate)]
             waited += time.perf_counter() - asked
+            parts = shared_out(parts) if lacks else parts
             for turn in range(self.method.turns):
                 self.method.turn = turn
                 found = self.step(parts)

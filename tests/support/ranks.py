@@ -48,6 +48,18 @@ class Wide(toys.Toy):
         return data._replace(splits=splits)
 
 
+class Lacking(Wide):
+    """Two of five samples lack one modality: a process has other numbers of them than the rest."""
+
+    @classmethod
+    def load(cls, flags) -> Data:
+        data = super().load(flags)
+        for split in data.splits.values():
+            drawn = torch.rand(len(split), generator=torch.Generator().manual_seed(len(split)))
+            split.present = torch.stack([drawn > 0.3, drawn < 0.9], dim=1)
+        return data
+
+
 def recipes():
     """Return {name: method} of the methods that the pages add."""
     pages = "".join((ROOT / p).read_text("utf-8") for p in ("README.md", "docs/extending.md"))
@@ -65,7 +77,7 @@ def main(arguments):
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     before = DATASETS.parts, ENCODERS.parts, METHODS.parts
-    DATASETS.parts = DATASETS.parts | {"wide": Wide}
+    DATASETS.parts = DATASETS.parts | {"wide": Wide, "lacking": Lacking}
     ENCODERS.parts = ENCODERS.parts | {"plain": Plain}
     METHODS.parts = METHODS.parts | recipes()
     try:

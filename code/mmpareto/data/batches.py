@@ -41,6 +41,20 @@ class ShuffledBatches:
         return ((list(distributed.own(batch)), draw) for batch in batches)
 
 
+def shared_out(parts: list[Batch]) -> list[Batch]:
+    """Return the batches of one step, in which samples may lack modalities, with other shares.
+
+    The step's losses are means over its batches and over processes. With these shares, the loss
+    of a modality is the mean over all of the step's samples that have it.
+    """
+    every = [part.present for part in parts if part.present is not None]
+    counts = torch.tensor([[len(rows) for rows in one.rows.values()] for one in every]).sum(0)
+    whole, terms = distributed.total(counts).tolist(), len(parts) * distributed.size()
+    shares = {name: terms / max(n, 1) for name, n in zip(every[0].rows, whole, strict=True)}
+    every = [one._replace(shares=shares) for one in every]
+    return [part._replace(present=one) for part, one in zip(parts, every, strict=True)]
+
+
 def consecutive(size: int, batch_size: int) -> list[Any]:
     """Return this process's (indices, None) in order, batch_size each; the last has the rest."""
     starts = distributed.own(range(0, size, batch_size))

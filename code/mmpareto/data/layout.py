@@ -4,7 +4,8 @@ metadata.json    dataset, classes, modalities, recipe and its hash, splits, coun
                  written last, so a folder without it is not finished
 manifest.csv     a row for every clip: id, label (the class's name), group, and for each modality
                  the path of its file (FILE.npy#ROW for a row of a packed array) or folder of
-                 stills; MODALITY.stills says how many stills that folder holds
+                 stills; MODALITY.stills says how many stills that folder holds. Where a
+                 clip lacks a modality its cells are empty; metadata.json counts them
 splits/NAME.csv  id, split
 problems.csv     id, modality, action (excluded, kept), reason, detail
 files.csv        path, bytes and sha256 of every media file
@@ -87,9 +88,20 @@ class Metadata:
             classes=bool(self.classes) and _are_names(self.classes),
             modalities=bool(self.modalities) and all(map(is_modality_name, self.modalities)),
             splits=_are_names(self.splits) and all(map(_is_file_name, self.splits)),
-            counts=type(self.counts.get("clips")) is int and is_count(self.counts["clips"]),
+            counts=type(self.counts.get("clips")) is int
+            and is_count(self.counts["clips"])
+            and isinstance(self.lacking, dict),
             sha256=all(map(is_inside, self.sha256)),
         )
+
+    @property
+    def lacking(self) -> dict[str, int]:
+        """Return {modality: how many clips lack it}, of those that some clip lacks."""
+        return self.counts.get("lacking", {})
+
+    def given(self, row: dict[str, str]) -> list[str]:
+        """Return the modalities that a row of the manifest has, or should have."""
+        return [name for name in self.modalities if row[name] or name not in self.lacking]
 
     def as_json(self) -> dict[str, Any]:
         specs = asdict(self)["modalities"]

@@ -31,22 +31,42 @@ class Modality(NamedTuple):
     pad: int = 0
 
 
+class Present(NamedTuple):
+    """Which samples of a batch have which modality."""
+
+    rows: dict[str, Tensor]  # {modality: int64 (n,), the numbers of the samples that have it}
+    shares: dict[str, float]  # {modality: what such a sample weighs in the mean of their losses}
+
+    @classmethod
+    def of(cls, table: Tensor, names: Iterable[str]) -> "Present":
+        """Read a table, bool (B, modalities); the modalities are called names."""
+        pairs = zip(names, table.unbind(1), strict=True)
+        rows = {name: column.nonzero().squeeze(1) for name, column in pairs}
+        return cls(rows, {name: 1 / max(len(own), 1) for name, own in rows.items()})
+
+    def only(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return {modality: values (B, D)}, zero in samples that lack the modality."""
+        return {
+            name: x * x.new_zeros(len(x), 1).index_fill(0, self.rows[name], 1)
+            for name, x in values.items()
+        }
+
+
 class Batch(NamedTuple):
     """Samples as a loader yields them."""
 
-    inputs: dict[str, Tensor]  # {modality: (B, ...)}
+    inputs: dict[str, Tensor]  # {modality: (B, ...)}; anything for samples that lack it
     targets: Tensor  # int64 (B,), or (B, tasks)
-    # int64 (B,): the number of the only modality whose features count, -1 for all; None: all
-    kept: Tensor | None = None
+    present: Present | None = None  # None: every sample has all modalities
 
     def to(self, device: torch.device) -> "Batch":
         """This batch on a device, in the form that the model reads.
 
         RGB pictures (..., 3, H, W) travel as bytes and arrive as floats, normalised as ImageNet's.
         """
-        targets = self.targets.to(device, non_blocking=True)
-        kept = None if self.kept is None else self.kept.to(device, non_blocking=True)
-        return Batch(to_device(self.inputs, device), targets, kept)
+        others = self._replace(inputs={})
+        others = tree_map_only(Tensor, lambda x: x.to(device, non_blocking=True), others)
+        return others._replace(inputs=to_device(self.inputs, device))
 
 
 def to_device(inputs: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
@@ -68,6 +88,7 @@ class Split(Dataset):
     """Samples read in whole batches: `read([3, 1, 4])` is ({modality: (3, ...)}, targets (3,))."""
 
     targets: Tensor  # int64 (number of samples,), or (number of samples, number of tasks)
+    present: Tensor | None = None  # bool (number of samples, modalities); None: all are there
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -101,10 +122,15 @@ class Split(Dataset):
         try:
             numbers, draw = batch
             size = len(self)
-            found = Batch(*self.read([number % size for number in numbers], draw))
-            if max(numbers) >= size:
-                kept = torch.tensor([number // size - 1 for number in numbers])
-                found = found._replace(kept=kept)
+            indices = [number % size for number in numbers]
+            found, table = Batch(*self.read(indices, draw)), self.present
+            if table is not None or max(numbers) >= size:
+                every = torch.ones(len(numbers), len(found.inputs), dtype=torch.bool)
+                table = every if table is None else table[indices]
+                for row, number in zip(table, numbers, strict=True):
+                    if alone := number // size:
+                        row[: alone - 1], row[alone:] = False, False
+                found = found._replace(present=Present.of(table, found.inputs))
             if get_worker_info():
                 tree_map_only(Tensor, Tensor.share_memory_, found)
             return found

@@ -4,7 +4,6 @@ import os
 import unicodedata
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
 from ..data.clips import ARRAYS, KINDS, PICTURES, Clip, Raw, Source
@@ -50,6 +49,9 @@ class Folder(Prepared):
         parser.add_argument("--vocabulary", nargs="+", default=[], metavar="MODALITY=N",
             help="vocabulary size: tokens are integers from 1 to N - 1, and 0 for padding; needed "
                  "for each modality of kind tokens")
+        parser.add_argument("--missing", action="store_true",
+            help="an empty cell is a modality that the clip lacks; training and evaluation leave "
+                 "it out, never in silence (default: an empty cell is an error)")
         # fmt: on
 
     @classmethod
@@ -62,7 +64,7 @@ class Folder(Prepared):
         lines = read_csv(path, delimiters=",;\t")  # spreadsheets of some countries write ; or tabs
         header = [value.strip() for value in lines[0][1]] if lines else []
         names = [column.partition(":")[0] for column in header]
-        kinds = _modalities(path, header, names, lines[1][1] if len(lines) > 1 else [])
+        kinds = _modalities(path, header, names, [values for _, values in lines[1:]])
         lengths = _numbers("length", flags.length, kinds, ARRAYS)
         vocabularies = _numbers("vocabulary", flags.vocabulary, kinds, ("tokens",))
         for name, kind in kinds.items():
@@ -90,7 +92,10 @@ class Folder(Prepared):
                     length=lengths.get(name), vocabulary=vocabularies.get(name)
                 )
                 for name, kind in kinds.items()
+                if row[name] or not flags.missing
             }
+            if not sources:
+                raise UserError(f"{where}: {id} has no modality: fill a cell, or delete the row")
             clips.append(Clip(id, label, _composed(row.get("group", "")), sources))
             parts[id] = part, label
         classes = sorted({clip.label for clip in clips})
@@ -106,9 +111,9 @@ class Folder(Prepared):
 
 
 def _modalities(
-    path: Path, header: list[str], names: list[str], first: list[str]
+    path: Path, header: list[str], names: list[str], rows: list[list[str]]
 ) -> dict[str, str]:
-    """Return {name: kind} from the header, or from the file names in the first row."""
+    """Return {name: kind} from the header, or from the first file name in the column."""
     if missing := [name for name in ("id", "label") if name not in names]:
         raise UserError(
             f"{path}: column {' and '.join(missing)} not found in its first line "
@@ -117,11 +122,15 @@ def _modalities(
     if len(set(names)) < len(names):
         raise UserError(f"{path}: two columns of {','.join(header)!r} share a name: rename one")
     kinds = {}
-    for column, name, file in zip_longest(header, names, first[: len(header)], fillvalue=""):
+    for place, (column, name) in enumerate(zip(header, names, strict=True)):
         if name in ("id", "label", "split", "group"):
             continue
         if not is_modality_name(name) or name == "splits":
             raise UserError(f"{path}: {name!r} cannot be a modality's name: take another word")
+        cells = (row[place].strip() for row in rows if place < len(row))
+        file = next(filter(None, cells), "")
+        if rows and not file:
+            raise UserError(f"{path}: every cell of {name} is empty: give paths, or delete it")
         ending = PurePosixPath(file.partition("#")[0].strip().lower()).suffix
         guess = next((kind for kind, known in ENDINGS.items() if ending in known), "frames")
         kinds[name] = column.partition(":")[2] or guess
@@ -138,6 +147,11 @@ def _composed(text: str) -> str:
 
 
 def _source(where: str, raw: Path, name: str, kind: str, value: str) -> Source:
+    if not value:
+        raise UserError(
+            f"{where}: {name} is empty: give a path below --raw; if clips may lack a modality, "
+            "give --missing"
+        )
     text, _, number = value.partition("#") if kind in ARRAYS else (value, "", "")
     relative = PurePosixPath(text)
     if not text or relative.is_absolute() or ".." in relative.parts or "\\" in text:

@@ -71,6 +71,7 @@ class Method:
     needs_validation = False  # whether it cannot train without a validation split
     needs_teachers = False  # whether it learns from unimodal nets, which `TaughtMethod.teach` takes
     fixed_on_resume: frozenset[str] = frozenset()  # flags that --resume may not change
+    masks = False  # whether it trains on samples that lack modalities; tests have to prove it
     single_loss: str | None = None  # "joint" or "unimodal": the only loss that trains encoders
     turns = 1  # optimizer steps on each batch
 
@@ -110,8 +111,7 @@ class Method:
     def copies(self) -> Tensor | None:
         """Returns integers (samples, modalities): how often an epoch has each sample once more.
 
-        Such a copy counts with the features of that modality alone: `Batch.kept` says so, and
-        `forward` has to see to it. None: every sample comes once, with all modalities.
+        Such a copy has that modality alone, as `Batch.present` says. None: every sample comes once.
         """
         return None
 
@@ -125,7 +125,7 @@ class Method:
 
     def forward(self, batch: Batch) -> Output:
         """Runs the forward pass of a step."""
-        return self.model(batch.inputs)
+        return self.model(batch.inputs, batch.present)
 
     def decide(self, output: Output, batch: Batch) -> Decision:
         """Returns what to minimise for a batch, given the output of its forward pass."""
@@ -182,7 +182,7 @@ class ProbedMethod(Method):
         if self.flags.no_probes or self.model.multitask or not self.model.own_heads:
             return None
         detached = tree_map_only(Tensor, Tensor.detach, output)
-        return self.model.read(detached.features, detached.taps)
+        return self.model.read(detached.features, detached.taps, detached.present)
 
 
 class JointMethod(ProbedMethod):
@@ -270,6 +270,7 @@ class GramianMethod(IntegratingMethod):
     scaled: whether h is a mean of j and g; --scale 2 then brings it to the size of their sum.
     """
 
+    masks = True
     scaled = False
 
     @classmethod

@@ -6,4 +6,5 @@ from .base import JointMethod
 class Joint(JointMethod):
     """L = L_joint; the unimodal heads are probes."""
 
+    masks = True
     single_loss = "joint"

@@ -26,6 +26,8 @@ class MetaBalance(IntegratingMethod):
     zero, the tensor keeps j; the release divides by zero there.
     """
 
+    masks = True
+
     @classmethod
     def add_flags(cls, parser) -> None:
         # fmt: off

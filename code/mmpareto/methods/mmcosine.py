@@ -13,6 +13,7 @@ class MMCosine(JointMethod):
     by default, and is left out here.
     """
 
+    masks = True
     default_fusion = "cosine"
 
     @staticmethod

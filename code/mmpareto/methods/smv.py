@@ -76,14 +76,12 @@ class SMV(JointMethod):
     def copies(self) -> Tensor | None:
         return self._copies
 
+    def forward(self, batch: Batch) -> Output:
+        return self.model(batch.inputs)  # what a copy lacks is missing in the joint head only
+
     def decide(self, output: Output, batch: Batch) -> Decision:
-        if batch.kept is not None:
-            is_whole = batch.kept < 0
-            features = {
-                name: z * (is_whole | (batch.kept == k))[:, None]
-                for k, (name, z) in enumerate(output.features.items())
-            }
-            output = output._replace(joint=self.model.joint(features))
+        if batch.present is not None:
+            output = output._replace(joint=self.model.joint(batch.present.only(output.features)))
         return super().decide(output, batch)
 
     def adjust(self) -> dict[str, Tensor]:

@@ -21,6 +21,8 @@ class Uniform(Method):
     separately, and only records their numbers.
     """
 
+    masks = True
+
     @staticmethod
     def runs_with(fusion: type[Fusion]) -> bool:
         return True

@@ -14,6 +14,7 @@ class Unimodal(ProbedMethod):
     Each is also clipped on its own. With two tasks, each task trains alone.
     """
 
+    masks = True
     single_loss = "unimodal"
 
     @staticmethod

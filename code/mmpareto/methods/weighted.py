@@ -15,6 +15,8 @@ class WeightedMethod(Method):
     The K = N + 1 losses are the joint one and every modality's; with two tasks they are the tasks'.
     """
 
+    masks = True
+
     @staticmethod
     def runs_with(fusion: type[Fusion]) -> bool:
         return True

@@ -19,8 +19,11 @@ def mean_losses(
     """Return the mean cross-entropy of the joint prediction and of each modality's."""
     rows = []
     for output, targets in outputs(model, batches, device, limit):
-        truth, logits = targets.to(device), output.logits
-        rows.append({k: F.cross_entropy(u, truth, reduction="none") for k, u in logits.items()})
+        truth = targets.to(device)
+        pairs = {
+            k: (output.having(k, u), output.having(k, truth)) for k, u in output.logits.items()
+        }
+        rows.append({k: F.cross_entropy(*pair, reduction="none") for k, pair in pairs.items()})
     return {name: sum(losses) / len(losses) for name, losses in joined(rows).items()}
 
 
@@ -41,4 +44,5 @@ def outputs(
     model.eval()
     hidden = None if distributed.is_first() else True  # None: tqdm hides it off a terminal
     for batch in islice(tqdm(batches, "evaluate", total, leave=False, disable=hidden), total):
-        yield model(batch.to(device).inputs), batch.targets
+        moved = batch.to(device)
+        yield model(moved.inputs, moved.present), batch.targets

@@ -162,9 +162,9 @@ def raw_shapes(clips: Iterable[Clip], modality: str) -> Iterator[tuple[str, tupl
     """Yield (id, shape) of a modality's prepared arrays, once for each file; reads headers only."""
     seen = set()
     for clip in clips:
-        source = clip.sources[modality]
-        key = source.path, source.row is None
-        if key not in seen:
+        source = clip.sources.get(modality)
+        key = source and (source.path, source.row is None)
+        if source and key not in seen:
             seen.add(key)
             with suppress(Bad):  # reported later, with the other bad clips
                 yield clip.id, _shapes(source)[1]

@@ -280,7 +280,11 @@ class Preparation:
             raise UserError(f"--raw {self.flags.raw}: no clip left; see {told}")
         specs = {}
         for name, kind in raw.modalities.items():
-            shape = common_shape(name, ((r.id, r.modalities[name].shape) for r in good))
+            own = [(r.id, r.modalities[name].shape) for r in good if name in r.modalities]
+            if not own:
+                told = self._write_problems(journal)
+                raise UserError(f"--raw {self.flags.raw}: no clip left with {name}; see {told}")
+            shape = common_shape(name, own)
             size = raw.vocabularies.get(name)
             specs[name] = Spec(STORED_KINDS.get(kind, kind), size, list(shape) or None)
         before = None

@@ -163,7 +163,7 @@ class Journal:
         if not self.has_id(clip.id):
             return False
         seen = {name: s._replace(sha256="") for name, s in self.good[clip.id].sources.items()}
-        return all(state_of(source) == seen.get(name) for name, source in clip.sources.items())
+        return seen == {name: state_of(source) for name, source in clip.sources.items()}
 
     def has_id(self, id: str) -> bool:
         return id in self.good and all(

@@ -39,10 +39,12 @@ def write_set(
         write_text(out / name, text)
     tables = ["manifest.csv", "files.csv", "problems.csv", *(more or {})]
     tables += [f"splits/{name}.csv" for name in metadata["splits"]]
+    lacking = Counter(n for r in good for n in metadata["modalities"] if n not in r.modalities)
     actions = Counter((row["action"], row["reason"]) for row in problems)
     counts = {
         "clips": len(good),
         "per_class": dict(sorted(Counter(record.label for record in good).items())),
+        **({"lacking": dict(sorted(lacking.items()))} if lacking else {}),
         "files": len(files),
         "bytes": sum(file.bytes for file in files),
         "excluded": {k: n for (action, k), n in sorted(actions.items()) if action != "kept"},

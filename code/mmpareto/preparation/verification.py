@@ -54,8 +54,10 @@ class Verification:
         size = sum(int(f["bytes"]) for f in self.files if is_index(f["bytes"]))
         counts = f"{self._count('excluded')}, {self._count('kept', 'remarks on kept ones')}"
         told = f"Clips    {len(self.clips)} in {len(data.classes)} classes; {counts}"
+        lacking = ", ".join(f"{name} {count}" for name, count in data.lacking.items())
         self.facts += [
             f"{told}, see problems.csv",
+            *([f"Missing  {lacking} of {len(self.clips)} clips"] if lacking else []),
             f"Files    {len(self.files)}, {size / 1e6:.1f} MB; {read} of them read whole",
         ]
 
@@ -101,11 +103,19 @@ class Verification:
             told = self.metadata.counts["clips"]
             self._add("number of clips", f"{len(self.clips)} found, metadata.json says {told}")
 
+        for name, told in self.metadata.lacking.items():
+            if (count := sum(row.get(name) == "" for row in self.clips)) != told:
+                self._add(f"clips without {name}", f"{count} found, metadata.json says {told}")
+
     def _check_paths(self) -> None:
         """Check that every path stays inside, and that files.csv lists exactly the files."""
         expected, listed = set(), {row["path"] for row in self.files}
         for row in self.clips:
-            for name, spec in self.metadata.modalities.items():
+            given = self.metadata.given(row)
+            if not given:
+                self._add("clip without any modality", row["id"])
+            for name in given:
+                spec = self.metadata.modalities[name]
                 path, stills = row[name], row.get(name + layout.STILLS)
                 if not is_inside(path):
                     self._add("path outside the set", f"{row['id']}: {path}")

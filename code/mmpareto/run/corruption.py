@@ -50,7 +50,7 @@ class Changed(Split):
 
     def __init__(self, split: Split, modality: str, change: Change):
         self.split, self.modality, self.change = split, modality, change
-        self.targets = split.targets
+        self.targets, self.present = split.targets, split.present
 
     def read(self, indices: list[int], draw: int | None = None) -> tuple[dict[str, Tensor], Tensor]:
         inputs, targets = self.split.read(indices, draw)
@@ -93,8 +93,8 @@ def corruptions(
     deviations holds the standard deviation of each modality that is no tokens.
     """
     changes: list[tuple[str, str, Change]] = []
-    donors = other_samples(len(split), seed)
     for number, (name, spec) in enumerate(modalities.items()):
+        donors = donors_of(split, number, seed)
         draw = partial(_random, seed, number)
         changes.append((name, "zeros", zeros))
         changes.append((name, "shuffled", partial(shuffled, split, name, donors)))
@@ -107,6 +107,15 @@ def corruptions(
                 change = partial(noisy, draw, severity * deviations[name])
                 changes.append((name, f"noise {severity:g}", change))
     return [(name, input, Changed(split, name, change)) for name, input, change in changes]
+
+
+def donors_of(split: Split, modality: int, seed: int) -> list[int]:
+    """Return for every sample that has the modality another one that has it."""
+    if split.present is None:
+        return other_samples(len(split), seed)
+    donors, own = torch.arange(len(split)), split.present[:, modality].nonzero().squeeze(1)
+    donors[own] = own[other_samples(len(own), seed)]
+    return donors.tolist()
 
 
 def other_samples(size: int, seed: int) -> list[int]:
@@ -150,9 +159,10 @@ def standard_deviations(batches: Iterable, modalities: dict[str, Modality]) -> d
     """
     names = [name for name, spec in modalities.items() if spec.kind != "tokens"]
     sums: dict[str, list[tuple[float, ...]]] = {name: [] for name in names}
-    for inputs, *_ in tqdm(batches, "standard deviations", leave=False, disable=None):
+    for inputs, _, present in tqdm(batches, "standard deviations", leave=False, disable=None):
         for name in names:
             values = _as_read(inputs, name).double()
+            values = values if present is None else values[present.rows[name]]
             sums[name] += [(x.numel(), x.sum().item(), x.square().sum().item()) for x in values]
     deviations = {}
     for name, samples in sums.items():

@@ -3,6 +3,9 @@
 A name is "joint", a modality's or a task's.
 """
 
+from collections import Counter
+from collections.abc import Iterable
+from itertools import compress
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -35,7 +38,7 @@ Scores = dict[str, Score]
 
 
 class Predicted(NamedTuple):
-    """What a model says of n samples; C classes."""
+    """What a model says of n samples, those that have the modality; C classes."""
 
     predictions: Named  # class numbers
     targets: Named
@@ -163,14 +166,20 @@ def predict(
     """
     predictions, truths, every, losses = [], [], [], []
     for output, targets in outputs(model, batches, device, limit):
-        every.append(logits := output.logits)
-        predictions.append({name: u.argmax(1) for name, u in logits.items()})
-        truths.append(truth := own_targets(targets, logits))
+        every.append({name: output.having(name, u) for name, u in output.logits.items()})
+        truth = own_targets(targets.to(device), output.logits)
+        truths.append({name: output.having(name, y) for name, y in truth.items()})
+        predictions.append({name: u.argmax(1) for name, u in every[-1].items()})
         losses.append({
-            name: F.cross_entropy(u.float(), truth[name].to(device), reduction="none")
-            for name, u in logits.items()
+            name: F.cross_entropy(u.float(), truths[-1][name], reduction="none")
+            for name, u in every[-1].items()
         })  # fmt: skip
     found = Predicted(joined(predictions), joined(truths), stacked(every), joined(losses))
+    if empty := [name for name, own in found.predictions.items() if not own]:
+        raise UserError(
+            f"evaluation: not one of these samples has {' or '.join(empty)}: take more samples, "
+            "with a higher --limit_batches"
+        )
     is_bad = {name: ~np.isfinite(u.max(1)) for name, u in found.logits.items()}
     if bad := {name: int(marks.sum()) for name, marks in is_bad.items() if marks.any()}:
         total = len(is_bad[min(bad)])
@@ -182,6 +191,31 @@ def predict(
     return found
 
 
+class Pattern(NamedTuple):
+    """The samples that have the same modalities."""
+
+    modalities: list[str]
+    samples: int
+    accuracy: dict[str, float]  # of the joint prediction and of these modalities' own heads
+
+
+def by_pattern(predicted: Predicted, having: dict[str, list[bool]]) -> list[Pattern]:
+    """Return the patterns of modalities that samples have, the commonest first.
+
+    having: {modality: which of n samples have it}.
+    """
+    rows = [*zip(*having.values(), strict=True)]
+    found = []
+    for pattern, samples in Counter(rows).most_common():
+        is_own = np.array([row == pattern for row in rows])
+        modalities, accuracy = [*compress(having, pattern)], {}
+        for name in (JOINT, *modalities):
+            right = np.equal(predicted.predictions[name], predicted.targets[name])
+            accuracy[name] = float(right[is_own[having.get(name, slice(None))]].mean())
+        found.append(Pattern(modalities, samples, accuracy))
+    return found
+
+
 def stacked(rows: list[dict[str, Tensor]]) -> dict[str, np.ndarray]:
     """Join rows of matrices (B, C) into one (n, C) for each name, in the order of `joined`."""
     own = [{name: u.float().cpu().numpy() for name, u in row.items()} for row in rows]
@@ -189,18 +223,28 @@ def stacked(rows: list[dict[str, Tensor]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([row[name] for row in every]) for name in every[0]}
 
 
-def write_predictions(path: Path, ids: list[str], classes: list[str], predicted: Predicted) -> None:
+def write_predictions(
+    path: Path, ids: list[str], classes: list[str], predicted: Predicted,
+    having: dict[str, list[bool]],
+) -> None:  # fmt: skip
     """Write one row for each sample: id, label, and each prediction with its probability.
 
-    In a multi-task model every task has its own label. Text passes `tables.quote_formula`.
+    In a multi-task model every task has its own label. Text passes `tables.quote_formula`. having
+    says which samples have a modality; the cells of the others are empty.
     """
+
+    def every(name: str, cells: Iterable[str]) -> list[str]:
+        own = iter(cells)
+        return [next(own) if there else "" for there in having.get(name, [True] * len(ids))]
+
     (predictions, targets), probabilities = predicted[:2], predicted.probabilities
     names = [quote_formula(name) for name in classes]
     columns = {"id": [quote_formula(id) for id in ids]}
     for name in [JOINT] if JOINT in predictions else predictions:
         columns[column("label", name)] = [names[i] for i in targets[name]]
     for name, values in predictions.items():
-        columns[column("prediction", name)] = [names[i] for i in values]
-        columns[column("probability", name)] = [f"{p:.6f}" for p in probabilities[name].max(1)]
+        columns[column("prediction", name)] = every(name, (names[i] for i in values))
+        highest = probabilities[name].max(1)
+        columns[column("probability", name)] = every(name, (f"{p:.6f}" for p in highest))
     rows = zip(*columns.values(), strict=True)
     write_table(path, list(columns), (dict(zip(columns, row, strict=True)) for row in rows))

@@ -10,6 +10,7 @@ from ..core import distributed
 from ..data import samples
 from ..data.samples import Data, Split, to_device
 from ..datasets import DATASETS
+from ..methods import METHODS
 from ..models.encoders import ENCODERS
 from ..models.encoders.base import Encoder
 from ..models.fusions import FUSIONS
@@ -47,6 +48,8 @@ def load_data(flags: Namespace) -> Data:
     if flags.train_size:
         train = samples.stratified(data.splits["train"], flags.train_size, flags.random_seed)
         data = data._replace(splits={**data.splits, "train": train})
+    if any(split.present is not None for split in data.splits.values()):
+        check_masks(flags, data.name)
     if flags.batch_size % (processes := distributed.size()):
         raise UserError(
             f"--batch_size {flags.batch_size}: {processes} processes cannot share the batch "
@@ -60,6 +63,23 @@ def load_data(flags: Namespace) -> Data:
             f"split has {size}: lower --batch_size"
         )
     return data
+
+
+def check_masks(flags: Namespace, name: str) -> None:
+    """Raise UserError unless the flags can train on samples that lack modalities."""
+    for registry in (METHODS, FUSIONS):
+        chosen = getattr(flags, registry.kind)
+        if not registry[chosen].masks:
+            able = ", ".join(known for known, part in registry.items() if part.masks)
+            raise UserError(
+                f"--{registry.kind} {chosen}: samples of {name} lack modalities, which it cannot "
+                f"leave out: choose one of {able}"
+            )
+    if flags.sync_bn:
+        raise UserError(
+            f"--sync_bn: samples of {name} lack modalities, and a process may have none of one: "
+            "drop --sync_bn"
+        )
 
 
 def build_model(flags: Namespace, data: Data) -> Fusion:

@@ -88,14 +88,18 @@ def features(model: Fusion, batches: Loader, device: torch.device) -> Features:
 
 
 def write_features(
-    path: Path, found: Features, ids: list[str], classes: list[str], tasks: Sequence[str] = ()
-) -> None:
+    path: Path, found: Features, ids: list[str], classes: list[str], tasks: Sequence[str],
+    having: dict[str, list[bool]],
+) -> None:  # fmt: skip
     """Write arrays that numpy.load reads without pickle.
 
     features_NAME float32 (n, d) of each modality or task, targets int64 (n,) or (n, tasks), ids
-    (n,) and classes (C,) as text; of several tasks also tasks (tasks,), their names.
+    (n,) and classes (C,) as text; of several tasks also tasks (tasks,), their names. having says
+    which samples have a modality; the features of the others are NaN.
     """
     arrays: dict[str, Any] = {f"features_{name}": values for name, values in found.of.items()}
+    for name, own in having.items():
+        arrays[f"features_{name}"][~np.array(own)] = np.nan
     arrays |= {"targets": found.targets, "ids": np.array(ids), "classes": np.array(classes)}
     arrays |= {"tasks": np.array(tasks)} if tasks else {}
     write_atomically(path, lambda file: np.savez(file, **arrays))

@@ -2,6 +2,7 @@
 
 import os
 from argparse import ArgumentParser, Namespace
+from collections import Counter
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
@@ -96,6 +97,10 @@ class Prepared(Dataset):
         split, listed = read_split(root, metadata, flags.split)
         parts = {part: [rows[id] for id in ids if id in rows] for part, ids in listed.items()}
         _check_parts(root, split, listed, parts, metadata)
+        every = [row for rows in parts.values() for row in rows]
+        counts = Counter(name for row in every for name in metadata.modalities if row[name] == "")
+        told = ", ".join(f"{name} {counts[name]}" for name in metadata.modalities if counts[name])
+        lacks = [f"Missing  {told} of {len(every)}; Acc_NAME counts the samples that have NAME"]
         excluded = sum(map(len, listed.values())) - sum(map(len, parts.values()))
         more = f"; {excluded} of its clips are excluded, see problems.csv" if excluded else ""
         groups = {p: shared_groups(parts["train"], parts[p]) for p in parts if p != "train"}
@@ -116,7 +121,7 @@ class Prepared(Dataset):
             modalities=modalities,
             splits={p: PreparedSplit(root, rows, readers, classes) for p, rows in parts.items()},
             recipe=metadata.recipe,
-            notes=(f"Split    {split}{more}", *overlaps),
+            notes=(f"Split    {split}{more}", *overlaps, *(lacks if told else ())),
             # metadata.json stands for the media files, which would take long to read
             identity=f"{sha256(root / 'manifest.csv')} {metadata.sha256.get('files.csv')}",
         )
@@ -128,6 +133,8 @@ class PreparedSplit(Split):
     def __init__(self, root: Path, rows: list[dict], readers: dict, classes: dict[str, int]):
         self.root, self.rows, self.readers, self.classes = root, rows, readers, classes
         self.targets = torch.tensor([classes[row["label"]] for row in rows])
+        if any(row[name] == "" for row in rows for name in readers):
+            self.present = torch.tensor([[row[name] != "" for name in readers] for row in rows])
         self.held: dict[str, Tensor] = {}  # {modality: its samples}, of those in memory
 
     @property
@@ -156,6 +163,9 @@ class PreparedSplit(Split):
         packed: dict[str, list[tuple[int, int]]] = {}  # {file: (place in values, its row)}
         for place, index in enumerate(indices):
             row = self.rows[index]
+            if row[name] == "":  # absent: NaN would show where it counted
+                values[place] = np.nan if values.dtype.kind == "f" else 0
+                continue
             file, _, number = row[name].partition("#")
             if number and reader.is_fixed:
                 packed.setdefault(file, []).append((place, int(number)))
@@ -195,10 +205,13 @@ def _check_parts(
             )
         for row in rows:
             where = f"{root / 'manifest.csv'}: {row['id']} has"
-            stills = [value for column, value in row.items() if column.endswith(layout.STILLS)]
+            given = metadata.given(row)
+            if not given:
+                raise UserError(f"{where} no modality at all: prepare the set anew")
+            stills = [row[name + layout.STILLS] for name in given if name + layout.STILLS in row]
             if not all(layout.is_index(n) and int(n) > 0 for n in stills):
                 raise UserError(f"{where} no number of stills: prepare the set anew")
-            for name in metadata.modalities:
+            for name in given:
                 _, mark, number = row[name].partition("#")
                 if not layout.is_inside(row[name]) or (mark and not layout.is_index(number)):
                     raise UserError(
@@ -210,6 +223,10 @@ def _check_parts(
                     f"{where} label {row['label']!r}, none of the classes in metadata.json "
                     f"({', '.join(metadata.classes)}): prepare the set anew"
                 )
+        if lost := [n for n in metadata.modalities if not any(row[n] for row in rows)]:
+            raise UserError(
+                f"--split {split}: no clip of {part} has {' or '.join(lost)}: choose another split"
+            )
     known = {row["id"] for row in read_table(root / "problems.csv", layout.PROBLEMS)}
     known |= {row["id"] for rows in parts.values() for row in rows}
     if lost := [id for ids in listed.values() for id in ids if id not in known]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from ...data.samples import Data
+from ...data.samples import Data, Present
 from ...system.errors import UserError
 from ..encoders.base import Encoder, Encoders
 
@@ -27,6 +27,12 @@ class Output(NamedTuple):
     unimodal: dict[str, Tensor]  # logits (B, C) of each modality's own head, or each task's
     features: dict[str, Tensor]  # (B, out_dim) of each encoder
     taps: Taps = NO_TAPS  # further outputs of each encoder for the joint prediction
+    present: Present | None = None  # of the batch; the features of absent modalities are zero
+
+    def having(self, name: str, rows: Tensor) -> Tensor:
+        """Return the rows (n, ...) of samples that have the modality; of "joint" and tasks, all."""
+        own = self.present.rows.get(name) if self.present is not None else None
+        return rows if own is None else rows[own]
 
     @property
     def logits(self) -> dict[str, Tensor]:
@@ -39,9 +45,18 @@ class Output(NamedTuple):
         return F.cross_entropy(self.logits["joint"], targets)
 
     def unimodal_losses(self, targets: Tensor) -> dict[str, Tensor]:
-        """Return the loss of each modality or task; targets (B,) or (B, tasks)."""
+        """Return the loss of each modality or task; targets (B,) or (B, tasks).
+
+        That of a modality is a mean over the samples that have it, and 0 if none has.
+        """
         own = own_targets(targets, self.unimodal)
-        return {name: F.cross_entropy(u, own[name]) for name, u in self.unimodal.items()}
+        if self.present is None:
+            return {name: F.cross_entropy(u, own[name]) for name, u in self.unimodal.items()}
+        return {
+            k: self.present.shares[k]
+            * F.cross_entropy(self.having(k, u), self.having(k, own[k]), reduction="sum")
+            for k, u in self.unimodal.items()
+        }
 
     def losses(self, targets: Tensor) -> dict[str, Tensor]:
         """Return the joint loss, if there is a joint prediction, and the unimodal ones."""
@@ -73,6 +88,8 @@ class Fusion(nn.Module):
     tapped: whether the joint prediction reads taps of the encoders instead of their features. Such
         a fusion replaces `encode`, and defines `joint_of_taps` instead of `joint`.
     multitask: whether it learns tasks from one input (see `multitask.MultiTask`).
+    masks: whether it can predict from a part of the modalities, whose absent ones have features of
+        zero. Only such a fusion trains on samples that lack a modality.
     own_heads: whether the unimodal heads serve nothing but their own modality's prediction. A
         fusion whose joint prediction is made of theirs sets False.
     """
@@ -80,6 +97,7 @@ class Fusion(nn.Module):
     late = True
     tapped = False
     multitask = False
+    masks = False
     own_heads = True
     precision = "fp32"  # or "bf16": forward passes under autocast
     default_encoder: str | None = None  # for every modality; None: by the modality's kind
@@ -110,6 +128,10 @@ class Fusion(nn.Module):
         """Return joint logits (B, C)."""
         raise NotImplementedError
 
+    def joint_of_present(self, features: dict[str, Tensor], present: Present) -> Tensor:
+        """Return joint logits (B, C) where samples lack modalities, whose features are zero."""
+        return self.joint(features)
+
     def joint_of_taps(self, taps: Taps) -> Tensor:
         """Return the joint logits (B, C) of a tapped fusion."""
         raise NotImplementedError
@@ -137,7 +159,35 @@ class Fusion(nn.Module):
                 )
         return features, NO_TAPS
 
-    def read(self, features: dict[str, Tensor], taps: Taps = NO_TAPS) -> Output:
+    def _encode(
+        self, inputs: dict[str, Tensor], present: Present | None
+    ) -> tuple[dict[str, Tensor], Taps]:
+        """Return what `encode` does, with zeros for the features of absent modalities.
+
+        Encoders see the samples that have the modality and nothing else: others would change
+        BatchNorm's statistics. A single one comes twice, for there are no statistics of one. If no
+        sample has it, the encoder's parameters get a gradient of zero.
+        """
+        if present is None:
+            return self.encode(inputs)
+        given = {}
+        for name, rows in present.rows.items():
+            if len(rows):
+                given[name] = inputs[name][rows if len(rows) > 1 else rows.repeat(2)]
+        found, features = self.encode(given)[0], {}
+        for name, rows in present.rows.items():
+            if name in found:
+                own, size = found[name][: len(rows)], len(inputs[name])
+                features[name] = own.new_zeros(size, own.shape[1]).index_copy(0, rows, own)
+            else:
+                encoder, zero = self.encoders[name], torch.zeros((), device=rows.device)
+                zero = total([zero, *(0 * p.sum() for p in encoder.parameters())])
+                features[name] = zero.expand(len(inputs[name]), encoder.out_dim)
+        return features, NO_TAPS
+
+    def read(
+        self, features: dict[str, Tensor], taps: Taps = NO_TAPS, present: Present | None = None
+    ) -> Output:
         """Return all predictions from features and taps; from detached ones it trains probes.
 
         Without the features of every modality there is no joint prediction.
@@ -145,20 +195,25 @@ class Fusion(nn.Module):
         unimodal = {name: self.unimodal_heads[name](z) for name, z in features.items()}
         if self.multitask or len(unimodal) < len(self.unimodal_heads):
             return Output(None, unimodal, features, taps)
-        joint = self.joint_of_taps(taps) if self.tapped else self.joint(features)
-        return Output(joint, unimodal, features, taps)
+        if (
+            present is not None
+        ):  # once more `only`: no gradient at the features of absent modalities
+            joint = self.joint_of_present(present.only(features), present)
+        else:
+            joint = self.joint_of_taps(taps) if self.tapped else self.joint(features)
+        return Output(joint, unimodal, features, taps, present)
 
-    def forward(self, inputs: dict[str, Tensor]) -> Output:
+    def forward(self, inputs: dict[str, Tensor], present: Present | None = None) -> Output:
         """Return all predictions, in float32 whatever the precision.
 
         The predictions were computed from these very features, so gradients can be taken there.
         A method that trains one modality at a time gives that one's inputs alone.
         """
         if self.precision == "fp32":
-            return self.read(*self.encode(inputs))
+            return self.read(*self._encode(inputs, present), present)
         with torch.autocast(next(iter(inputs.values())).device.type, torch.bfloat16):
-            features, taps = self.encode(inputs)
-            output = self.read(tree_map_only(Tensor, widened, features), taps)
+            features, taps = self._encode(inputs, present)
+            output = self.read(tree_map_only(Tensor, widened, features), taps, present)
         return tree_map_only(Tensor, widened, output)
 
     def freeze(self, names: Iterable[str]) -> None:

@@ -29,6 +29,7 @@ class Bottleneck(Mean):
     """
 
     late = False
+    masks = False
     default_encoder = "transformer"
 
     @staticmethod

@@ -9,7 +9,9 @@ from .base import Fusion
 
 
 class Concat(Fusion):
-    """o = W [z_1; ...; z_N] + b."""
+    """o = W [z_1; ...; z_N] + b. Without modality k its part of W z drops out."""
+
+    masks = True
 
     def __init__(self, encoders: dict[str, Encoder], classes: int):
         super().__init__(encoders, classes)

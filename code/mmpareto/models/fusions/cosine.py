@@ -14,8 +14,10 @@ class Cosine(Fusion):
     """o_c = s sum_k cos(z_k, W_k,c), without bias (MMCosine; Xu et al., ICASSP 2023).
 
     W_k,c are the weights of class c for the features of modality k. A vector of zeros has the
-    cosine 0 with all others, and no gradient.
+    cosine 0 with all others, and no gradient; so has an absent modality.
     """
+
+    masks = True
 
     @staticmethod
     def add_flags(parser) -> None:

@@ -67,6 +67,7 @@ class MMTM(Mean):
     """
 
     late = False
+    masks = False
 
     @staticmethod
     def add_flags(parser) -> None:

@@ -120,7 +120,7 @@ def look(trained: Trained, checkpoint: Path, workers: int, limit: int | None) ->
     batches = iter(loader(split, order, workers=workers))
     for _ in tqdm(range(total), "gradients", leave=False, disable=None):
         batch = next(batches).to(trained.device)
-        output = model(batch.inputs)
+        output = model(batch.inputs, batch.present)
         objectives = model.objectives(output, output.losses(batch.targets))
         pairs = integrator.observe(objectives.joint, objectives.own)
         del output, objectives
