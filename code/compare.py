@@ -89,6 +89,9 @@ def parser() -> Parser:
              "pareto:scale=2 (default: joint unimodal uniform pareto mmpareto)")
     add("--seeds", nargs="+", default=["0-2"],
         help="separated by spaces or commas; 0-4 names five (default: 0-2)")
+    add("--folds", type=positive(int), metavar="K",
+        help="train every method and seed on each of K stratified folds of all clips of a prepared "
+             "set; groups stay whole (default: on one split)")
     add("--tune", nargs="+", action="extend", default=[], metavar="FLAG=VALUES",
         help="train every method with each of the comma-separated values, as in "
              "learning_rate=0.01,0.002; validation chooses each method's own")
@@ -214,11 +217,11 @@ def show_table(compared: Comparison, rows: list[dict]) -> None:
     else:
         summary = table.summarise(compared, chosen)
         cells = table.as_text(table.cells(compared, summary), "simple")
-        print(f"\n{table.title(chosen)}", cells, *notes, sep="\n")
+        print(f"\n{table.title(compared, chosen)}", cells, *notes, sep="\n")
         table.write_table_files(compared, chosen, summary, notes)
         pictures = [compared.folder / f"table.{form}" for form in ("png", "svg")]
         if find_spec("matplotlib"):
-            drawn = table.percents(compared, chosen), chosen[0]["rule"]
+            drawn = table.percents(compared, chosen), chosen[0]["rule"], compared.units
             figures.write(pictures, figures.table, *drawn)
         else:
             print("No picture of the table: it needs a package, run pip install matplotlib")

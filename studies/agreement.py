@@ -23,7 +23,7 @@ from mmpareto.data.samples import Batch
 from mmpareto.methods.base import Decision
 from mmpareto.methods.mmpareto import MMParetoMethod
 from mmpareto.models.fusions.base import Fusion, Output
-from mmpareto.results.plans import find_seeds
+from mmpareto.results.words import find_seeds
 from mmpareto.run import options
 from mmpareto.system.flags import Parser
 

@@ -33,7 +33,7 @@ def contrast(runs: list[Run], part: str, arms: str) -> Contrast | None:
         return None
     from scipy.stats import t
 
-    free = found.seeds - 1
+    free = found.count - 1
     error = (found.high - found.low) / 2 / t.ppf(0.975, free)
     p = 2 * t.sf(abs(found.mean) / error, free) if error else float(found.mean == 0)
     detectable = (t.ppf(0.975, free) + t.ppf(POWER, free)) * error

@@ -16,6 +16,7 @@ import torch
 import compare
 import train
 from mmpareto.results import choice, jobs, plans, saved, table
+from mmpareto.results.words import find_seeds, from_anywhere
 from mmpareto.run import devices
 from mmpareto.system.errors import UserError
 
@@ -135,19 +136,6 @@ def test_the_last_epoch_counts(tmp_path, calls, capsys, monkeypatch):
     assert (tmp_path / "y/table.csv").exists() and not (tmp_path / "y/table.png").exists()
 
 
-def test_macro_f1_chooses(tmp_path, calls, capsys):
-    """Of rows, table and note; its numbers are those of the epochs."""
-    flags = ["--methods", "joint,uniform", "--seeds", "0", "--select_by", "macro_f1"]
-    found = compared(tmp_path, *flags, "--tune", "learning_rate=0.05,0.01")
-    assert {row["rule"] for row in found} == {"best-val-F1", "last"}
-    lines = (tmp_path / "joint-learning_rate=0.05-s0/epochs.jsonl").read_text().splitlines()
-    assert float(found[0]["val_F1"]) == pytest.approx(json.loads(lines[0])["F1"], abs=1e-5)
-    out = capsys.readouterr().out
-    assert "best-val-F1 epoch, mean" in out and "F1 vs uniform [95% CI]" in out
-    assert "by the mean validation macro_f1" in out
-    assert saved.reopen(tmp_path)[0].measure == "F1"
-
-
 def test_another_number_of_epochs(tmp_path, calls):
     """Runs of different lengths never meet in one table."""
     compared(tmp_path, "--methods", "joint", "--seeds", "0", "--epochs", "2")
@@ -235,6 +223,8 @@ def test_interrupted_run(tmp_path, monkeypatch, calls):
         (["--tune", "learning_rate=1,2", "--select", "best-test"], "--tune chooses by validation"),
         (["--tune", "learning_rate=1,2", "--dataset", "toy_without_val"],
          "--tune: toy_without_val has no validation split to choose by"),
+        (["--folds", "1"], "--folds 1: give a number from 2 to 100"),
+        (["--folds", "5"], "--folds: toy has one fixed division of its data: drop --folds"),
         (["--tune_seeds", "5"], "--tune_seeds acts only with --tune"),
         (["--tune", "learning_rate=1,2", "--tune_seeds", "5,01"],
          "--tune_seeds 5,01: seed 1 is also in --seeds"),
@@ -250,11 +240,11 @@ def test_bad_input_starts_nothing(tmp_path, calls, flags, message):
 
 
 def test_lists_are_written_in_any_way():
-    seeds = plans.find_seeds("--seeds", ["0-2,", "7", "10,12-12"])
+    seeds = find_seeds("--seeds", ["0-2,", "7", "10,12-12"])
     assert seeds == ["0", "1", "2", "7", "10", "12"]
     for wrong in ("2-0", "0-9999", "-3", "1.5", "3-", "0-1-2", "0-2 1", "4294967296"):
         with pytest.raises(UserError, match=f"--seeds: '{wrong}' is not a whole number"):
-            plans.find_seeds("--seeds", ["0", wrong])
+            find_seeds("--seeds", ["0", wrong])
     words = ["--methods", "joint,", "uniform", "--seeds", "1", "3-4"]
     asked = compare.parser().parse_args(words)
     compared = plans.plan_comparison(asked, FLAGS)
@@ -314,9 +304,9 @@ def test_paths_in_commands_are_absolute(tmp_path, monkeypatch):
     words = "--dataset {0}set --pretrained={0}last a={0}net b=published --select last "
     words += "--data_root no --encoder a=hf:{0}net b=timm:other "
     words += "--init_encoder a={0}last b={0}toy {0}set c=no --init_encoder={0}a-b=1.pt"
-    moved = plans.from_anywhere(words.format("").split())
+    moved = from_anywhere(words.format("").split())
     assert moved == words.format(f"{tmp_path}/").split()
-    assert plans.from_anywhere(["--dataset=toy"]) == ["--dataset=toy"]  # a registered name
+    assert from_anywhere(["--dataset=toy"]) == ["--dataset=toy"]  # a registered name
 
 
 def test_collect(tmp_path, calls, capsys):

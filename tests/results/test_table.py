@@ -4,6 +4,7 @@ import csv
 from math import sqrt
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mmpareto.results import choice, figures, table
@@ -48,6 +49,84 @@ class TestStatistics:
         found = table.summarise(asked, rows)[1]
         assert found["difference_high"] - found["difference_low"] == pytest.approx(1 / 40)
         assert "no narrower than 2.5, one of 40 samples" in choice.table_rows(asked, rows)[1][0]
+
+    def test_folds_are_not_independent(self):
+        """Nadeau and Bengio's variance, literally; one fold has a single common seed."""
+        own = {("f1", 0): 0.70, ("f1", 1): 0.74, ("f2", 0): 0.60, ("f3", 0): 0.66, ("f3", 7): 0.9}
+        base = {("f1", 0): 0.60, ("f1", 1): 0.60, ("f2", 0): 0.58, ("f3", 0): 0.60, ("f2", 1): 0}
+        d = [(0.10 + 0.14) / 2, 0.02, 0.06]
+        m = sum(d) / 3
+        s2 = sum((x - m) ** 2 for x in d) / 2
+        half = 4.302653 * sqrt((1 / 3 + 1 / 4) * s2)  # of 5 folds, test / rest is 1 / 4
+        found = table.paired_difference(own, base, folds=5)
+        assert found == pytest.approx((3, m, m - half, m + half), abs=1e-6)
+
+    @pytest.mark.slow  # thousands of trainings, of a small kind
+    def test_coverage(self):
+        """Of 95 % intervals of a true difference between two learners, by cross-validation.
+
+        Two nearest-centroid classifiers, one of which sees half of the features; a seed leaves a
+        fifth of the features out. Taken for independent, 15 runs give intervals that are too short.
+        """
+        random, n, size, folds, seeds = np.random.default_rng(0), 60, 10, 5, 3
+
+        def drawn(n):
+            labels = random.permutation(np.arange(n) % 2)
+            return random.normal(0, 1, (n, size)) + 0.7 * labels[:, None] - 0.35, labels
+
+        def accuracy(x, y, test_x, test_y, kept):
+            one, two = (x[y == label][:, kept].mean(0) for label in (0, 1))
+            nearer = ((test_x[:, kept] - one) ** 2).sum(1) > ((test_x[:, kept] - two) ** 2).sum(1)
+            return float((nearer == test_y).mean())
+
+        def difference(train, test):
+            kept = np.sort(random.permutation(size)[:8])
+            return accuracy(*train, *test, kept), accuracy(*train, *test, kept[kept < 5])
+
+        many = drawn(2000)
+        rest = n - n // folds
+        truth = [difference(drawn(rest), many) for _ in range(2000)]
+        truth = np.mean([one - other for one, other in truth])
+        covered = {"folds": 0, "independent": 0}
+        repeats = 600
+        for _ in range(repeats):
+            x, y = drawn(n)
+            parts = np.array_split(np.arange(n), folds)
+            one, other = {}, {}
+            for fold, test in enumerate(parts):
+                train = np.setdiff1d(np.arange(n), test)
+                for seed in range(seeds):
+                    run = fold, seed
+                    one[run], other[run] = difference((x[train], y[train]), (x[test], y[test]))
+            for name, count in (("folds", folds), ("independent", 0)):
+                found = table.paired_difference(one, other, folds=count)
+                covered[name] += found.low <= truth <= found.high
+        shares = {name: count / repeats for name, count in covered.items()}
+        assert shares["folds"] > 0.93 and shares["independent"] < 0.88, shares
+
+    def test_summary_of_folds(self):
+        """A fold's number is the mean of its seeds; deviations and differences are over folds."""
+        scores = {"uniform": [0.1, 0.3, 0.2, 0.4, 0.6, 0.6], "joint": [0.5, 0.5, 0.3, 0.5, 0.6, 1]}
+        rows = [
+            row(name, i % 2, acc, fold=f"fold{i // 2 + 1}of3", test_samples=100)
+            for name, mine in scores.items()
+            for i, acc in enumerate(mine)
+        ]
+        asked = made(["joint", "uniform"], seeds=(0, 1), baseline="uniform", folds=3)
+        joint, uniform = table.summarise(asked, rows)
+        assert (joint["folds"], joint["runs"], joint["difference_folds"]) == (3, 6, 3)
+        assert uniform["Acc_mean"] == pytest.approx((0.2 + 0.3 + 0.6) / 3)
+        assert uniform["Acc_std"] == pytest.approx(0.2081666)
+        d = [0.3, 0.1, 0.2]
+        half = 4.302653 * 0.1 * sqrt(1 / 3 + 1 / 2)
+        assert joint["difference_mean"] == pytest.approx(sum(d) / 3)
+        assert joint["difference_low"] == pytest.approx(0.2 - half, abs=1e-6)
+        assert table.percents(asked, rows)["Acc"]["uniform"] == pytest.approx([20, 30, 60])
+        assert "over folds" in table.title(asked, rows)
+        shown = table.cells(asked, [joint, uniform])[0]
+        assert list(shown)[:4] == ["method", "folds", "runs", "Acc"]
+        (note, *_) = choice.table_rows(asked, rows)[1]
+        assert "corrected t (Nadeau and Bengio) over folds" in note and "from 3 folds on" in note
 
     def test_summary(self):
         """In the order asked for; a method without runs is left out."""

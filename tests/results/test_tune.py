@@ -15,7 +15,8 @@ from test_table import row as row_of
 
 import compare
 import train
-from mmpareto.results import choice, plans
+from mmpareto.results import choice, table
+from mmpareto.results.words import find_settings
 from mmpareto.system.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("once", "quick")
@@ -67,7 +68,7 @@ class TestTune:
     def ranked(self, rows, values, seeds=(0,), **more):
         settings = [{"momentum": value} for value in values]
         asked = made(["joint"], settings=settings, seeds=seeds, **more)
-        return [setting["momentum"] for setting in choice.ranked(asked, rows)["joint"]]
+        return [setting["momentum"] for setting in choice.ranked(asked, rows)["joint", ""]]
 
     def test_the_test_split_does_not_choose(self):
         """Validation does; of equals the one with the lowest loss, or, if unknown, the first."""
@@ -88,6 +89,25 @@ class TestTune:
         assert self.ranked(rows, "312") == ["1", "2", "3"]
         with pytest.raises(UserError, match="joint momentum=1 was scored on the test split only"):
             self.ranked([row_of("joint", 0, 0.5, momentum="1")], "1")
+
+    def test_each_fold_chooses_for_itself(self):
+        """Else the validation of a fold would choose for folds that test on its samples."""
+        rows = [
+            row_of("joint", 0, 0.5, val_Acc=val, momentum=value, fold=fold)
+            for fold, both in {"fold1of2": (0.4, 0.6), "fold2of2": (0.9, 0.1)}.items()
+            for value, val in zip("12", both, strict=True)
+        ]
+        settings = [{"momentum": value} for value in "12"]
+        asked = made(["joint"], settings=settings, seeds=[0], folds=2)
+        kept, (note,) = choice.table_rows(asked, rows)
+        assert [(row["fold"], row["momentum"]) for row in kept] == [
+            ("fold1of2", "2"), ("fold2of2", "1")
+        ]  # fmt: skip
+        assert note.startswith("momentum: chosen in each fold by the mean validation accuracy")
+        assert "4 runs for each method (2 settings x 1 seeds x 2 folds)" in note
+        assert table.summarise(asked, kept)[0]["momentum"] == "2/1"
+        _, (first, _) = choice.table_rows(asked, rows[1:])
+        assert first.startswith("joint, fold1of2: only 1 of 2 settings have all their runs")
 
     def test_no_setting_is_whole(self):
         settings = [{"momentum": "1"}, {"momentum": "2"}]
@@ -167,6 +187,6 @@ class TestTune:
         assert (tmp_path / "joint-learning_rate=0.0001-s0/result.json").exists()
 
     def test_all_combinations(self):
-        assert plans.find_settings(["a=1,2", "b=x,y"]) == [
+        assert find_settings(["a=1,2", "b=x,y"]) == [
             {"a": "1", "b": "x"}, {"a": "1", "b": "y"}, {"a": "2", "b": "x"}, {"a": "2", "b": "y"},
         ]  # fmt: skip

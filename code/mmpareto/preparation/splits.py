@@ -1,6 +1,5 @@
 """Splits of a prepared set: published lists, and splits made by a seeded rule."""
 
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,9 +7,10 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, train_test_split
+from sklearn.model_selection import GroupKFold, train_test_split
 
 from ..data.clips import Clip
+from ..data.folds import divided
 from ..data.layout import PARTS, SPLIT, Metadata, split_path
 from ..data.lists import List
 from ..system.errors import UserError
@@ -138,16 +138,14 @@ def _by_group(labels: dict[str, str], groups: dict[str, str]) -> dict[str, str]:
 
 def _tenths(classes: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Return the tenth of each clip, from 0 to 9: whole groups, and classes as far as they can."""
-    tenths = np.zeros_like(groups)
     try:
-        with warnings.catch_warnings(action="ignore"):  # a class with fewer than ten clips
-            kept = StratifiedGroupKFold(len(TENTHS), shuffle=True, random_state=SEED)
-            folds = list(kept.split(classes, classes, groups))
-    except ValueError:  # all classes have fewer
+        return divided(classes, groups, len(TENTHS))
+    except ValueError:  # all classes have fewer clips than ten
+        tenths = np.zeros_like(groups)
         folds = GroupKFold(len(TENTHS)).split(classes, classes, groups)
-    for number, (_, chosen) in enumerate(folds):
-        tenths[chosen] = number
-    return tenths
+        for number, (_, chosen) in enumerate(folds):
+            tenths[chosen] = number
+        return tenths
 
 
 def _best(ways: np.ndarray, table: np.ndarray) -> np.ndarray | None:

@@ -1,6 +1,7 @@
 """The choice of a --tune setting for each method by validation, and the runs that follow."""
 
 import statistics
+from itertools import product
 from math import inf
 
 from ..system.errors import UserError
@@ -15,8 +16,8 @@ def of_rule(rows: list[dict], rule: str) -> list[dict]:
     ]
 
 
-def ranked(comparison: Comparison, rows: list[dict]) -> dict[str, list[dict[str, str]]]:
-    """Return {method: settings with all tuning runs}, best first, equals in given order.
+def ranked(comparison: Comparison, rows: list[dict]) -> dict[tuple[str, str], list[dict[str, str]]]:
+    """Return {(method, fold): settings with all tuning runs}, best first, equals in given order.
 
     The best has the highest mean validation score, accuracy or F1 as --select_by says; of equals,
     it has the lowest mean loss.
@@ -24,7 +25,7 @@ def ranked(comparison: Comparison, rows: list[dict]) -> dict[str, list[dict[str,
     score = f"val_{comparison.measure}"
     choosing = [row for row in rows if row["seed"] in comparison.tune_seeds]
     found = {}
-    for name, mine in comparison.by_method(choosing).items():
+    for (name, fold), mine in _by_fold(comparison, choosing).items():
         tried = [
             (setting, [row for row in mine if comparison.setting_of(row) == setting])
             for setting in comparison.settings
@@ -37,8 +38,17 @@ def ranked(comparison: Comparison, rows: list[dict]) -> dict[str, list[dict[str,
                 "--tune"
             )
         whole.sort(key=lambda pair: _merit(pair[1], score), reverse=True)
-        found[name] = [setting for setting, _ in whole]
+        found[name, fold] = [setting for setting, _ in whole]
     return found
+
+
+def _by_fold(comparison: Comparison, rows: list[dict]) -> dict[tuple[str, str], list[dict]]:
+    """Return {(method, fold): its rows}; without folds, all folds are ""."""
+    return {
+        (name, fold): [row for row in mine if row.get("fold", "") == fold]
+        for name, mine in comparison.by_method(rows).items()
+        for fold in comparison.splits
+    }
 
 
 def _merit(runs: list[dict], score: str) -> tuple[float, float]:
@@ -61,7 +71,7 @@ def plans_of_choice(comparison: Comparison) -> list[Plan]:
     rows = [row for plan in first_plans(comparison) for row in plan.rows]
     chosen = ranked(comparison, of_rule(rows, comparison.rule))
     others = [plan for plan in comparison.plans if plan.seed in comparison.seeds]
-    return [plan for plan in others if plan.setting in chosen.get(plan.name, [])[:1]]
+    return [plan for plan in others if plan.setting in chosen.get((plan.name, plan.fold), [])[:1]]
 
 
 def asked_plans(comparison: Comparison) -> list[Plan]:
@@ -75,7 +85,7 @@ def table_rows(comparison: Comparison, rows: list[dict]) -> tuple[list[dict], li
     if comparison.settings[0]:
         chosen, notes = _of_settings(comparison, chosen)
     if chosen and comparison.baseline:
-        notes.append(about_interval(chosen))
+        notes.append(about_interval(comparison, chosen))
     if chosen and chosen[0]["rule"] != "last":
         notes += about_epochs(comparison, chosen, rows)
     return chosen, notes
@@ -85,24 +95,26 @@ def _of_settings(comparison: Comparison, rows: list[dict]) -> tuple[list[dict], 
     kept, notes = [], []
     seeds, total = comparison.tune_seeds, len(comparison.settings)
     found = ranked(comparison, rows)
-    for name in comparison.names:
-        whole = found.get(name, [])
+    scored = _by_fold(comparison, [row for row in rows if row["seed"] in comparison.seeds])
+    for name, fold in product(comparison.names, comparison.splits):
+        whole = found.get((name, fold), [])
         if len(whole) < total:
             notes.append(
-                f"{name}: only {len(whole)} of {total} settings have all their runs finished"
+                f"{name}{fold and f', {fold}'}: only {len(whole)} of {total} settings have all "
+                "their runs finished"
                 + (", the choice is among them" if whole else ": not in the table")
             )
         if whole:
-            mine = [
-                row for row in rows if row["method"] == name and row["seed"] in comparison.seeds
-            ]
+            mine = scored.get((name, fold), [])
             kept += [row for row in mine if comparison.setting_of(row) == whole[0]]
     flags, which = ", ".join(comparison.settings[0]), "seeds"
     if seeds != comparison.seeds:
         which = f"seeds {', '.join(map(str, seeds))}, none of them in the table"
+    own, parts = ("in each fold ", f" x {comparison.folds} folds") if comparison.folds else ("", "")
     notes.append(
-        f"{flags}: chosen by the mean validation {comparison.select_by} over {which} (of equals, "
-        f"by the lower loss), never by the test split; {total * len(seeds)} runs for each method "
-        f"({total} settings x {len(seeds)} seeds)"
+        f"{flags}: chosen {own}by the mean validation {comparison.select_by} over {which} (of "
+        "equals, by the lower loss), never by the test split; "
+        f"{total * len(seeds) * len(comparison.splits)} runs for each method "
+        f"({total} settings x {len(seeds)} seeds{parts})"
     )
     return kept, notes

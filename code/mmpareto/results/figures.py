@@ -59,10 +59,11 @@ def grid(count: int, width: float, height: float, heights=(1,), side: float = 0,
     return figure, every[:count]
 
 
-def table(points: dict[str, dict[str, list[float]]], rule: str):
+def table(points: dict[str, dict[str, list[float]]], rule: str, units: str = "seeds"):
     """One panel for each accuracy, one line for each method, in their order.
 
-    points: {panel: {method: percent of each seed}}, every panel with the same methods.
+    points: {panel: {method: percent of each seed, or fold, as units says}}, every panel with the
+    same methods.
     """
     methods = list(next(iter(points.values())))
     height, names = len(methods) * 0.36 + 0.8, max(map(len, methods)) * 0.08
@@ -76,7 +77,7 @@ def table(points: dict[str, dict[str, list[float]]], rule: str):
         panel.set_yticks(range(len(methods)), methods)
         panel.set_ylim(len(methods) - 0.5, -0.5)
     figure.supxlabel(
-        f"test accuracy (%), {rule} epoch\ndots: seeds; tick: mean; line: standard deviation",
+        f"test accuracy (%), {rule} epoch\ndots: {units}; tick: mean; line: standard deviation",
         fontsize="medium",
     )
     return figure

@@ -4,10 +4,13 @@ from .plans import Comparison
 from .table import FEWEST, Difference, accuracies, paired_difference, points, samples_of
 
 
-def about_interval(rows: list[dict]) -> str:
+def about_interval(comparison: Comparison, rows: list[dict]) -> str:
     samples = samples_of(rows)
+    over = "Student's t over seeds"
+    if comparison.folds:
+        over = "corrected t (Nadeau and Bengio) over folds, each the mean of its seeds"
     least = f"; no narrower than {100 / samples:.2g}, one of {samples} samples" if samples else ""
-    return f"[95% CI]: points, Student's t over seeds, from {FEWEST} seeds on{least}"
+    return f"[95% CI]: points, {over}, from {FEWEST} {comparison.units} on{least}"
 
 
 def about_epochs(comparison: Comparison, chosen: list[dict], rows: list[dict]) -> list[str]:
@@ -17,7 +20,7 @@ def about_epochs(comparison: Comparison, chosen: list[dict], rows: list[dict]) -
     """
 
     def run_of(row: dict) -> tuple:
-        return row["method"], row["seed"], *comparison.setting_of(row).values()
+        return row["method"], comparison.run_of(row), *comparison.setting_of(row).values()
 
     epochs, notes, samples = [], [], samples_of(chosen)
     last = {run_of(row): row for row in rows if row["rule"] == "last"}
@@ -25,8 +28,9 @@ def about_epochs(comparison: Comparison, chosen: list[dict], rows: list[dict]) -
         epochs.append(f"{name} {', '.join(str(row['epoch']) for row in mine)}")
         far = []
         for score in dict.fromkeys([*accuracies(mine[0]), comparison.measure]):
-            ends = {row["seed"]: last[run_of(row)][score] for row in mine}
-            found = paired_difference(ends, {row["seed"]: row[score] for row in mine}, samples)
+            ends = {comparison.run_of(row): last[run_of(row)][score] for row in mine}
+            chosen_at = {comparison.run_of(row): row[score] for row in mine}
+            found = paired_difference(ends, chosen_at, samples, comparison.folds)
             if found and is_clear(found, samples):
                 far.append(f"{score} {points(*found[1:])}")
         if far:
@@ -34,7 +38,8 @@ def about_epochs(comparison: Comparison, chosen: list[dict], rows: list[dict]) -
                 f"{name}: the last epoch scores clearly otherwise ({'; '.join(far)} points): the "
                 "same command with --select last makes the table of last epochs"
             )
-    return [f"Epochs by {chosen[0]['rule']}, seed by seed: {'; '.join(epochs)}", *notes]
+    each = "run by run" if comparison.folds else "seed by seed"
+    return [f"Epochs by {chosen[0]['rule']}, {each}: {'; '.join(epochs)}", *notes]
 
 
 def is_clear(found: Difference, samples: int | None) -> bool:

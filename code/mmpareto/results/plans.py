@@ -2,39 +2,32 @@
 
 import json
 import re
-from argparse import ArgumentTypeError, Namespace
+import statistics
+from argparse import Namespace
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ..datasets import DATASETS
-from ..methods import METHODS
+from ..data.folds import fold_name
 from ..run import devices, options, setup
 from ..run.folder import Finished, check_flags, finished
 from ..run.records import MEASURES, Config, Result, read_config, read_epochs, rule_of
 from ..system import records
 from ..system.errors import UserError
-from ..system.flags import encoder, seed, source, source_of
 from ..system.paths import clear_errors
+from .words import (
+    check_own,
+    find_name,
+    find_seeds,
+    find_settings,
+    flags_in,
+    from_anywhere,
+    listed,
+)
 
+MANY_FOLDS = 100  # each is a run of every method and seed
 MEASURED = ("conflict", "seconds_per_epoch")  # of a run besides its scores
-
-SET_HERE = {
-    "method": "give --methods",
-    "random_seed": "give --seeds",
-    "seed": "give --seeds",
-    "resume": "drop --resume",
-    "out": "give one for all runs",
-    "ckpt_path": "give one for all runs",
-    "gpu_ids": "give them for all runs",
-    "tensorboard_path": "drop it: every run has its own",
-}
-# Without these in common, numbers of two runs have no place in one table.
-IN_COMMON = {"dataset", "data_root", "split", "select", "select_by"}
-SOURCES = ("--init_encoder", "--teacher", "--pretrained")  # whose values are [MODALITY=]FILE
-MANY = 1000  # seeds; a longer range is a slip
 
 
 @dataclass(eq=False)
@@ -43,6 +36,7 @@ class Plan:
 
     name: str  # the method with its flags, as given
     setting: dict[str, str]  # {flag: value} that --tune tries
+    fold: str  # the --split that --folds gives it, as fold2of5; "" without --folds
     seed: int
     arguments: list[str]  # of train.py
     flags: Namespace
@@ -55,7 +49,8 @@ class Plan:
 
     @property
     def label(self) -> str:
-        return f"{label(self.name, self.setting)}, seed {self.seed}"
+        fold = f", {self.fold}" if self.fold else ""
+        return f"{label(self.name, self.setting)}{fold}, seed {self.seed}"
 
     @property
     def identity(self) -> str | None:
@@ -74,7 +69,8 @@ class Plan:
 
     def _read_rows(self, config: Config, result: Result) -> list[dict[str, Any]]:
         validation = {e.epoch: e for e in read_epochs(self.folder) if e.split == "val"}
-        mine = {"method": self.name, **self.setting, "seed": self.seed}
+        fold = {"fold": self.fold} if self.fold else {}
+        mine = {"method": self.name, **self.setting, **fold, "seed": self.seed}
         rest = {name: getattr(result, name) for name in MEASURED}
         known = "test_samples", "parameters", "peak_bytes"
         rest |= {name: getattr(result, name) for name in known} | {"data": config.data_name}
@@ -101,7 +97,9 @@ class Asked:
     tune_seeds: list[int]  # that choose among settings: the table's, or --tune_seeds
     settings: list[dict[str, str]]  # that --tune tries; a single empty one without it
     baseline: str | None
-    select_by: str = "accuracy"  # earlier versions knew no other
+    # Earlier versions knew no other:
+    select_by: str = "accuracy"
+    folds: int = 0  # 0: none
 
     def __post_init__(self) -> None:
         records.check(
@@ -110,7 +108,18 @@ class Asked:
             tune_seeds=all(map(records.is_count, self.tune_seeds)),
             settings=len({tuple(sorted(setting)) for setting in self.settings}) == 1,
             select_by=self.select_by in MEASURES,
+            folds=0 <= self.folds <= MANY_FOLDS and self.folds != 1,
         )
+
+    @property
+    def splits(self) -> list[str]:
+        """The names of all folds; a single empty one without folds."""
+        return [fold_name(n + 1, self.folds) for n in range(self.folds)] or [""]
+
+    @property
+    def units(self) -> str:
+        """What means and deviations are taken over."""
+        return "folds" if self.folds else "seeds"
 
     @property
     def rule(self) -> str:
@@ -133,28 +142,45 @@ class Comparison(Asked):
         found = {name: [row for row in rows if row["method"] == name] for name in self.names}
         return {name: mine for name, mine in found.items() if mine}
 
-    def setting_of(self, row: dict) -> dict[str, str]:
-        return {flag: row[flag] for flag in self.settings[0]}
+    def setting_of(self, *rows: dict) -> dict[str, str]:
+        """Return the setting of rows; folds may have chosen several, which slashes separate."""
+        return {flag: "/".join(dict.fromkeys(r[flag] for r in rows)) for flag in self.settings[0]}
+
+    def run_of(self, row: dict) -> Any:
+        """Return what pairs a run of one method with that of another: its fold and seed."""
+        return (row["fold"], row["seed"]) if self.folds else row["seed"]
+
+    def by_unit(self, rows: list[dict], column: str) -> list[float]:
+        """Return a known number of each seed; with folds, of each fold the mean over its seeds."""
+        if not self.folds:
+            return [row[column] for row in rows if row[column] is not None]
+        found: dict[str, list[float]] = {}
+        for row in rows:
+            if row[column] is not None:
+                found.setdefault(row["fold"], []).append(row[column])
+        return [statistics.fmean(values) for values in found.values()]
 
 
 def label(name: str, setting: dict[str, str]) -> str:
     return " ".join([name, *(f"{flag}={value}" for flag, value in setting.items())])
 
 
-def folder_name(name: str, setting: dict[str, str], seed: str | int) -> str:
+def folder_name(name: str, setting: dict[str, str], seed: str | int, fold: str = "") -> str:
     tried = [f"{flag}={value}" for flag, value in setting.items()]
-    return re.sub(r"[^\w.,=+-]", "-", "-".join([*name.split(":"), *tried, f"s{seed}"]))
+    parts = [*name.split(":"), *tried, *filter(None, [fold]), f"s{seed}"]
+    return re.sub(r"[^\w.,=+-]", "-", "-".join(parts))
 
 
 def plan_comparison(flags: Namespace, rest: list[str]) -> Comparison:
     """Plan all runs; check each run's flags, and those found in its folder."""
-    _check_own(_flags_in(rest), "")
-    names = [find_name(name) for name in _listed("--methods", flags.methods)]
-    settings = find_settings(flags.tune)
+    check_own(flags_in(rest), "")
+    names = [find_name(name) for name in listed("--methods", flags.methods)]
+    settings, folds = find_settings(flags.tune), find_folds(flags.folds, rest)
 
     def plans_with(seeds: list[str]) -> list[Plan]:
         return [
-            plan_run(flags.out, rest, name, setting, seed)
+            plan_run(flags.out, rest, name, setting, fold, seed)
+            for fold in folds or [""]
             for seed in seeds
             for name in names
             for setting in settings
@@ -185,83 +211,27 @@ def plan_comparison(flags: Namespace, rest: list[str]) -> Comparison:
     baseline = baseline if baseline in names and len(names) > 1 else None
     folder = flags.out or plans[0].folder.parent
     choosing = tune_seeds or seeds
-    asked = select, names, seeds, choosing, settings, baseline, select_by
+    asked = select, names, seeds, choosing, settings, baseline, select_by, len(folds)
     return Comparison(*asked, folder=folder, plans=plans)
 
 
-def find_seeds(flag: str, words: list[str]) -> list[str]:
-    """Return the seeds of a flag: 0-2 7 names 0, 1, 2 and 7."""
-    seeds: list[str] = []
-    for word in _listed(flag, words):
-        first, is_range, last = word.partition("-")
-        try:
-            found = range(int(seed(first)), int(seed(last if is_range else first)) + 1)
-        except ArgumentTypeError:
-            found = range(0)
-        if not 0 < len(found) <= MANY:
-            raise UserError(
-                f"{flag}: {word!r} is not a whole number from 0 to {2**32 - 1}, and no range of "
-                f"at most {MANY}: give seeds as in {flag} 0-2 7"
-            )
-        seeds += map(str, found)
-    return seeds
-
-
-def find_name(name: str) -> str:
-    """Return METHOD:FLAG=VALUE:FLAG... in its registered spelling; flags are checked later."""
-    method, *own = name.split(":")
-    if not all(own):
-        raise UserError(f"--methods {name}: a flag is empty: give METHOD:FLAG=VALUE")
-    _check_own(own, f"--methods {name}")
-    return ":".join([METHODS.find(method), *own])
-
-
-def find_settings(words: list[str]) -> list[dict[str, str]]:
-    """Return all combinations of --tune's values; the first flag changes slowest."""
-    tuned: dict[str, list[str]] = {}
-    for word in words:
-        flag, _, values = word.partition("=")
-        if not flag or not all(_split(values)):
-            raise UserError(f"--tune {word}: give FLAG=VALUE,VALUE, as in learning_rate=0.01,0.002")
-        if flag in tuned:
-            raise UserError(f"--tune {flag}: given twice: give all its values at once")
-        tuned[flag] = _split(values)
-    _check_own(tuned, "--tune")
-    return [dict(zip(tuned, values, strict=True)) for values in product(*tuned.values())]
-
-
-def _check_own(words: Iterable[str], where: str) -> None:
-    """UserError for flags that may not differ from run to run; where: "" for those of all runs."""
-    flags = {word.split("=")[0] for word in words}
-    if found := flags & SET_HERE.keys():
-        raise UserError(f"--{min(found)}: compare.py sets it itself: {SET_HERE[min(found)]}")
-    if where and (common := flags & IN_COMMON):
-        raise UserError(
-            f"{where}: --{min(common)} must be equal for all methods: give it as a flag"
-        )
-
-
-def _flags_in(words: list[str]) -> set[str]:
-    return {word.split("=")[0][2:] for word in words if word.startswith("--")}
-
-
-def _listed(flag: str, words: list[str]) -> list[str]:
-    """Return the names in words, which commas separate, too."""
-    if names := [name for word in words for name in _split(word) if name]:
-        return names
-    raise UserError(f"{flag}: names nothing: give at least one")
-
-
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",")]
+def find_folds(count: int | None, rest: list[str]) -> list[str]:
+    """Return the names of all folds, none without --folds; rest: the flags of train.py."""
+    if count is None:
+        return []
+    if not 2 <= count <= MANY_FOLDS:
+        raise UserError(f"--folds {count}: give a number from 2 to {MANY_FOLDS}")
+    if "split" in flags_in(rest):
+        raise UserError("--folds divides the data itself: drop --split, or drop --folds")
+    return [fold_name(number + 1, count) for number in range(count)]
 
 
 def plan_run(
-    out: Path | None, rest: list[str], name: str, setting: dict[str, str], seed: str
+    out: Path | None, rest: list[str], name: str, setting: dict[str, str], fold: str, seed: str
 ) -> Plan:
     method, *own = name.split(":")
     words = [*rest, "--method", method, *(f"--{word}" for word in own), "--random_seed", seed]
-    if both := _flags_in(words) & setting.keys():
+    if both := flags_in(words) & setting.keys():
         raise UserError(f"--tune {min(both)}: --{min(both)} is given, too: drop one of the two")
     words = from_anywhere([*words, *(f"--{flag}={value}" for flag, value in setting.items())])
     try:
@@ -269,29 +239,18 @@ def plan_run(
     except UserError as error:
         options.parse(words[: len(words) - len(setting)])  # wrong without --tune, too
         raise UserError(f"--tune with {label(name, setting)}: {error}") from None
+    if fold:
+        if not hasattr(flags, "split"):
+            raise UserError(
+                f"--folds: {flags.dataset} has one fixed division of its data: drop --folds, or "
+                "choose a set that code/prepare.py has made"
+            )
+        words += ["--split", fold]
+        flags.split = fold
     out = out or Path("runs") / f"compare-{options.data_name(flags)}"
-    flags.out, flags.resume = (out / folder_name(name, setting, seed)).absolute(), True
+    flags.out, flags.resume = (out / folder_name(name, setting, seed, fold)).absolute(), True
     words += ["--resume", "--out", str(flags.out)]
-    return Plan(name, setting, flags.random_seed, words, flags)
-
-
-def from_anywhere(words: list[str]) -> list[str]:
-    """The words of a command, the paths in them absolute."""
-    moved, flag = [], ""
-    for word in words:
-        start, value = "", word
-        if word.startswith("--"):
-            flag, joined, value = word.partition("=")
-            start = flag + joined
-        is_path = flag == "--data_root" or (flag == "--dataset" and value not in DATASETS)
-        if flag == "--encoder":
-            value = encoder(value)
-        elif flag in SOURCES and value and Path(source_of(value)[1]).exists():
-            value = source(value)
-        elif is_path and value and Path(value).exists():
-            value = str(Path(value).absolute())
-        moved.append(start + value)
-    return moved
+    return Plan(name, setting, fold, flags.random_seed, words, flags)
 
 
 def check_distinct(plans: list[Plan]) -> None:
@@ -338,7 +297,7 @@ def check_before_training(compared: Comparison, slots: list[str | None]) -> None
     left = [plan for plan in compared.plans if plan.run is None]
     may_differ = left and any(identity for _, identity in known)
     tuned = compared.settings[0]
-    if may_differ or tuned:
+    if may_differ or tuned or compared.folds:
         plan = (left or compared.plans)[0]
         data = setup.load_data(plan.flags)
         if may_differ:

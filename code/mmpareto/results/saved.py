@@ -39,7 +39,7 @@ def reopen(folder: Path) -> tuple[Comparison, list[dict]]:
     try:
         asked = records.as_record(records.load(folder / FILE), Asked)
         (_, columns), *lines = read_csv(folder / "runs.csv")
-        texts = {"method", "rule", *asked.settings[0]}
+        texts = {"method", "rule", *asked.settings[0]} | ({"fold"} if asked.folds else set())
         scores = [name for name in columns if name.split("_")[0] == "Acc"]
         scores += [f"F1{name[3:]}" for name in scores]
         needed = {*texts, *scores, "seed", "epoch", "Acc", "val_Acc", *MEASURED}

@@ -10,34 +10,48 @@ from ..system.writing import write_text
 from .plans import MEASURED, Comparison, label
 from .saved import write_numbers
 
-FEWEST = 3  # seeds for an interval: two that happen to agree would have one of width zero
+FEWEST = 3  # seeds, or folds, for an interval: two that happen to agree would have width zero
 
 
 class Difference(NamedTuple):
-    """The difference between two methods' scores, over the seeds that both have."""
+    """The difference between two methods' scores, over the seeds, or folds, that both have."""
 
-    seeds: int
+    count: int
     mean: float
-    low: float | None  # the ends of the mean's 95 % confidence interval; None below FEWEST seeds
+    low: float | None  # the ends of the mean's 95 % confidence interval; None below FEWEST
     high: float | None
 
 
 def paired_difference(
-    scores: dict[int, float], baseline: dict[int, float], samples: int | None = None
+    scores: dict, baseline: dict, samples: int | None = None, folds: int = 0
 ) -> Difference | None:
-    """Mean of scores - baseline, both {seed: score}; None without a common seed.
+    """Mean of scores - baseline, both {run: score}; None without a common run.
 
-    Accuracies over so many samples are multiples of 1 / samples: no interval is narrower than that.
+    A run is a seed or, with folds, a pair of fold and seed. Accuracies over so many samples are
+    multiples of 1 / samples: no interval is narrower than that.
+
+    The models of two folds learn from common samples, so that their scores vary together: the
+    spread between K folds is too small by far to be that of independent repetitions. The interval
+    is the corrected resampled t of Nadeau and Bengio (Inference for the generalization error,
+    Machine Learning 52, 2003): with J differences, each a fold's mean over seeds, of variance s^2,
+    the variance of their mean is (1 / J + test / rest) s^2, and test / rest is 1 / (K - 1).
     """
-    differences = [scores[seed] - baseline[seed] for seed in scores if seed in baseline]
-    if not differences:
+    units: dict[Any, list[float]] = {}
+    for run in scores:
+        if run in baseline:
+            unit = run[0] if folds else run
+            units.setdefault(unit, []).append(scores[run] - baseline[run])
+    if not units:
         return None
+    differences = [statistics.mean(values) for values in units.values()]
     count, middle = len(differences), statistics.mean(differences)
     if count < FEWEST:
         return Difference(count, middle, None, None)
     from scipy.special import stdtrit  # Student's t, as scipy.stats computes it, in less time
 
-    half = float(stdtrit(count - 1, 0.975) * statistics.stdev(differences) / sqrt(count))
+    shared = 1 / (folds - 1) if folds else 0.0
+    error = statistics.stdev(differences) * sqrt(1 / count + shared)
+    half = float(stdtrit(count - 1, 0.975) * error)
     half = max(half, 0.5 / samples if samples else 0.0)
     return Difference(count, middle, middle - half, middle + half)
 
@@ -65,19 +79,25 @@ def summarise(comparison: Comparison, rows: list[dict]) -> list[dict]:
     columns += [f"F1{column[3:]}" for column in columns]
     by_method = comparison.by_method(rows)
     score = comparison.measure
-    scores = {name: {run["seed"]: run[score] for run in mine} for name, mine in by_method.items()}
+    scores = {
+        name: {comparison.run_of(row): row[score] for row in mine}
+        for name, mine in by_method.items()
+    }
     summary = []
     for name, mine in by_method.items():
-        row = {"method": name, **comparison.setting_of(mine[0]), "seeds": len(mine)}
+        row = {"method": name, **comparison.setting_of(*mine)}
+        row |= {"folds": len({run["fold"] for run in mine})} if comparison.folds else {}
+        row["runs" if comparison.folds else "seeds"] = len(mine)
         for column in (*columns, *MEASURED):
-            known = [run[column] for run in mine if run[column] is not None]
+            known = comparison.by_unit(mine, column)
             row[f"{column}_mean"] = mean(known)
             row[f"{column}_std"] = deviation(known)
         if baseline := comparison.baseline:
             others = {} if name == baseline else scores.get(baseline, {})
-            difference = paired_difference(scores[name], others, samples_of(rows))
+            found = paired_difference(scores[name], others, samples_of(rows), comparison.folds)
             for field in Difference._fields:
-                row[f"difference_{field}"] = getattr(difference, field, None)
+                column = comparison.units if field == "count" else field
+                row[f"difference_{column}"] = getattr(found, field, None)
         summary.append(row)
     return summary
 
@@ -87,7 +107,8 @@ def cells(comparison: Comparison, summary: list[dict]) -> list[dict[str, str]]:
     scores = [column[:-5] for column in summary[0] if re.match("Acc.*_mean$", column)] + ["F1"]
     table = []
     for row in summary:
-        shown = {"method": row["method"], **comparison.setting_of(row), "seeds": str(row["seeds"])}
+        shown = {"method": row["method"], **comparison.setting_of(row)}
+        shown |= {name: str(row[name]) for name in ("folds", "runs", "seeds") if name in row}
         for name in scores:
             shown[name] = spread(row[f"{name}_mean"], row[f"{name}_std"])
         conflict = row["conflict_mean"]
@@ -112,10 +133,10 @@ def points(difference: float | None, low: float | None, high: float | None) -> s
     return f"{100 * difference:+.1f}{interval}"
 
 
-def title(rows: list[dict]) -> str:
+def title(comparison: Comparison, rows: list[dict]) -> str:
     return (
         f"Test accuracy and macro-F1 (%), {rows[0]['rule']} epoch, "
-        "mean and standard deviation over seeds"
+        f"mean and standard deviation over {comparison.units}"
     )
 
 
@@ -131,7 +152,7 @@ def write_table_files(
     comparison: Comparison, rows: list[dict], summary: list[dict], notes: list[str]
 ) -> None:
     """table.csv in plain numbers, and the table to read as .md and, for booktabs, as .tex."""
-    table, heading, folder = cells(comparison, summary), title(rows), comparison.folder
+    table, heading, folder = cells(comparison, summary), title(comparison, rows), comparison.folder
     write_numbers(folder / "table.csv", summary)
     markdown = as_text(table, "pipe").replace(" +- ", " \u00b1 ")
     write_text(folder / "table.md", "\n\n".join([heading, markdown, *notes]) + "\n")
@@ -142,12 +163,15 @@ def write_table_files(
 
 
 def percents(comparison: Comparison, rows: list[dict]) -> dict[str, dict[str, list[float]]]:
-    """{accuracy: {method with its setting: percent of each seed}}, methods in their order."""
+    """{accuracy: {method with its setting: percent of each seed, or fold}}, methods in order."""
     methods = {
-        label(name, comparison.setting_of(mine[0])): mine
+        label(name, comparison.setting_of(*mine)): mine
         for name, mine in comparison.by_method(rows).items()
     }
     return {
-        column: {name: [100 * row[column] for row in mine] for name, mine in methods.items()}
+        column: {
+            name: [100 * value for value in comparison.by_unit(mine, column)]
+            for name, mine in methods.items()
+        }
         for column in accuracies(rows[0])
     }

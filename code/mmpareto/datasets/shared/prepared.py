@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ...core import distributed
 from ...data import layout
 from ...data.clips import Raw
+from ...data.folds import read_fold
 from ...data.lists import read_manifest, read_split, shared_groups
 from ...data.recipes import RECIPES
 from ...data.samples import Data, Modality, Split
@@ -48,7 +49,8 @@ class Prepared(Dataset):
         add = parser.add_argument
         # fmt: off
         add("--split", metavar="NAME",
-            help="which of the set's splits to use (default: the one that verify.py marks)")
+            help="which of the set's splits to use, or one fold of all its clips: fold1of5 to "
+                 "fold5of5, with any number for 5 (default: the split that verify.py marks)")
         add("--image_size", type=positive(int), default=224, metavar="PIXELS",
             help="height and width of pictures and frames, >= 1")
         add("--crop", choices=("still", "clip", "none"), default="still",
@@ -94,7 +96,11 @@ class Prepared(Dataset):
                 f"--dataset {metadata.dataset}"
             )
         rows = read_manifest(root, metadata)
-        split, listed = read_split(root, metadata, flags.split)
+        own = layout.split_names(root, metadata)
+        if fold := read_fold(rows, flags.split or "", own):
+            split, listed = f"{flags.split} of all {len(rows)} clips", fold
+        else:
+            split, listed = read_split(root, metadata, flags.split)
         parts = {part: [rows[id] for id in ids if id in rows] for part, ids in listed.items()}
         _check_parts(root, split, listed, parts, metadata)
         every = [row for rows in parts.values() for row in rows]

@@ -109,8 +109,8 @@ def results(work: Work) -> Section:
     if len(subject.runs) > 1:
         caption = (
             "Accuracy of the joint prediction against that of one modality's own: mean and "
-            f"standard deviation over seeds, {subject.rule} epoch; dashed: trained by that loss "
-            "alone."
+            f"standard deviation over {subject.units}, {subject.rule} epoch; dashed: trained by "
+            "that loss alone."
         )
         drawn = subject.percents, subject.single_losses, subject.rule
         pictures.append(work.draw("plane", caption, panels.plane, *drawn))
@@ -119,7 +119,7 @@ def results(work: Work) -> Section:
 
 
 def training(work: Work) -> Section:
-    caption = "By epoch; of several seeds the mean, and the range of all."
+    caption = "By epoch; of several runs the mean, and the range of all."
     if len(work.subject.runs) > 1:
         caption += (
             " The loss is that of the joint prediction alone: what the methods minimise are sums "

@@ -8,7 +8,7 @@ from ...methods.base import ProbedMethod
 from ...system.errors import UserError
 from .. import saved, table
 from ..choice import table_rows
-from ..plans import folder_name, label
+from ..plans import Comparison, folder_name, label
 from . import logs
 from .logs import Logs
 
@@ -19,9 +19,10 @@ class Subject(NamedTuple):
     title: str
     rule: str | None  # that chose the scored epoch; None as long as nothing is scored
     runs: dict[str, list[Logs]]  # {method: its seeds}
-    percents: dict[str, dict[str, list[float]]]  # of a table: {accuracy: {method: of each seed}}
+    percents: dict[str, dict[str, list[float]]]  # of a table: {accuracy: {method: of each unit}}
     scores: list[dict[str, str]]  # the rows of a table
     notes: list[str]
+    units: str = "seeds"  # what a table's means and deviations are taken over: these, or folds
 
     @property
     def first(self) -> list[Logs]:
@@ -80,19 +81,22 @@ def _compared(folder: Path) -> Subject:
         raise UserError(f"{folder}: no run is in its table yet: finish some first")
     runs = {}
     for method, mine in made.by_method(rows).items():
-        setting = made.setting_of(mine[0])
-        name = label(method, setting)
-        runs[name] = [
-            logs.read(folder / folder_name(method, setting, seed), f"{name}, seed {seed}")
-            for seed in (row["seed"] for row in mine)
-        ]
+        name = label(method, made.setting_of(*mine))
+        runs[name] = [_logs(made, row) for row in mine]
     scores = [
         {column: cell.replace(" +- ", " \N{PLUS-MINUS SIGN} ") for column, cell in row.items()}
         for row in table.cells(made, table.summarise(made, rows))
     ]
     title = f"{next(iter(runs.values()))[0].config.data_name}: {', '.join(made.names)}"
-    notes = [table.title(rows), *notes, *_probes(made.names)]
-    return Subject(title, rows[0]["rule"], runs, table.percents(made, rows), scores, notes)
+    notes = [table.title(made, rows), *notes, *_probes(made.names)]
+    percents = table.percents(made, rows)
+    return Subject(title, rows[0]["rule"], runs, percents, scores, notes, made.units)
+
+
+def _logs(made: Comparison, row: dict) -> Logs:
+    fold, setting = row.get("fold", ""), made.setting_of(row)
+    name = f"{label(row['method'], setting)}{fold and f', {fold}'}, seed {row['seed']}"
+    return logs.read(made.folder / folder_name(row["method"], setting, row["seed"], fold), name)
 
 
 def _probes(names: list[str]) -> list[str]:
