@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mmpareto.results import figures, jobs, saved, server, table
+from mmpareto.results import figures, jobs, saved, server, slurm, table
 from mmpareto.results.choice import asked_plans, first_plans, plans_of_choice, table_rows
 from mmpareto.results.plans import (
     Comparison,
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
     slots = find_slots(flags)
     compared = plan_comparison(flags, rest)
     if flags.print_commands:
-        return print_commands(compared)
+        return print_commands(compared, flags, arguments)
     if not find_spec("tabulate"):
         raise UserError("the table needs a package: run pip install tabulate")
 
@@ -112,6 +112,12 @@ def parser() -> Parser:
     add("--print_commands", action="store_true",
         help="train nothing; print the commands of the runs that are left, one a line")
     add("--collect", action="store_true", help="train nothing; make the table of what is finished")
+    add = group.add_argument
+    add("--sbatch", type=Path, metavar="FILE",
+        help="with --print_commands: write them as a SLURM job array instead, for sbatch FILE")
+    add("--sbatch_header", type=Path, metavar="FILE",
+        help="with --sbatch: #SBATCH lines (partition, time), and shell commands that every task "
+             "begins with")
     add = parser.add_argument_group("what is written").add_argument
     add("--out", "--ckpt_path", type=Path, metavar="DIR",
         help="the folder of all runs, of runs.csv and of table.csv, .md, .tex, .png and .svg "
@@ -122,6 +128,9 @@ def parser() -> Parser:
 
 def find_slots(flags: Namespace) -> list[str | None]:
     """One entry for each run that may go on at once: its GPU, or None where train.py chooses."""
+    for name, other in (("sbatch", "print_commands"), ("sbatch_header", "sbatch")):
+        if getattr(flags, name) and not getattr(flags, other):
+            raise UserError(f"--{name} acts only with --{other}: give both flags")
     if flags.gpu_ids is None:
         return [None] * (flags.jobs or 1)
     if flags.print_commands:
@@ -144,14 +153,41 @@ def command(plan: Plan, gpu: str | None = None) -> list[str]:
     return [sys.executable, str(TRAIN), *plan.arguments, *device]
 
 
-def print_commands(compared: Comparison) -> None:
-    """Print the commands of unfinished runs that can start now."""
+def print_commands(compared: Comparison, flags: Namespace, arguments: list[str]) -> None:
+    """Print the commands of unfinished runs that can start now, or write them with --sbatch.
+
+    arguments: of this command.
+    """
     first = first_plans(compared)
     waiting = {plan.name for plan in first if plan.run is None}
     ready = [plan for plan in plans_of_choice(compared) if plan.name not in waiting]
-    for plan in (*first, *ready):
-        if plan.run is None:
-            print(shlex.join(command(plan)))
+    commands = [command(plan) for plan in (*first, *ready) if plan.run is None]
+    if not flags.sbatch:
+        for words in commands:
+            print(shlex.join(words))
+        return
+    if commands:
+        folder = compared.folder
+        tasks = slurm.write_array(flags.sbatch, commands, folder, flags.sbatch_header)
+        print(f"{len(commands)} runs in {tasks} tasks; their logs go to {folder}. Submit them:")
+        print(f"  {shlex.join(['sbatch', str(flags.sbatch)])}")
+        if waiting and compared.seeds != compared.tune_seeds:
+            print("Then repeat this command: it writes the runs of the settings that they choose.")
+    else:
+        print("No run is left, nothing is written.")
+    print("When all runs have finished, make the table:")
+    print(f"  {next_command('compare.py', *collecting(arguments))}")
+
+
+def collecting(arguments: list[str]) -> list[str]:
+    """Return the words of the command that makes the table of the runs that were printed."""
+    words, is_file = [], False
+    for word in arguments:
+        flag, joined, _ = word.partition("=")
+        if not is_file and flag not in ("--print_commands", "--sbatch", "--sbatch_header"):
+            words.append(word)
+        is_file = flag in ("--sbatch", "--sbatch_header") and not joined
+    return [*words, "--collect"]
 
 
 def train(compared: Comparison, plans: list[Plan], slots: list[str | None]) -> dict[str, str]:

@@ -208,6 +208,8 @@ def test_interrupted_run(tmp_path, monkeypatch, calls):
         (["--gpu_ids", "0", "--device", "cpu"], "--gpu_ids"),
         (["--gpu_ids", "0", "--print_commands"], "--gpu_ids has no effect with"),
         (["--collect", "--print_commands"], "not allowed with argument"),
+        (["--sbatch", "x"], "--sbatch acts only with --print_commands: give both flags"),
+        (["--print_commands", "--sbatch_header", "x"], "--sbatch_header acts only with --sbatch"),
         (["--tune", "learning_rate"], "--tune learning_rate: give FLAG=VALUE,VALUE"),
         (["--tune", "learning_rate=0.1,"], "give FLAG=VALUE,VALUE"),
         (["--tune", "learning_rate=0.1,0.10"], "both name the same run"),
