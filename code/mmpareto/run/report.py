@@ -95,11 +95,13 @@ def table(
     """Return a table for the console: first columns of text (texts many), then numbers.
 
     Nothing is cut. Long cells of the first column take several lines, each at least 16 letters
-    wide; headings of numbers take lines of 9. (tabulate would pad headings.)
+    wide; headings of numbers take lines of 9, or as wide as the numbers. (tabulate would pad
+    headings.)
     """
     headings, *rows = ([printable(cell) for cell in row] for row in (headings, *rows))
     sizes = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
-    sizes[texts:] = [min(size, 9) for size in sizes[texts:]]
+    for place in range(texts, len(sizes)):
+        sizes[place] = max([min(len(headings[place]), 9), *(len(row[place]) for row in rows)])
     sizes[0] = min(sizes[0], max(16, width - sum(size + 2 for size in sizes[1:])))
     sides = "<" * texts + ">" * (len(sizes) - texts)
 
