@@ -17,7 +17,7 @@ from pathlib import Path
 import field
 import flags_page
 import pytest
-from sets import SMALL, write_films, write_folder
+from sets import SMALL, write_films, write_folder, write_recordings
 from test_data import write_mnist
 from toys import TOYS
 
@@ -171,6 +171,8 @@ def raw_files(dataset, root):
         (lists / "my_test.txt").write_text("".join(lines[16:]))
     else:
         write_mnist(raw)
+    if dataset == "avmnist_clean":
+        write_recordings(raw)
     return raw
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -94,6 +95,15 @@ def write_films(raw: Path, dataset: str) -> Path:
         listed = [*lines["train"], *lines["test"], "-gone------,0,Bark,train"]
         (raw / "vggsound.csv").write_text("\n".join(listed))
     return raw
+
+
+def write_recordings(root: Path) -> None:
+    """Spoken digits of three speakers, with the names of the Free Spoken Digit Dataset."""
+    (root / "recordings").mkdir(parents=True)
+    for digit, speaker, number in product(range(10), ("ann", "bob", "cid"), (0, 5, 10, 49)):
+        name = f"{digit}_{speaker}_{number}.wav"
+        sound = synthetic.tone(2 * digit, 0.2, 8000, synthetic.Random(name))
+        soundfile.write(root / "recordings" / name, sound, 8000, subtype="PCM_16")
 
 
 def write_mixed(root: Path, count: int) -> Path:

@@ -32,6 +32,7 @@ class Source(NamedTuple):
     axis is padded with zeros or cut to): "array", "flow" (time, 2, height, width) or "tokens"
     (integers below vocabulary, 0 for padding). values: the array itself, where path is a container
     that the dataset has read; row picks one of its rows, and each modality has one such array.
+    noise: a sound file that is added to a sound.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Source(NamedTuple):
     vocabulary: int | None = None
     values: np.ndarray | None = None
     rate: int | None = None
+    noise: Path | None = None
 
     @property
     def places(self) -> list[Path]:

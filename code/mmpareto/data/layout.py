@@ -16,6 +16,7 @@ journal.jsonl    what each clip became; a later call of prepare.py goes on from 
 import os
 import re
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -148,6 +149,7 @@ def _is_file_name(name: str) -> bool:
     return is_inside(name) and len(PurePosixPath(name).parts) == 1
 
 
+@lru_cache(maxsize=1024)  # thousands of samples may be rows of one file
 def is_inside(path: str) -> bool:
     """Return whether a set's path stays below its folder, and is possible as a file name."""
     parts = PurePosixPath(path)

@@ -49,6 +49,21 @@ AUDIO = {
         "scaling": "(x + 4.503877) / (2 * 5.141276)",
         "orientation": "time, frequency",
     },
+    # A whole word on a square, for AV-MNIST: (112, 112)
+    "square112": {
+        **WAVE,
+        "features": "10 log10(|STFT|^2)",
+        "rate": 8000,
+        "n_fft": 256,
+        "hop": 32,
+        "window": "hann, periodic",
+        "centre": "zeros",
+        "decibels": 80,
+        "scaling": "the loudest is 1, as many decibels below are 0",
+        "side": 112,
+        "fill": "the whole sound, resized bilinearly with antialiasing",
+        "orientation": "frequency, time",
+    },
 }
 IMAGES = {
     "original": {"format": "as it is"},

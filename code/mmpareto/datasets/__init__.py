@@ -11,6 +11,7 @@ DATASETS: Registry[Dataset] = Registry(
         "cgmnist": "cgmnist:CGMNIST",
         "avmnist": "avmnist:AVMNIST",
         "cremad": "cremad:CREMAD",
+        "avmnist_clean": "avmnist_clean:AVMNISTClean",
         "ave": "ave:AVE",
         "kinetics_sounds": "kinetics_sounds:KineticsSounds",
         "mosei": "sentiment:MOSEI",

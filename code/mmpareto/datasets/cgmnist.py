@@ -39,18 +39,21 @@ def read_splits(root: Path) -> dict[str, tuple[Tensor, Tensor]]:
     }
 
 
-def read_mnist(root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
-    """Read digits uint8 (N, 28, 28) and labels (N,) from files in torchvision's layout."""
+def read_mnist(root: Path, *, train: bool, flag: str = "--data_root") -> tuple[Tensor, Tensor]:
+    """Read digits uint8 (N, 28, 28) and labels (N,) from files in torchvision's layout.
+
+    flag: what the user gave root with, for messages.
+    """
     from torchvision.datasets import MNIST
 
     expected = SIZES[train]
-    with clear_errors(f"--data_root {root}"):
+    with clear_errors(f"{flag} {root}"):
         _check_files(root / "MNIST" / "raw", "train" if train else "t10k", expected)
     try:
         mnist = MNIST(root, train=train, download=False)
     except Exception as error:  # damaged files, and old ones that hold pickles, fail in many ways
         raise UserError(
-            f"--data_root {root}: MNIST's files were not found or are damaged in {root}/MNIST/raw "
+            f"{flag} {root}: MNIST's files were not found or are damaged in {root}/MNIST/raw "
             f"({reason(error)}): data/cgmnist/README.md says how to get them"
         ) from None
     images, labels = mnist.data, mnist.targets
@@ -62,7 +65,7 @@ def read_mnist(root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
         found = "a label is no digit, the file is damaged"
     if found:
         readme = "data/cgmnist/README.md says how to get MNIST"
-        raise UserError(f"--data_root {root}: {found}: {readme}")
+        raise UserError(f"{flag} {root}: {found}: {readme}")
     return images, labels
 
 

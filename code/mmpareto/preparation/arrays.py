@@ -16,6 +16,7 @@ from ..system.paths import expect_regular, sha256
 from .journal import File, Stored
 
 BLOCK = 2**22  # numbers of a packed file that are converted at once: it may not fit in memory
+IDX = b"\0\0\x08"  # how MNIST's files of bytes begin; then the number of axes, and their lengths
 # How files begin that numpy.save has not written: np.load would advise to unpickle them.
 FOREIGN = {b"\x80": "a Python pickle", b"PK": "an archive of numpy.savez or torch.save",
            b"\x89HDF": "an HDF5 file"}  # fmt: skip
@@ -77,12 +78,16 @@ def _pack(source: Source, modality: str, out: Path) -> Pack:
             block = slice(start, start + blocks.step)
             values, is_good[block] = _converted(rows[block], source)
             written.write(np.ascontiguousarray(values).data)
+    return Pack(state, settle(aside, modality, out), list(shape), is_good)
+
+
+def settle(aside: Path, modality: str, out: Path) -> File:
+    """Move a packed file of a modality to its place in the set, where its contents name it."""
     digest = sha256(aside)
     place = f"{modality}/{digest[:16]}.npy"
     (out / modality).mkdir(exist_ok=True)
     aside.replace(out / place)
-    file = File(place, (out / place).stat().st_size, digest)
-    return Pack(state, file, list(shape), is_good)
+    return File(place, (out / place).stat().st_size, digest)
 
 
 def sample(source: Source) -> np.ndarray:
@@ -140,6 +145,9 @@ def _mapped(source: Source) -> np.ndarray:
         expect_regular(path)
         with open(path, "rb") as file:
             start = file.read(6)
+        if start.startswith(IDX):
+            shape = np.fromfile(path, ">u4", start[3], offset=4)
+            return np.memmap(path, np.uint8, "r", 4 + 4 * len(shape), tuple(map(int, shape)))
         if start != np.lib.format.MAGIC_PREFIX:
             others = (what for begin, what in FOREIGN.items() if start.startswith(begin))
             what = next(others, f"a file that begins with {start!r}")

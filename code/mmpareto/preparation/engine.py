@@ -27,6 +27,7 @@ from ..system.tables import write_table
 from .archives import members
 from .arrays import Packs, common_shape, packed_bytes, packed_sources, raw_shapes
 from .journal import Journal, ReadArchive, Tried
+from .shared import SharedSounds
 from .splits import make_splits, write_splits
 from .tables import problem_rows, sweep, write_set
 from .worker import begin, convert_clip
@@ -157,8 +158,8 @@ class Preparation:
                     self._check_bad(journal, finished=False)
 
         todo, unread = self._to_do(journal), self._unread(journal)
-        packs = Packs(todo, self.out)
-        rows = {clip.id: packs.rows(clip) for clip in todo}
+        packs, sounds = Packs(todo, self.out), SharedSounds(todo, self.recipe, self.out)
+        rows = {clip.id: packs.rows(clip) | sounds.rows(clip) for clip in todo}
         whole = [clip for clip in todo if rows[clip.id].keys() == clip.sources.keys()]
         journal.add(*(convert_clip(clip, self.recipe, self.out, rows[clip.id]) for clip in whole))
         todo = [clip for clip in todo if clip.id not in journal.good]
@@ -249,7 +250,10 @@ class Preparation:
         ids = self.asked - journal.good.keys()
         clips = [clip for clip in self.raw.clips if clip.id in ids]
         rows = sum(s.row is not None for clip in clips for s in clip.sources.values())
-        needed = len(ids) * sum(map(self._bytes_each, self.raw.modalities.values()))
+        needed = 0.0
+        for name, kind in self.raw.modalities.items():
+            sources = [s._replace(values=None) for clip in clips if (s := clip.sources.get(name))]
+            needed += self._bytes_each(kind) * (len(ids) - len(sources) + len(set(sources)))
         needed += sum(packed_bytes(source) for _, source in packed_sources(clips)) - rows * SMALL
         folder = next(p for p in (self.out.absolute(), *self.out.absolute().parents) if p.exists())
         free = shutil.disk_usage(folder).free
@@ -263,7 +267,8 @@ class Preparation:
     def _bytes_each(self, kind: str) -> float:
         """Return a generous estimate of the bytes of one clip's modality."""
         if kind == "audio":
-            return {"stft": 257 * 188 * 4, "fbank": 1024 * 128 * 4}[self.recipe["audio"]["name"]]
+            numbers = {"stft": 257 * 188, "fbank": 1024 * 128, "square112": 112 * 112}
+            return 4 * numbers[self.recipe["audio"]["name"]]
         if RECIPE_OF.get(kind) == "frames":
             still = 40e3 if "short_side" in self.recipe["frames"] else 100e3
             return still * self.recipe["frames"].get("fps", 1) * self.raw.seconds

@@ -18,7 +18,7 @@ from ..data.pictures import cv2
 from ..system.paths import expect_regular
 from .arrays import check_size, sample
 from .containers import Track, opened
-from .features import seconds_of, spectrogram
+from .features import mixed, seconds_of, spectrogram
 
 SOUND_FILES = (".wav", ".flac", ".ogg")  # read by soundfile; any other is a container with a track
 LARGEST_FILTER = 1_000_000  # numbers of a resampling filter; one for 44,101 Hz takes gigabytes
@@ -212,6 +212,13 @@ def _audio(source: Source, recipe: dict) -> Item:
     kept = seconds_of(recipe["audio"])
     if seconds > kept + LONGEST_REST:
         doubts["cut"] = f"{seconds:.2f} s of sound, the recipe keeps the first {kept:g} s"
+    if source.noise:
+        noise, other, _ = _samples(source.noise)
+        wave = mixed(wave, rate, noise.mean(1), other, recipe["noise"]["snr"])
+        if wave is None:
+            raise Bad(
+                "silent", f"{source.noise.name} is silent, or the sound is: no noise can be added"
+            )
     features = spectrogram(wave, rate, recipe["audio"])
     return Item({".npy": _npy(features)}, features.shape, seconds, doubts)
 

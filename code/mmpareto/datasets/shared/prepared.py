@@ -151,7 +151,7 @@ class PreparedSplit(Split):
         inputs = {}
         for name in self.readers:
             held = self.held.get(name)
-            inputs[name] = self._read(name, indices, draw) if held is None else held[indices]
+            inputs[name] = self.values(name, indices, draw) if held is None else held[indices]
         return inputs, self.targets[indices]
 
     def hold(self) -> bool:
@@ -159,10 +159,10 @@ class PreparedSplit(Split):
         each = sum(prod(r.shape) * np.dtype(r.dtype).itemsize for r in readers.values())
         if not self.held and len(self) * each <= SHARE * free_memory() / distributed.size():
             numbers = tqdm(range(len(self)), "reading into memory", leave=False, disable=None)
-            self.held = {name: self._read(name, numbers, None) for name in readers}
+            self.held = {name: self.values(name, numbers) for name in readers}
         return self.held.keys() == self.readers.keys()
 
-    def _read(self, name: str, indices: Sequence[int], draw: int | None) -> Tensor:
+    def values(self, name: str, indices: Sequence[int], draw: int | None = None) -> Tensor:
         """Return a modality's samples, read from their files."""
         reader = self.readers[name]
         values = np.empty((len(indices), *reader.shape), reader.dtype)
@@ -204,13 +204,14 @@ def _check_parts(
     root: Path, split: str, listed: dict, parts: dict, metadata: layout.Metadata
 ) -> None:
     """Raise UserError for an empty part, a bad row, or a clip that is missing without a reason."""
+    manifest = root / "manifest.csv"
     for part, rows in parts.items():
         if not rows:
             raise UserError(
                 f"--split {split}: {root} has no clip for {part}: add some, or choose another split"
             )
         for row in rows:
-            where = f"{root / 'manifest.csv'}: {row['id']} has"
+            where = f"{manifest}: {row['id']} has"
             given = metadata.given(row)
             if not given:
                 raise UserError(f"{where} no modality at all: prepare the set anew")
@@ -218,8 +219,8 @@ def _check_parts(
             if not all(layout.is_index(n) and int(n) > 0 for n in stills):
                 raise UserError(f"{where} no number of stills: prepare the set anew")
             for name in given:
-                _, mark, number = row[name].partition("#")
-                if not layout.is_inside(row[name]) or (mark and not layout.is_index(number)):
+                file, mark, number = row[name].partition("#")
+                if not layout.is_inside(file) or (mark and not layout.is_index(number)):
                     raise UserError(
                         f"{where} {name} {row[name]!r}: a path inside the set expected, and after "
                         "# a row's number: prepare the set anew"
