@@ -99,8 +99,23 @@ def test_pictures_by_hand(tmp_path):
     clip = ((levels - mean) / deviation)[None]
     torch.testing.assert_close(ours(clip)[0], hidden.mean(0), rtol=1e-4, atol=1e-5)
     assert ENCODERS[f"hf:{tmp_path}"](GRAY)(torch.randn(2, 1, 16, 32)).shape == (2, 16)
-    with pytest.raises(UserError, match="takes 3 channels, not the 1 of spectrogram"):
+    with pytest.raises(UserError, match="takes 3 channels, 1 found"):
         ENCODERS[f"hf:{tmp_path}"](GRAY, pretrained="published")
+
+
+@pytest.mark.slow
+def test_models_of_something_else(tmp_path):
+    model(tmp_path / "text", "BertConfig", **TEXT)
+    model(tmp_path / "photo", "ViTConfig", patch_size=16)
+    words = Modality("tokens", (LENGTH,), VOCABULARY)
+    small = Modality("image", (3, 8, 8))
+    for name, modality, line in (
+        ("text", PHOTO, "type bert is no encoder of pictures, which image of shape"),
+        ("photo", words, "type vit is no encoder of text, which tokens of shape"),
+        ("photo", small, r"cannot read pictures of 8x8 \(.*\): give another --image_size"),
+    ):
+        with pytest.raises(UserError, match=line):
+            ENCODERS[f"hf:{tmp_path / name}"](modality)
 
 
 @pytest.mark.slow

@@ -104,6 +104,20 @@ class Normalised(nn.Module):
         return self.net(inputs if self.is_same else inputs * self.factor + self.shift)
 
 
+def picture_width(net: nn.Module, modality: Modality, encoder: str) -> int:
+    """Return the width of a net's features; UserError if it cannot read pictures of this size."""
+    try:
+        with torch.no_grad():
+            features = net.eval()(torch.zeros(1, *modality.shape[-3:]))
+    except Exception as error:
+        raise UserError(
+            f"--encoder {encoder}: it cannot read pictures of {modality.shape[-2]}x"
+            f"{modality.shape[-1]} ({reason(error)}): give another --image_size, or another encoder"
+        ) from None
+    net.train()
+    return features.shape[1]
+
+
 def library(name: str, encoder: str):
     """Import an optional package for an encoder."""
     try:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ...data.samples import Modality
 from ...system.errors import UserError, reason
 from ...system.flags import PUBLISHED
-from .base import ConvEncoder, Normalised, channels, library
+from .base import ConvEncoder, Normalised, channels, library, picture_width
 
 
 class HFNet(ConvEncoder):
@@ -34,25 +34,26 @@ class HFNet(ConvEncoder):
                 f"--encoder {name}: neither a folder with config.json nor a model on the hub or "
                 f"in its cache ({reason(error)}): give the folder of a model, or its name"
             ) from None
-        if self.is_text:
-            _check_tokens(config, modality, name)
-        elif (wanted := channels(modality, name)) != getattr(config, "num_channels", wanted):
-            if pretrained:
-                raise UserError(
-                    f"--pretrained: {name} takes {config.num_channels} channels, not the {wanted} "
-                    f"of {modality.kind}: choose another --encoder"
-                )
-            config.num_channels = wanted
+        if not self.is_text:
+            _fit_channels(config, channels(modality, name), name, pretrained)
         model = _model(transformers, config, self.net, pretrained)
         pooler = getattr(model, "pooler", None)
         if pooler is not None and any(True for _ in pooler.parameters()):
             model.pooler = None  # pyrefly: ignore
-        self.out_dim = getattr(config, "hidden_size", None) or config.hidden_sizes[-1]
+        what, reads = ("text", "input_ids") if self.is_text else ("pictures", "pixel_values")
+        if config.is_encoder_decoder or model.main_input_name != reads:
+            raise UserError(
+                f"--encoder {name}: a model of type {config.model_type} is no encoder of {what}, "
+                f"which {modality.kind} of shape {modality.shape} needs: choose another model"
+            )
         if self.is_text:
+            _check_tokens(config, modality, name)
             self.stages = nn.Sequential(Text(model, modality.pad, config.vocab_size))
+            self.out_dim = config.hidden_size
         else:
             colours = _colours(self.net)
             self.stages = nn.Sequential(Normalised(Pictures(model), modality, *colours))
+            self.out_dim = picture_width(self.stages, modality, name)
 
     def fold(self, inputs: Tensor) -> Tensor:
         return inputs if self.is_text else super().fold(inputs)
@@ -91,6 +92,16 @@ class Pictures(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         hidden = self.model(pixel_values=pictures, **self.settings).last_hidden_state
         return hidden.mean((2, 3)) if hidden.dim() == 4 else hidden.mean(1)
+
+
+def _fit_channels(config, wanted: int, name: str, pretrained: str | None) -> None:
+    """Let the model take the wanted number of channels; UserError if its weights cannot."""
+    own = getattr(config, "num_channels", wanted)
+    if pretrained and own != wanted:
+        raise UserError(
+            f"--pretrained: {name} takes {own} channels, {wanted} found: choose another --encoder"
+        )
+    config.num_channels = wanted
 
 
 def _check_tokens(config, modality: Modality, name: str) -> None:

@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from ...data.samples import Modality
 from ...system.errors import UserError, reason
 from ...system.flags import PUBLISHED
 from ...system.tensors import read
-from .base import ConvEncoder, Normalised, channels, library
+from .base import ConvEncoder, Normalised, channels, library, picture_width
 
 
 class TimmNet(ConvEncoder):
@@ -50,21 +49,7 @@ class TimmNet(ConvEncoder):
                 ) from None
         config = net.pretrained_cfg
         self.stages = nn.Sequential(Normalised(net, modality, config["mean"], config["std"]))
-        self.out_dim = _width(net, modality, name)
-
-
-def _width(net: nn.Module, modality: Modality, name: str) -> int:
-    """Return the width of the features; UserError if the net cannot read pictures of this size."""
-    try:
-        with torch.no_grad():
-            features = net.eval()(torch.zeros(1, *modality.shape[-3:]))
-    except Exception as error:
-        raise UserError(
-            f"--encoder {name}: it cannot read pictures of {modality.shape[-2]}x"
-            f"{modality.shape[-1]} ({reason(error)}): give another --image_size, or another encoder"
-        ) from None
-    net.train()
-    return features.shape[1]
+        self.out_dim = picture_width(self.stages, modality, name)
 
 
 def _state(path: Path, net: nn.Module, name: str) -> dict:
