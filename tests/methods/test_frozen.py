@@ -32,8 +32,10 @@ def test_a_frozen_encoder_stays_as_it_is(method, tmp_path):
     assert all("a" not in step.get("encoders", {}) for step in steps)
     frozen = set(trainer.model.encoders["a"].parameters())
     assert not frozen & trainer.optimizer.state.keys()
-    header = setup.header(trainer.flags, trainer.data, trainer.model, trainer.device, 3)
-    assert "Frozen   a: no gradient, evaluation mode; ITS WEIGHTS ARE RANDOM" in header
+    for given, more in (([], "; ITS WEIGHTS ARE RANDOM"), (["a=best.pt"], "")):
+        trainer.flags.init_encoder = given
+        header = setup.header(trainer.flags, trainer.data, trainer.model, trainer.device, 3)
+        assert f"Frozen   a: no gradient, evaluation mode{more}" in header
 
 
 def test_unknown_name(tmp_path):
