@@ -72,7 +72,7 @@ class TestFolder:
             ("id,label", "name,label", "column id not found"),
             ("film,voice", "film,film", "share a name: rename one"),
             ("film,voice", "2d,voice", "'2d' cannot be a modality's name"),
-            ("film,voice", "film:movie,voice", "audio, array, flow, tokens expected"),
+            ("film,voice", "film:movie,voice", "audio, text, array, flow, tokens expected"),
             ("clip-3,", "clip-2,", "line 5: id clip-2 is also in line 4"),
             ("clip-3,", "clip/3,", "line 5: id 'clip/3'"),
             (",3.mp4", ",/etc/3.mp4", "line 5: film '/etc/3.mp4': a path below --raw"),

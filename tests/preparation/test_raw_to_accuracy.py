@@ -14,7 +14,7 @@ from pathlib import Path
 
 import field
 import pytest
-from sets import SMALL, write_folder
+from sets import SMALL, write_folder, write_food101
 
 import verify
 from mmpareto.benchmarks import synthetic
@@ -104,6 +104,12 @@ def test_ucf101(tmp_path):
         assert "ucf101 test, 42 of 42 samples" in out
         log = (tmp_path / "run/train.log").read_text()
         assert "Split    split1" in log and "Groups   0 of 12 in val also in train" in log
+
+
+def test_food101(tmp_path):
+    write_food101(tmp_path / "raw", 96)
+    flags = ("--encoder", "image=cnn", "text=transformer", "--epochs", "12")
+    check("food101", 4, tmp_path, *flags, modalities=("image", "text"))
 
 
 def test_three_modalities_of_ones_own(tmp_path):

@@ -17,7 +17,7 @@ from pathlib import Path
 import field
 import flags_page
 import pytest
-from sets import SMALL, write_films, write_folder, write_recordings
+from sets import SMALL, write_films, write_folder, write_food101, write_recordings
 from test_data import write_mnist
 from toys import TOYS
 
@@ -52,7 +52,7 @@ QUICK = {
     "agreement": "-- --limit_batches 2 --encoder cnn --epochs 1",
 }  # fmt: skip
 # What the names of sets begin with whose raw files are made small here.
-PREPARED = "cremad|kinetics|ave|vggsound|modelnet|mosi|mosei|ucf101|mine|folder"
+PREPARED = "cremad|kinetics|ave|vggsound|food101|modelnet|mosi|mosei|ucf101|mine|folder"
 
 
 def text_of(page):
@@ -159,6 +159,8 @@ def raw_files(dataset, root):
         field.write_sentiment(raw / "it.pkl", field.sentiment()[0])
     elif dataset == "ucf101":
         field.write_ucf(raw)
+    elif dataset == "food101":
+        write_food101(raw, 48)
     elif dataset == "modelnet40":
         synthetic.write_modelnet(raw, OBJECTS[::20], {"train": 12, "test": 4})
     elif dataset == "kinetics_sounds":

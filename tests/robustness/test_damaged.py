@@ -152,7 +152,7 @@ def journal(fixture, work):
         journal = Journal(work, head["dataset"], head["recipe"])
         for clip in clips:
             if journal.has(clip):
-                journal.relabel(clip)
+                journal.relabel(clip, {})
             else:
                 journal.forget(clip.id)
         for record in journal.good.values():

@@ -1,6 +1,7 @@
 """Clips to prepare, their raw files, and a first check that these are media."""
 
 import errno
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -13,9 +14,10 @@ from ..system.errors import UserError
 from ..system.paths import expect_regular
 
 ARRAYS = ("array", "flow", "tokens")  # kinds of .npy files
-KINDS = ("frames", "image", "audio", *ARRAYS)  # of sources
+KINDS = ("frames", "image", "audio", "text", *ARRAYS)  # of sources
 STORED_KINDS = {
     "audio": "spectrogram",
+    "text": "tokens",
     "flow_stills": "flow",
 }  # kind of what a source becomes, where it is another
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -28,11 +30,12 @@ class Source(NamedTuple):
     kind: "frames" (a video, or a folder of pictures; rate says how many of them a second shows,
     None: each is a still), "flow_stills" (a folder u/NAME of grey pictures of horizontal movement
     beside v/NAME of vertical movement, 128 for none), "image", "audio" (a sound file, or the sound
-    track of a video), or one of ARRAYS (.npy; row picks one of its rows, length is what its first
-    axis is padded with zeros or cut to): "array", "flow" (time, 2, height, width) or "tokens"
-    (integers below vocabulary, 0 for padding). values: the array itself, where path is a container
-    that the dataset has read; row picks one of its rows, and each modality has one such array.
-    noise: a sound file that is added to a sound.
+    track of a video), "text" (the text itself; path is where its table lies), or one of ARRAYS
+    (.npy; row picks one of its rows, length is what its first axis is padded with zeros or cut
+    to): "array", "flow" (time, 2, height, width) or "tokens" (integers below vocabulary, 0 for
+    padding). values: the array itself, where path is a container that the dataset has read; row
+    picks one of its rows, and each modality has one such array. noise: a sound file that is added
+    to a sound.
     """
 
     kind: str
@@ -43,12 +46,14 @@ class Source(NamedTuple):
     values: np.ndarray | None = None
     rate: int | None = None
     noise: Path | None = None
+    text: str = ""
 
     @property
     def places(self) -> list[Path]:
         """Return the file or folder it comes from; of flow in stills, u/NAME and v/NAME."""
-        other = self.path.parents[1] / "v" / self.path.name
-        return [self.path, other] if self.kind == "flow_stills" else [self.path]
+        if self.kind != "flow_stills":
+            return [self.path]
+        return [self.path, self.path.parents[1] / "v" / self.path.name]
 
 
 class Clip(NamedTuple):
@@ -163,6 +168,8 @@ def check_media(paths: Iterable[Path], hint: str) -> None:
 def state_of(source: Source) -> State:
     """Return the state of a source, without its sum: reading files takes long."""
     path = source.path
+    if source.kind == "text":  # its table may change, this cell alone counts
+        return State(hashlib.sha256(source.text.encode()).hexdigest(), None, len(source.text), 0)
     try:
         folders = [place for place in source.places if place.is_dir()]
         files = [p for folder in folders for p in folder.iterdir() if p.is_file()]

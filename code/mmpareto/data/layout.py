@@ -10,6 +10,7 @@ splits/NAME.csv  id, split
 problems.csv     id, modality, action (excluded, kept), reason, detail
 files.csv        path, bytes and sha256 of every media file
 present.csv      of some sets: the rows of a published list whose clips are in this set
+vocabulary.txt   of sets with text: its words, a line for each number
 journal.jsonl    what each clip became; a later call of prepare.py goes on from it
 """
 

@@ -9,6 +9,7 @@ from ..system.errors import UserError
 from ..system.tables import read_csv, read_table
 from .layout import PARTS, SPLIT, Metadata, manifest_columns, split_names, split_path
 
+ENDINGS = (".csv", ".txt", ".jsonl")  # of lists in a folder
 List = dict[str, tuple[str, str]]  # id: (part, label)
 
 
@@ -56,7 +57,7 @@ def read_lists(
 def list_files(paths: list[Path]) -> dict[str, Path]:
     """Return {part: file}, in the order of PARTS; the file names say which part it is."""
     if len(paths) == 1 and paths[0].is_dir():
-        paths = sorted(p for p in paths[0].iterdir() if p.suffix in (".csv", ".txt") and _part(p))
+        paths = sorted(p for p in paths[0].iterdir() if p.suffix in ENDINGS and _part(p))
     files = {}
     for path in paths:
         part = _part(path)
@@ -80,7 +81,8 @@ def list_files(paths: list[Path]) -> dict[str, Path]:
 
 
 def _part(path: Path) -> str:
-    return next((part for part in ("train", "test", "val") if part in path.stem.lower()), "")
+    name = path.stem.lower().replace("dev", "val")
+    return next((part for part in ("train", "test", "val") if part in name), "")
 
 
 def read_split(

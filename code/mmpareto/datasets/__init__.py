@@ -18,6 +18,7 @@ DATASETS: Registry[Dataset] = Registry(
         "mosi": "sentiment:MOSI",
         "modelnet40": "modelnet40:ModelNet40",
         "vggsound": "vggsound:VGGSound",
+        "food101": "food101:Food101",
         "multimnist": "multimnist:MultiMNIST",
         "multidigits": "multidigits:MultiDigits",
         "ucf101": "ucf101:UCF101",

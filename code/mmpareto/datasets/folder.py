@@ -33,6 +33,7 @@ class Folder(Prepared):
     name = "folder"
     one_of_many = True  # its data_root says which data it is
     recipes = {"frames": "3fps", "audio": "stft", "images": "jpeg256"}
+    has_text = True
     hint = "data/folder/README.md describes the CSV file"
 
     @classmethod
@@ -61,7 +62,8 @@ class Folder(Prepared):
             raise UserError(f"--csv {path}: no such file here: did you mean {inside}?")
         if not flags.raw.is_dir() or not path.is_file():
             raise UserError(f"--raw {flags.raw}: {path} not found: {cls.hint}")
-        lines = read_csv(path, delimiters=",;\t")  # spreadsheets of some countries write ; or tabs
+        # spreadsheets of some countries write ; or tabs
+        lines = read_csv(path, ",;\t", _is_text)
         header = [value.strip() for value in lines[0][1]] if lines else []
         names = [column.partition(":")[0] for column in header]
         kinds = _modalities(path, header, names, [values for _, values in lines[1:]])
@@ -146,12 +148,18 @@ def _composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def _is_text(header: list[str], place: int) -> bool:
+    return place < len(header) and header[place].strip().endswith(":text")
+
+
 def _source(where: str, raw: Path, name: str, kind: str, value: str) -> Source:
     if not value:
         raise UserError(
             f"{where}: {name} is empty: give a path below --raw; if clips may lack a modality, "
             "give --missing"
         )
+    if kind == "text":
+        return Source(kind, raw, text=value)
     text, _, number = value.partition("#") if kind in ARRAYS else (value, "", "")
     relative = PurePosixPath(text)
     if not text or relative.is_absolute() or ".." in relative.parts or "\\" in text:

@@ -38,7 +38,7 @@ class Packs:
         self.packs: dict[tuple[str, Path], Pack] = {}
         for name, source in packed_sources(clips):
             with suppress(Bad):  # its clips are converted one by one, which says what is wrong
-                self.packs[name, source.path] = _pack(source, name, out)
+                self.packs[name, source.path] = pack(source, name, out)
 
     def rows(self, clip: Clip) -> dict[str, tuple[State, Stored]]:
         """Return the modalities of a clip that are good rows of these files."""
@@ -57,7 +57,7 @@ def packed_sources(clips: Iterable[Clip]) -> list[tuple[str, Source]]:
     return list({(name, s.path): (name, s) for name, s in sources if s.row is not None}.values())
 
 
-def _pack(source: Source, modality: str, out: Path) -> Pack:
+def pack(source: Source, modality: str, out: Path) -> Pack:
     """Convert all rows of a source's file; raise Bad if none can be used.
 
     The file is called by its contents: equal files are one, and none replaces another.

@@ -30,6 +30,7 @@ from .journal import Journal, ReadArchive, Tried
 from .shared import SharedSounds
 from .splits import make_splits, write_splits
 from .tables import problem_rows, sweep, write_set
+from .texts import Rows, Texts
 from .worker import begin, convert_clip
 
 SMALL = 50e3  # bytes of a picture or an array, generously
@@ -77,8 +78,9 @@ class Preparation:
     def __init__(self, raw: Raw, flags: Namespace):
         self.raw, self.flags = raw, flags
         self.out, self.scratch = flags.out, flags.out / ".tmp"
+        self.texts = Texts(raw, flags)
         self.recipe = recipes.named(vars(flags), raw.modalities, raw.lengths, raw.vocabularies)
-        self.recipe |= raw.recipe
+        self.recipe |= raw.recipe | self.texts.recipe
         self.listed = {id for ids in raw.lists.values() for id in ids}
         self.wanted = self.listed - raw.left_out.keys() if raw.archives else set()
         # ids of this call; the set may hold others of earlier calls
@@ -157,9 +159,10 @@ class Preparation:
                     bar.set_postfix_str(f"{len(journal.bad)} bad")
                     self._check_bad(journal, finished=False)
 
-        todo, unread = self._to_do(journal), self._unread(journal)
+        texts = self.texts.write(self.out)
+        todo, unread = self._to_do(journal, texts), self._unread(journal)
         packs, sounds = Packs(todo, self.out), SharedSounds(todo, self.recipe, self.out)
-        rows = {clip.id: packs.rows(clip) | sounds.rows(clip) for clip in todo}
+        rows = {c.id: packs.rows(c) | sounds.rows(c) | texts[c.id] for c in todo}
         whole = [clip for clip in todo if rows[clip.id].keys() == clip.sources.keys()]
         journal.add(*(convert_clip(clip, self.recipe, self.out, rows[clip.id]) for clip in whole))
         todo = [clip for clip in todo if clip.id not in journal.good]
@@ -190,12 +193,12 @@ class Preparation:
                 collect(0)  # an archive ended early; its clips so far are kept
                 raise
 
-    def _to_do(self, journal: Journal) -> list[Clip]:
+    def _to_do(self, journal: Journal, texts: Rows) -> list[Clip]:
         """Return the clips to prepare; the journal forgets them, and clips no longer wanted."""
         todo = []
         for clip in self.raw.clips:
             if journal.has(clip):
-                journal.relabel(clip)
+                journal.relabel(clip, texts[clip.id])
             else:
                 journal.forget(clip.id)
                 todo.append(clip)
@@ -272,6 +275,8 @@ class Preparation:
         if RECIPE_OF.get(kind) == "frames":
             still = 40e3 if "short_side" in self.recipe["frames"] else 100e3
             return still * self.recipe["frames"].get("fps", 1) * self.raw.seconds
+        if kind == "text":
+            return 4 * self.flags.text_length
         return SMALL
 
     def _finish(self, journal: Journal) -> None:
@@ -290,8 +295,10 @@ class Preparation:
                 told = self._write_problems(journal)
                 raise UserError(f"--raw {self.flags.raw}: no clip left with {name}; see {told}")
             shape = common_shape(name, own)
-            size = raw.vocabularies.get(name)
-            specs[name] = Spec(STORED_KINDS.get(kind, kind), size, list(shape) or None)
+            size, pad = raw.vocabularies.get(name), None
+            if kind == "text":
+                size, pad = self.texts.vocabulary, self.texts.pad or None
+            specs[name] = Spec(STORED_KINDS.get(kind, kind), size, list(shape) or None, pad)
         before = None
         with suppress(UserError):  # no metadata yet, or damaged
             before = read_metadata(self.out)
@@ -304,8 +311,8 @@ class Preparation:
         metadata = {"dataset": raw.dataset, "classes": raw.classes, "modalities": specs,
                     "recipe": self.recipe, "splits": splits.names,
                     "no_group_split": splits.no_group}  # fmt: skip
-        rows = [raw.rows[record.id] + "\n" for record in good if record.id in raw.rows]
-        more = {"present.csv": "".join(rows)} if rows else {}
+        rows = [raw.rows[record.id] for record in good if record.id in raw.rows]
+        more = {"present.csv": rows, "vocabulary.txt": self.texts.words}
         write_set(self.out, metadata, good, self._problems(journal), more)
 
     def _write_problems(self, journal: Journal) -> Path:

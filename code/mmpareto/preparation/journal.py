@@ -149,9 +149,12 @@ class Journal:
         self.good.pop(id, None)
         self.bad.pop(id, None)
 
-    def relabel(self, clip: Clip) -> None:
-        """Take label and group from clip: the user may have changed the table."""
-        self.good[clip.id] = replace(self.good[clip.id], label=clip.label, group=clip.group)
+    def relabel(self, clip: Clip, rows: dict[str, tuple[State, Stored]]) -> None:
+        """Take label and group from clip, and its texts from rows: the table may have changed."""
+        old = self.good[clip.id]
+        stored = old.modalities | {name: item for name, (_, item) in rows.items()}
+        new = replace(old, label=clip.label, group=clip.group, modalities=stored)
+        self.good[clip.id] = new
 
     @property
     def ids(self) -> set[str]:

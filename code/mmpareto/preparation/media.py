@@ -285,6 +285,11 @@ def _array(source: Source, recipe: dict) -> Item:
     return Item({".npy": _npy(values)}, values.shape)
 
 
+def _text(source: Source, recipe: dict) -> Item:
+    """A text that can be used is a row of a packed file already; see `Texts`."""
+    raise Bad("empty", f"no word in {source.text[:40]!r}")
+
+
 def _npy(values: np.ndarray) -> bytes:
     file = io.BytesIO()
     np.save(file, np.ascontiguousarray(values), allow_pickle=False)
@@ -297,6 +302,6 @@ def _natural(path: Path) -> list:
 
 
 _CONVERT = {
-    "frames": _frames, "image": _image, "audio": _audio,
+    "frames": _frames, "image": _image, "audio": _audio, "text": _text,
     "array": _array, "flow": _array, "tokens": _array, "flow_stills": _flow,
 }  # fmt: skip

@@ -50,15 +50,7 @@ def make_splits(
     before: the set until now. Its splits keep their order, so the default stays what it was;
     only lists that it did not have go first. Splits that the user has added are kept.
     """
-    made = {}
-    for name, listed in lists.items():
-        made[name] = parts = {id: part for id, (part, _) in listed.items()}
-        train = {id: label for id, (part, label) in listed.items() if part == "train"}
-        if "val" not in parts.values() and (
-            drawn := held_out.get(name) or _draw(train, VALIDATION)
-        ):
-            made[name] = parts | dict.fromkeys(drawn, "val")
-            made[f"{name}-noval"] = parts
+    made = listed_splits(lists, held_out)
     known = before.splits if before else []
     new = [name for name in made if name not in known]
     found = {path.stem for path in (root / "splits").glob("*.csv")}
@@ -85,6 +77,22 @@ def make_splits(
     kept = [name for name in known if name in made or name in found - stale]
     names = dict.fromkeys([*new, *kept, *made, *sorted(found - stale)])
     return Splits(list(names), made, stale, no_group)
+
+
+def listed_splits(
+    lists: dict[str, List], held_out: Mapping[str, set[str]]
+) -> dict[str, dict[str, str]]:
+    """Return {name: {id: part}} of the splits that follow from lists alone."""
+    made = {}
+    for name, listed in lists.items():
+        made[name] = parts = {id: part for id, (part, _) in listed.items()}
+        train = {id: label for id, (part, label) in listed.items() if part == "train"}
+        if "val" not in parts.values() and (
+            drawn := held_out.get(name) or _draw(train, VALIDATION)
+        ):
+            made[name] = parts | dict.fromkeys(drawn, "val")
+            made[f"{name}-noval"] = parts
+    return made
 
 
 def write_splits(root: Path, splits: Splits) -> None:

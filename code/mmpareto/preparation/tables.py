@@ -23,21 +23,22 @@ TOOLS = ("numpy", "torch", "torchaudio", "av", "opencv-python", "soundfile")
 
 def write_set(
     out: Path, metadata: dict[str, Any], good: list[Tried], problems: list[dict[str, str]],
-    more: dict[str, str] | None = None,
+    more: dict[str, list[str]] | None = None,
 ) -> None:  # fmt: skip
     """Write all tables of the clips in good, metadata.json last.
 
-    metadata: fields of `Metadata`; this function adds the others. more: {name: text} of files that
-    only some sets have.
+    metadata: fields of `Metadata`; this function adds the others. more: {name: lines} of files that
+    only some sets have; there is none without lines.
     """
     files = files_of(good)
     columns = manifest_columns(metadata["modalities"])
     write_table(out / "manifest.csv", columns, map(manifest_row, good))
     write_table(out / "files.csv", FILES, [file._asdict() for file in files])
     write_table(out / "problems.csv", PROBLEMS, problems)
-    for name, text in (more or {}).items():
-        write_text(out / name, text)
-    tables = ["manifest.csv", "files.csv", "problems.csv", *(more or {})]
+    further = {name: lines for name, lines in (more or {}).items() if lines}
+    for name, lines in further.items():
+        write_text(out / name, "\n".join([*lines, ""]))
+    tables = ["manifest.csv", "files.csv", "problems.csv", *further]
     tables += [f"splits/{name}.csv" for name in metadata["splits"]]
     lacking = Counter(n for r in good for n in metadata["modalities"] if n not in r.modalities)
     actions = Counter((row["action"], row["reason"]) for row in problems)

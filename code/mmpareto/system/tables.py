@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,10 +27,13 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     return rows
 
 
-def read_csv(path: Path, delimiters: str = ",") -> list[tuple[int, list[str]]]:
+def read_csv(
+    path: Path, delimiters: str = ",", is_text: Callable[[list[str], int], bool] | None = None
+) -> list[tuple[int, list[str]]]:
     """Read (line, values) of each row that is not blank; accept a byte order mark and CRLF.
 
-    The one of delimiters that is most frequent in the first line separates the values.
+    The one of delimiters that is most frequent in the first line separates the values. is_text:
+    whether a column, by the first row and its number, is text, which may hold control characters.
     """
     try:
         expect_regular(path)
@@ -44,7 +47,9 @@ def read_csv(path: Path, delimiters: str = ",") -> list[tuple[int, list[str]]]:
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is no CSV in UTF-8 ({error}): save it as one") from None
     for line, row in rows:
-        if found := next(filter(CONTROL.search, row), None):
+        places = (i for i in range(len(row)) if not (is_text and is_text(rows[0][1], i)))
+        cells = row if is_text is None else [row[place] for place in places]
+        if found := next(filter(CONTROL.search, cells), None):
             raise UserError(f"{path}, line {line}: control characters in {found!r}: remove them")
     return rows
 

@@ -1,7 +1,8 @@
 """The base class of datasets in the prepared layout: flags, splits and reading."""
 
 import os
-from argparse import ArgumentParser, Namespace
+import re
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections import Counter
 from collections.abc import Sequence
 from math import prod
@@ -41,6 +42,7 @@ class Prepared(Dataset):
     recipes: ClassVar[dict[str, str]]  # {family of `data.recipes`: the default}
     stills: ClassVar[int | None] = 2  # in a sample, of each clip; None without frames
     hint: ClassVar[str]  # where the raw files come from, for messages
+    has_text: ClassVar[bool] = False  # raw files may hold text, so there are flags for it
     lists: ClassVar[str] = ""  # which lists a published split comes in, for --help; "" for none
     defaults = {"workers": min(8, os.cpu_count() or 1)}
 
@@ -69,6 +71,13 @@ class Prepared(Dataset):
         for family, default in cls.recipes.items():
             add(f"--{family}", choices=RECIPES[family], default=default,
                 help="recipe, see data/recipes.py (default: %(default)s)")
+        if cls.has_text:
+            add("--tokenizer", type=_tokenizer, default="words", metavar="words or hf:NAME",
+                help="how text becomes numbers: words (lower-cased; the vocabulary is that of the "
+                     "training part), or hf:NAME or hf:DIR, a tokenizer of transformers "
+                     "(default: %(default)s)")
+            add("--text_length", type=positive(int), default=40, metavar="N",
+                help="tokens of a text, >= 1; longer texts are cut (default: %(default)s)")
         add("--workers", type=positive(int), default=os.cpu_count() or 1, metavar="N",
             help="processes, >= 1; any number makes the same files (default: %(default)s)")
         add("--max_bad", type=fraction, default=0.01, metavar="SHARE",
@@ -241,6 +250,12 @@ def _check_parts(
             f"--split {split}: {len(lost)} of its clips are not in the set, first {lost[0]}: "
             "prepare them, or take them out of the list"
         )
+
+
+def _tokenizer(text: str) -> str:
+    if text != "words" and not re.fullmatch("hf:.+", text):
+        raise ArgumentTypeError(f"{text!r} is neither words nor hf:NAME")
+    return text
 
 
 def _readers(modalities: dict[str, layout.Spec], flags: Namespace) -> dict:
