@@ -11,8 +11,8 @@ from torch import Tensor
 from ..core import distributed
 from ..data.batches import loader
 from ..data.samples import Batch, Split
+from ..models import predict
 from ..models.fusions.base import Fusion, Output
-from ..models.predict import outputs
 from ..system.flags import fraction, non_negative
 from .base import Decision, JointMethod
 
@@ -70,18 +70,13 @@ class PMR(JointMethod):
         split = trainer.data.splits["train"]
         chosen = split.subset(sample(split, trainer.flags.random_seed, self.epoch))
         batches = loader(chosen, trainer.flags.batch_size)
-        parts = [
-            ({name: z.cpu() for name, z in output.features.items()}, truth)
-            for output, truth in outputs(self.model, batches, trainer.device)
-        ]
-        parts = distributed.joined_lists(parts)
-        targets = torch.cat([truth for _, truth in parts]).to(trainer.device)
+        found, targets = predict.features(self.model, batches, trainer.device)
+        targets = targets.to(trainer.device)
         known = self.state["known"]
         blends = known & (self.flags.variant == "paper" or self.epoch > 2)
-        for name in self.model.encoders:
-            z = torch.cat([features[name] for features, _ in parts]).to(trainer.device)
+        for name, z in found.items():
             old = self.state[f"prototypes_{name}"]
-            new, seen = class_means(z, targets, len(known))
+            new, seen = class_means(z.to(trainer.device), targets, len(known))
             momentum = torch.where(blends, self.flags.prototype_momentum, 0.0)[:, None]
             old.copy_(torch.where(seen[:, None], momentum * old + (1 - momentum) * new, old))
         known[targets] = True

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..core import distributed
 from ..data.batches import loader
+from ..models import predict
 from ..models.fusions.base import Fusion
-from ..models.predict import outputs
 from ..system.flags import non_negative, positive
 from .base import JointMethod
 
@@ -85,15 +85,9 @@ class Relearning(JointMethod):
             drawn = np.random.default_rng([flags.random_seed, self.epoch]).permutation(len(split))
             split = split.subset(drawn[: len(splits["val"])].tolist())
         batches = loader(split, flags.batch_size, workers=flags.workers)
-        own = [
-            ({k: z.cpu().numpy() for k, z in output.features.items()}, targets.numpy())
-            for output, targets in outputs(self.model, batches, trainer.device, flags.limit_batches)
-        ]
-        parts = distributed.joined_lists(own)
-        targets = np.concatenate([truth for _, truth in parts])
-        features = {k: np.concatenate([z[k] for z, _ in parts]) for k in self.model.encoders}
-        classes = len(trainer.data.classes)
-        found = {k: purity(targets, clusters(z, classes)) for k, z in features.items()}
+        every, targets = predict.features(self.model, batches, trainer.device, flags.limit_batches)
+        truth, classes = targets.numpy(), len(trainer.data.classes)
+        found = {k: purity(truth, clusters(z.numpy(), classes)) for k, z in every.items()}
         return distributed.same(found)  # k-means may round differently in other processes
 
 

@@ -34,6 +34,19 @@ def joined(rows: list[dict[str, Tensor]]) -> dict[str, list]:
     return {name: [x for row in every for x in row[name]] for name in every[0]}
 
 
+def features(
+    model: Fusion, batches: Loader, device: torch.device, limit: int | None = None
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the features (n, D) of each encoder on the CPU, and the targets, of all processes."""
+    own = [
+        # A copy: what is a part of larger maps would keep those.
+        ({name: z.to("cpu", copy=True) for name, z in output.features.items()}, targets)
+        for output, targets in outputs(model, batches, device, limit)
+    ]
+    rows, truth = zip(*distributed.joined_lists(own), strict=True)
+    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}, torch.cat(truth)
+
+
 @torch.no_grad()
 def outputs(
     model: Fusion, batches: Loader, device: torch.device, limit: int | None = None

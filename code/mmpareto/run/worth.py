@@ -14,13 +14,13 @@ from tqdm import tqdm
 
 from ..data.batches import Loader
 from ..data.samples import Split
+from ..models import predict
 from ..models.fusions.base import Fusion
-from ..models.predict import outputs
 from ..models.shapley import Coalition, coalitions, shapley
 from ..system.errors import UserError
 from ..system.writing import write_atomically
 from .corruption import Changed, zeros
-from .scores import JOINT, evaluate, stacked
+from .scores import JOINT, evaluate
 
 TOGETHER = "all together"  # no modality can have this name
 C, ITERATIONS = 1.0, 1000  # of a probe: the inverse strength of its L2 penalty, steps of L-BFGS
@@ -73,18 +73,14 @@ class Features(NamedTuple):
 
 def features(model: Fusion, batches: Loader, device: torch.device) -> Features:
     """Return the features of all batches; UserError if they are not finite."""
-    rows, targets = [], []
-    for output, truth in outputs(model, batches, device):
-        # A copy: what is a part of larger maps would keep those.
-        rows.append({name: z.clone() for name, z in output.features.items()})
-        targets.append(truth)
-    found = stacked(rows)
+    every, targets = predict.features(model, batches, device)
+    found = {name: z.float().numpy() for name, z in every.items()}
     if bad := [name for name, values in found.items() if not np.isfinite(values).all()]:
         raise UserError(
             f"evaluation: features are not finite ({', '.join(bad)}): their inputs, or the "
             "model's weights, are NaN or too large: check the data (code/verify.py DIR --full)"
         )
-    return Features(found, torch.cat(targets).numpy())
+    return Features(found, targets.numpy())
 
 
 def write_features(
