@@ -20,7 +20,6 @@ from test_compare import compared
 import analyze
 import train
 from mmpareto.datasets import DATASETS
-from mmpareto.results import figures
 from mmpareto.results.analysis import logs, page, panels, sections
 from mmpareto.results.analysis.logs import Step
 from mmpareto.system.errors import UserError
@@ -233,6 +232,10 @@ def test_comparison(tmp_path, once, calls, capsys, monkeypatch):
         assert line.get_ydata()[0] == pytest.approx(statistics.mean(losses))
     alone = panels.curves({"uniform": subject.runs["uniform:observe"]}).axes[0]
     assert alone.get_title() == "training loss"
+    one = subject.runs["unimodal"][0]
+    mla = one._replace(epochs=[epoch | {"joint_loss": None} for epoch in one.epochs])
+    loss = panels.curves({"mla": [mla], **subject.runs}).axes[0]
+    assert loss.get_title() == "joint training loss\nnone in mla"
     figure = panels.plane(subject.percents, subject.single_losses, "best-val")
 
     def percents(method, name):
@@ -250,23 +253,6 @@ def test_comparison(tmp_path, once, calls, capsys, monkeypatch):
         lines = [line for line in panel.lines if line.get_linestyle() == "--"]
         assert lines[0].get_xdata()[0] == middle["joint"][0]
         assert lines[1].get_ydata()[0] == middle["unimodal"][1]
-
-
-@pytest.mark.parametrize(
-    ("count", "width", "heights", "shape"),
-    [(8, 2.5, (1,), (2, 4)), (7, 2.5, (1,), (2, 4)), (6, 3.3, (3, 1), (4, 3)),
-     (5, 2.5, (1, 1, 1), (6, 3)), (1, 12, (1,), (1, 1))],
-)  # fmt: skip
-def test_panels_go_on_below(count, width, heights, shape):
-    """Every column keeps its panels together, and none is left without content."""
-    figure, columns = figures.grid(count, width, 2, heights)
-    assert len(columns) == count and len(figure.axes) == count * len(heights)
-    places = [[panel.get_subplotspec() for panel in column] for column in columns]
-    assert places[0][0].get_gridspec().get_geometry() == shape
-    for number, column in enumerate(places):
-        row, across = divmod(number, shape[1])
-        found = [(place.rowspan.start, place.colspan.start) for place in column]
-        assert found == [(row * len(heights) + k, across) for k in range(len(heights))]
 
 
 class Strict(HTMLParser):

@@ -245,3 +245,20 @@ class TestFiles:
         assert contents[0].startswith(b"\x89PNG") and b">joint<" in contents[1]
         figures.write(paths, figures.table, points, "last")
         assert [path.read_bytes() for path in paths] == contents
+
+
+@pytest.mark.parametrize(
+    ("count", "width", "heights", "shape"),
+    [(8, 2.5, (1,), (2, 4)), (7, 2.5, (1,), (2, 4)), (6, 3.3, (3, 1), (4, 3)),
+     (5, 2.5, (1, 1, 1), (6, 3)), (1, 12, (1,), (1, 1))],
+)  # fmt: skip
+def test_panels_go_on_below(count, width, heights, shape):
+    """Every column keeps its panels together, and none is left without content."""
+    figure, columns = figures.grid(count, width, 2, heights)
+    assert len(columns) == count and len(figure.axes) == count * len(heights)
+    places = [[panel.get_subplotspec() for panel in column] for column in columns]
+    assert places[0][0].get_gridspec().get_geometry() == shape
+    for number, column in enumerate(places):
+        row, across = divmod(number, shape[1])
+        found = [(place.rowspan.start, place.colspan.start) for place in column]
+        assert found == [(row * len(heights) + k, across) for k in range(len(heights))]

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Iterator
 from itertools import cycle
 from math import isfinite, sqrt
+from textwrap import fill
 from typing import Any
 
 from ..figures import COLORS, grid
@@ -143,11 +144,18 @@ def curves(runs: dict[str, list[Logs]]):
     """Training loss and accuracies by epoch; over several seeds their mean, and where all lie.
 
     runs: {method: its seeds}. Losses of several methods are sums of different numbers of losses: of
-    them, the joint one alone is drawn.
+    them, the joint one alone is drawn, and the title names the methods that have none.
     """
     first = next(iter(runs.values()))[0].epochs[0]
-    is_joint = len(runs) > 1 and first["joint_loss"] is not None
+    without = [
+        label
+        for label, seeds in runs.items()
+        if all(epoch["joint_loss"] is None for run in seeds for epoch in run.epochs)
+    ]
+    is_joint = 1 < len(runs) > len(without)
     loss, title = ("joint_loss", "joint training loss") if is_joint else ("loss", "training loss")
+    if is_joint and without:
+        title += "\n" + fill(f"none in {', '.join(without)}", 35)
     titles = {loss: title}
     titles |= {name: f"{first['split']} {name} (%)" for name in accuracies(first)}
     figure, panels = grid(len(titles), 2.5, 2.2)
