@@ -65,11 +65,10 @@ class Trainer:
         self.flags, self.run = flags, run
         devices.seed_everything(flags.random_seed, flags.deterministic)
         self.device = devices.pick_device(flags.device, flags.gpu_ids)
-        self.data = setup.load_data(flags)
+        self.data = setup.load_data(flags, run.state and run.state.standard)
         model = setup.build_model(flags, self.data)
         if not run.state:  # a resumed run holds what its encoders have become
-            started = start.load_encoders(model, flags)
-            self.data = self.data._replace(notes=(*self.data.notes, *started))
+            self.data = start.load_encoders(model, flags, self.data)
         model = devices.place(model, self.device, flags.precision)
         distributed.copy_from_first(model.state_dict().values())
         self.equip(devices.synchronised(model, self.device) if flags.sync_bn else model)
@@ -263,7 +262,8 @@ class Trainer:
     def model_state(self) -> dict:
         """Return what evaluation needs."""
         known = vars(checkpoint.known_by(self.data))
-        return {"model": self.model.state_dict(), "epoch": self.epoch, "data": known}
+        model, standard = self.model.state_dict(), self.data.standard
+        return {"model": model, "epoch": self.epoch, "data": known, "standard": standard}
 
     def state(self) -> dict:
         is_cuda = self.device.type == "cuda"
@@ -286,6 +286,7 @@ class Trainer:
                 f"--resume: {self.data.name} has changed since {path} was written (its clips, "
                 "their order, labels or files): restore the data, or train anew in another --out"
             )
+        checkpoint.check_standard(state.standard, self.data, path)
         with checkpoint.fitting(path):
             checkpoint.load_weights(self.model, state.model, path)
             checkpoint.check_alike(state.scheduler, self.scheduler.state_dict(), "scheduler")

@@ -88,7 +88,7 @@ class TestInitEncoder:
         trainer.flags.pretrained = ["published"]
         trainer.model.encoders["b"].pretrainable = True
         with pytest.raises(UserError, match="--pretrained gives weights to b, too: drop one"):
-            start.load_encoders(trainer.model, trainer.flags)
+            start.load_encoders(trainer.model, trainer.flags, trainer.data)
 
 
 UMT = ("--teacher_epochs", 3, "--limit_batches", 3)

@@ -103,7 +103,8 @@ class TestFeatures:
     def test_not_finite(self, trained):
         _, _, data, model, device, _ = load(trained)
         split = data.splits["test"]
-        inputs = {**split.inputs, "pose": split.inputs["pose"] * torch.inf}
+        inputs, _ = split.read(list(range(len(split))))
+        inputs["pose"] *= torch.inf
         batches = loader(TensorSplit(inputs, split.targets), 8)
         with pytest.raises(UserError, match=r"features are not finite \(pose\)"):
             worth.features(model, batches, device)

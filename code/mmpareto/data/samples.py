@@ -102,6 +102,10 @@ class Split(Dataset):
         """Read samples. draw and the sample decide what is random; None: nothing is random."""
         raise NotImplementedError
 
+    def values(self, modality: str, indices: list[int]) -> Tensor:
+        """Read one modality; a split whose files take long to read replaces this."""
+        return self.read(indices)[0][modality]
+
     def subset(self, indices: Sequence[int]) -> "Split":
         raise NotImplementedError
 
@@ -169,6 +173,8 @@ class Data(NamedTuple):
     recipe: dict[str, Any]  # how the samples were made, as JSON
     tasks: tuple[str, ...] = ()  # of multi-task learning, one column of the targets each
     notes: tuple[str, ...] = ()  # further lines for the header of a log
+    # mean and deviation of its arrays, see `data.standard`; empty: they are as they were prepared
+    standard: dict[str, Tensor] = {}
     # A dataset sets it from the contents of its files; setup.load_data then from all samples.
     identity: str = ""
 

@@ -299,7 +299,7 @@ def check_before_training(compared: Comparison, slots: list[str | None]) -> None
     tuned = compared.settings[0]
     if may_differ or tuned or compared.folds:
         plan = (left or compared.plans)[0]
-        data = setup.load_data(plan.flags)
+        data = setup.load_data(plan.flags, {})
         if may_differ:
             check_data([*known, (plan, data.identity)])
         if tuned and "val" not in data.splits:

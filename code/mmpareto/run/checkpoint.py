@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..data import standard
 from ..data.samples import Data, Split, choosing_split, recipe_hash
 from ..models.fusions.base import Fusion
 from ..system.errors import UserError, reason
@@ -40,6 +41,7 @@ class State(Record):
     epoch: int
     model: dict[str, Tensor]
     optimizer: Any = None  # best.pt has none
+    standard: dict[str, Tensor] = field(default_factory=dict)  # earlier versions wrote none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +117,7 @@ def load(path: Path, flags: Namespace) -> Trained:
     check_data_root(own.dataset, flags.data_root)
     own.data_root = flags.data_root or own.data_root
     device = devices.pick_device(flags.device, flags.gpu_ids)
-    data = setup.load_data(own)
+    data = setup.load_data(own, state.standard)
     if not is_same_data(data, state, path):
         print(
             f"WARNING: the data has changed since {path} was trained: its clips, their order, "
@@ -130,6 +132,7 @@ def load(path: Path, flags: Namespace) -> Trained:
 def rebuilt(flags: Namespace, data: Data, state: State, path: Path) -> Fusion:
     """Return the model of a checkpoint on the CPU; flags are those of its config."""
     check_sizes(flags, data, state.model, path)
+    check_standard(state.standard, data, path)
     model = setup.build_model(flags, data)
     load_weights(model, state.model, path)
     return model
@@ -153,6 +156,12 @@ def is_same_data(data: Data, state: State, path: Path) -> bool:
             f"{path} was trained on {', '.join(trained_on.classes)}: give data with those"
         )
     return found.identity == trained_on.identity
+
+
+def check_standard(numbers: standard.Numbers, data: Data, path: Path) -> None:
+    """Raise UserError if numbers that standardise arrays do not fit the data."""
+    with fitting(path):
+        standard.check(numbers, data.modalities)
 
 
 def check_sizes(flags: Namespace, data: Data, state: dict[str, Tensor], source: Path) -> None:

@@ -35,6 +35,9 @@ FREE_ON_RESUME = {
     "use_tensorboard", "tensorboard_path", "observe",
 }  # fmt: skip
 
+# What a run of a version without the flag did, where that is not the flag's default.
+FORMERLY = {"standardise": "none"}
+
 
 def parse(arguments: list[str]) -> Namespace:
     """Return all flags with their values; UserError if they cannot be trained."""
@@ -147,11 +150,12 @@ def from_config(config: dict, source: Path) -> Namespace:
 def changes(old: dict, new: dict) -> list[str]:
     """List the flags that make two configs different runs, as "name was this, is that".
 
-    A flag may be younger than the old run: its default is what the run did.
+    A flag may be younger than the old run: its default is what the run did, or `FORMERLY` says.
     """
     parts = [part_parser(registry, new[registry.kind]) for registry in WITH_FLAGS]
-    defaults = [as_config(parser.parse_args([])) for parser in (general_parser(), *parts)]
-    old = {name: value for known in defaults for name, value in known.items()} | old
+    known = [as_config(parser.parse_args([])) for parser in (general_parser(), *parts)]
+    defaults = {name: value for own in known for name, value in own.items()}
+    old = defaults | FORMERLY | old
     rows, free = [], FREE_ON_RESUME - METHODS[new["method"]].fixed_on_resume
     free -= {"data_root"} if DATASETS[new["dataset"]].one_of_many else set()
     either = ("best-val", "last")  # every run holds both results

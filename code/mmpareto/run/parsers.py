@@ -71,6 +71,9 @@ def general_parser() -> Parser:
     add("--train_size", type=positive(int), metavar="N",
         help="train on a stratified subset of N samples, at least one per class, drawn by the seed "
              "(default: all)")
+    add("--standardise", choices=("train", "none"), default="train",
+        help="arrays: take off the training split's mean and divide by its deviation, column by "
+             "column; none leaves them as they are (default: %(default)s)")
     add("--method", default="mmpareto", metavar="NAME",
         help=f"one of {', '.join(METHODS)} (default: %(default)s)")
     add("--fusion", metavar="NAME",

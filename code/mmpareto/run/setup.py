@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..core import distributed
-from ..data import samples
+from ..data import samples, standard
 from ..data.samples import Data, Split, to_device
 from ..datasets import DATASETS
 from ..methods import METHODS
@@ -42,9 +42,17 @@ def _source(flags: Namespace) -> str:
     return repr([(name, getattr(flags, name)) for name in own])
 
 
-def load_data(flags: Namespace) -> Data:
+def load_data(flags: Namespace, numbers: standard.Numbers | None = None) -> Data:
+    """Load the data; numbers standardise its arrays.
+
+    None: those of the training split, before --train_size, unless the flags have --standardise
+    none.
+    """
     data = _kept.get(_source(flags)) or DATASETS[flags.dataset].load(flags)
     data = data._replace(name=data_name(flags), identity=samples.identity(data))
+    if numbers is None and flags.standardise == "train":
+        numbers = distributed.same(standard.measured(data))
+    data = standard.standardised(data, numbers or {})
     if flags.train_size:
         train = samples.stratified(data.splits["train"], flags.train_size, flags.random_seed)
         data = data._replace(splits={**data.splits, "train": train})
@@ -190,6 +198,7 @@ def header(
         f"Device   {device} ({name}){processes}, seed {flags.random_seed}",
         f"Data     {data.name}, recipe {recipe}, identity {data.identity}: {sizes}; {shapes}",
         *data.notes,
+        *standard.line(data),
         f"Model    {flags.fusion}, {parameters(model):,} parameters, {len(data.classes)} classes",
         *(f"Start    {name}: weights {place}" for name, place in start.items()),
         *(f"Frozen   {name}: no gradient, evaluation mode{how}" for name, how in frozen.items()),

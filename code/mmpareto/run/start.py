@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..data import standard
 from ..data.samples import Data, digest_of
 from ..methods import METHODS
 from ..models.encoders.base import Encoder
@@ -15,14 +16,18 @@ from ..models.fusions.sum import Mean
 from ..system.errors import UserError
 from ..system.flags import source_of
 from . import devices
-from .checkpoint import State, differing, read_state, rebuilt
+from .checkpoint import State, check_standard, differing, read_state, rebuilt
 from .options import from_config
 from .parsers import part_parser
 
 
-def load_encoders(model: Fusion, flags: Namespace) -> list[str]:
-    """Load --init_encoder's weights into the model's encoders; return lines for the log."""
-    lines, given = [], {source_of(word)[0] for word in flags.pretrained or []}
+def load_encoders(model: Fusion, flags: Namespace, data: Data) -> Data:
+    """Load --init_encoder's weights into the model's encoders; return the data for them.
+
+    An encoder goes on with the numbers that standardised its arrays. Notes are for the log.
+    """
+    lines, numbers = [], dict(data.standard)
+    given = {source_of(word)[0] for word in flags.pretrained or []}
     for name, (path, state) in sources("--init_encoder", flags.init_encoder, model).items():
         encoder, weights = model.encoders[name], part_of(state.model, f"encoders.{name}")
         if {"", name} & given and getattr(encoder, "pretrainable", False):
@@ -39,9 +44,14 @@ def load_encoders(model: Fusion, flags: Namespace) -> list[str]:
                 f"--encoder {name}=NAME that it was trained with, or another file"
             )
         encoder.load_state_dict(weights)
+        own = {name: state.standard[name]} if name in state.standard else {}
+        check_standard(own, data, path)
+        numbers.pop(name, None)
+        numbers |= own
+        more = ", and the mean and deviation of its arrays" if own else ""
         digest = digest_of(weights.values())
-        lines.append(f"Start    {name}: {path}, epoch {state.epoch}, weights {digest}")
-    return lines
+        lines.append(f"Start    {name}: {path}, epoch {state.epoch}, weights {digest}{more}")
+    return standard.standardised(data, numbers)._replace(notes=(*data.notes, *lines))
 
 
 def sources(flag: str, words: list[str], model: Fusion) -> dict[str, tuple[Path, State]]:
@@ -130,6 +140,11 @@ def teacher(name: str, path: Path, state: State, data: Data) -> tuple[Encoder, n
         raise UserError(
             f"--teacher {path}: it was trained on other data (identity {state.data.identity}, here "
             f"{data.identity}): give a run on the same data"
+        )
+    if not standard.alike(state.standard, data.standard):
+        raise UserError(
+            f"--teacher {path}: its arrays were standardised by other numbers than here: give the "
+            "same --standardise and --init_encoder, or drop --teacher"
         )
     own = from_config(state.config, path)
     if not FUSIONS[own.fusion].late:

@@ -157,10 +157,7 @@ class PreparedSplit(Split):
         return [row["id"] for row in self.rows]
 
     def read(self, indices: list[int], draw: int | None = None) -> tuple[dict[str, Tensor], Tensor]:
-        inputs = {}
-        for name in self.readers:
-            held = self.held.get(name)
-            inputs[name] = self.values(name, indices, draw) if held is None else held[indices]
+        inputs = {name: self.values(name, indices, draw) for name in self.readers}
         return inputs, self.targets[indices]
 
     def hold(self) -> bool:
@@ -168,10 +165,14 @@ class PreparedSplit(Split):
         each = sum(prod(r.shape) * np.dtype(r.dtype).itemsize for r in readers.values())
         if not self.held and len(self) * each <= SHARE * free_memory() / distributed.size():
             numbers = tqdm(range(len(self)), "reading into memory", leave=False, disable=None)
-            self.held = {name: self.values(name, numbers) for name in readers}
+            self.held = {name: self._read(name, numbers) for name in readers}
         return self.held.keys() == self.readers.keys()
 
-    def values(self, name: str, indices: Sequence[int], draw: int | None = None) -> Tensor:
+    def values(self, modality: str, indices: list[int], draw: int | None = None) -> Tensor:
+        held = self.held.get(modality)
+        return self._read(modality, indices, draw) if held is None else held[indices]
+
+    def _read(self, name: str, indices: Sequence[int], draw: int | None = None) -> Tensor:
         """Return a modality's samples, read from their files."""
         reader = self.readers[name]
         values = np.empty((len(indices), *reader.shape), reader.dtype)
