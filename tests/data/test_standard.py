@@ -73,6 +73,9 @@ def test_only_arrays_and_only_once():
                           again.splits["test"].read([2])[0].values(), strict=True):  # fmt: skip
         assert torch.equal(one, other)
     assert standard.standardised(once, {}).splits == data.splits
+    data.splits["test"].present = torch.ones(10, 3, dtype=torch.bool)
+    found = standard.standardised(data, numbers).splits["test"]
+    assert found.present is data.splits["test"].present
 
 
 @pytest.mark.parametrize(

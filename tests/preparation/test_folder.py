@@ -129,9 +129,10 @@ class TestFolder:
         message = error_of("folder", raw, tmp_path / "set")
         assert "clip-0 has shape (10,), clip-4 has (7,)" in message and "--length pose=N" in message
         metadata = prepare_set("folder", raw, tmp_path / "set", "--length", "pose=12")
-        assert metadata["modalities"]["pose"]["shape"] == [12]
+        assert metadata["modalities"]["pose"]["shape"] == [12, 1]
         row = next(r for r in rows(tmp_path / "set/manifest.csv") if r[0] == "clip-4")
-        assert np.load(tmp_path / "set" / row[-1]).tolist() == [1.0] * 7 + [0.0] * 5
+        stored = np.load(tmp_path / "set" / row[-1])[:, 0]
+        assert stored[:7].tolist() == [1.0] * 7 and np.isnan(stored[7:]).all()
 
     def test_an_edited_table(self, raw, out, tmp_path):
         """After a changed label, a removed row and exchanged paths the set is as if made anew."""

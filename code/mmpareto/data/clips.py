@@ -31,11 +31,10 @@ class Source(NamedTuple):
     None: each is a still), "flow_stills" (a folder u/NAME of grey pictures of horizontal movement
     beside v/NAME of vertical movement, 128 for none), "image", "audio" (a sound file, or the sound
     track of a video), "text" (the text itself; path is where its table lies), or one of ARRAYS
-    (.npy; row picks one of its rows, length is what its first axis is padded with zeros or cut
-    to): "array", "flow" (time, 2, height, width) or "tokens" (integers below vocabulary, 0 for
-    padding). values: the array itself, where path is a container that the dataset has read; row
-    picks one of its rows, and each modality has one such array. noise: a sound file that is added
-    to a sound.
+    (.npy; row picks one of its rows, length is what its first axis is padded or cut to): "array",
+    "flow" (time, 2, height, width) or "tokens" (integers below vocabulary, 0 for padding). values:
+    the array itself, where path is a container that the dataset has read; row picks one of its
+    rows, and each modality has one such array. noise: a sound file that is added to a sound.
     """
 
     kind: str
@@ -54,6 +53,13 @@ class Source(NamedTuple):
         if self.kind != "flow_stills":
             return [self.path]
         return [self.path, self.path.parents[1] / "v" / self.path.name]
+
+
+def stored_kind(kind: str, length: int | None) -> str:
+    """Return the kind of what a source becomes; length as of `Source`."""
+    if kind == "array" and length is not None:
+        return "sequence"
+    return STORED_KINDS.get(kind, kind)
 
 
 class Clip(NamedTuple):

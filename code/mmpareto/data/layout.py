@@ -58,7 +58,8 @@ class Spec:
         shape, words = self.shape or [], self.vocabulary or 0
         axes = {
             "frames": [0], "image": [0], "tokens": [1], "spectrogram": [2], "flow": [0, 4],
-            "array": range(1, 33),  # numpy's limit is 64, and batches have more axes
+            # numpy's limit is 64, and batches have more axes
+            "array": range(1, 33), "sequence": range(2, 33),
         }  # fmt: skip
         check(
             kind=len(shape) in axes.get(self.kind, ()),

@@ -94,6 +94,8 @@ def named(
         recipe[family] = {"name": choices[family], **RECIPES[family][choices[family]]}
     if any(kind in ARRAYS for kind in modalities.values()):
         recipe["arrays"] = {"dtype": "float32", "lengths": lengths}
+    if any(modalities[name] == "array" for name in lengths):
+        recipe["arrays"]["padding"] = "NaN"
     if vocabularies:
         recipe["tokens"] = {"dtype": "int32", "vocabularies": vocabularies}
     return recipe

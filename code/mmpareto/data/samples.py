@@ -18,11 +18,12 @@ _TAKEN = nn.ModuleDict()  # its attributes cannot be names of its members
 
 
 class Modality(NamedTuple):
-    """Kind (image, frames, flow, spectrogram, array or tokens) and shape of one sample.
+    """Kind (image, frames, flow, spectrogram, array, sequence or tokens) and shape of one sample.
 
     Images and spectrograms are (C, H, W), frames (T, C, H, W), optical flow (T, 2, H, W), arrays
-    anything; tokens are L integers below vocabulary, 0 for padding. A tokenizer whose own number
-    for padding is pad has that number and 0 exchanged here.
+    anything; sequences are arrays (T, ...), with steps of NaN for padding at the end; tokens are L
+    integers below vocabulary, 0 for padding. A tokenizer whose own number for padding is pad has
+    that number and 0 exchanged here.
     """
 
     kind: str
@@ -102,9 +103,9 @@ class Split(Dataset):
         """Read samples. draw and the sample decide what is random; None: nothing is random."""
         raise NotImplementedError
 
-    def values(self, modality: str, indices: list[int]) -> Tensor:
+    def values(self, modality: str, indices: Sequence[int]) -> Tensor:
         """Read one modality; a split whose files take long to read replaces this."""
-        return self.read(indices)[0][modality]
+        return self.read(list(indices))[0][modality]
 
     def subset(self, indices: Sequence[int]) -> "Split":
         raise NotImplementedError

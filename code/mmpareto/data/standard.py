@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ..system.tensors import is_plain
 from .samples import Data, Modality, Split
 
-KINDS = ("array",)
+KINDS = ("array", "sequence")
 BLOCK = 2**22  # numbers that are read at once: a split may not fit in memory
 CONSTANT = 1e-6  # of the mean: a smaller deviation is rounding, float32 has seven digits
 

@@ -46,7 +46,8 @@ class Folder(Prepared):
                  f"each modality, called NAME or NAME:KIND, KIND one of {', '.join(KINDS)} "
                  "(default: clips.csv in --raw)")
         parser.add_argument("--length", nargs="+", default=[], metavar="MODALITY=N",
-            help="pad with zeros, or cut, the first axis of an array, flow or tokens to N")
+            help="pad, or cut, the first axis of an array, flow or tokens to N; an array becomes a "
+                 "sequence, whose padding does not count")
         parser.add_argument("--vocabulary", nargs="+", default=[], metavar="MODALITY=N",
             help="vocabulary size: tokens are integers from 1 to N - 1, and 0 for padding; needed "
                  "for each modality of kind tokens")

@@ -118,11 +118,36 @@ def _converted(rows: np.ndarray, source: Source) -> tuple[np.ndarray, np.ndarray
             values = rows.reshape(len(rows), *(shape or (1,))).astype(np.float32)
         is_good = np.isfinite(values)
     is_good = is_good.all(axis=tuple(range(1, is_good.ndim)))
-    if source.length is not None:  # pad the first axis of each row with zeros, or cut it
+    if source.length is not None:  # pad the first axis of each row, or cut it
+        if not values.shape[1]:
+            raise Bad("empty", f"{name} has no time steps, one or more expected")
         values = values[:, : source.length]
         missing = source.length - values.shape[1]
-        values = np.pad(values, [(0, 0), (0, missing)] + [(0, 0)] * (values.ndim - 2))
+        filling = np.nan if source.kind == "array" else 0
+        values = np.pad(
+            values, [(0, 0), (0, missing)] + [(0, 0)] * (values.ndim - 2), constant_values=filling
+        )
+        values = values.reshape(len(rows), *_padded(values.shape[1:], source))
     return values, is_good
+
+
+def before_padding(sequences: np.ndarray) -> np.ndarray:
+    """Return the steps (m, features) of sequences (n, time, ...) that come before the padding.
+
+    Padding is a run of steps at the end that are NaN as a whole; the first step is never padding.
+    """
+    steps = sequences.reshape(*sequences.shape[:2], -1)
+    is_step = ~np.isnan(steps).all(axis=2)
+    is_step[:, 0] = True
+    return steps[np.logical_or.accumulate(is_step[:, ::-1], axis=1)[:, ::-1]]
+
+
+def _padded(shape: tuple[int, ...], source: Source) -> tuple[int, ...]:
+    """Return the shape that a sample of this shape gets; a time step of an array is a vector."""
+    if source.length is None:
+        return shape
+    one = (1,) if source.kind == "array" and len(shape) == 1 else ()
+    return source.length, *shape[1:], *one
 
 
 def load_array(source: Source) -> np.ndarray:
@@ -190,8 +215,7 @@ def _shapes(source: Source) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return (number of rows,), () without rows, and the shape of a prepared sample."""
     found = _mapped(source).shape
     cut = 0 if source.row is None else 1
-    shape = found[cut:] if source.length is None else (source.length, *found[cut + 1 :])
-    return found[:cut], shape
+    return found[:cut], _padded(found[cut:], source)
 
 
 def common_shape(modality: str, shapes: Iterable[tuple[str, Iterable | None]]) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from pebble import ProcessExpired, ProcessPool
 from tqdm import tqdm
 
 from ..data import recipes
-from ..data.clips import ARRAYS, STORED_KINDS, Clip, Problem, Raw, check_media
+from ..data.clips import ARRAYS, Clip, Problem, Raw, check_media, stored_kind
 from ..data.layout import PROBLEMS, Spec, read_metadata
 from ..data.recipes import RECIPE_OF
 from ..data.samples import recipe_hash
@@ -298,7 +298,8 @@ class Preparation:
             size, pad = raw.vocabularies.get(name), None
             if kind == "text":
                 size, pad = self.texts.vocabulary, self.texts.pad or None
-            specs[name] = Spec(STORED_KINDS.get(kind, kind), size, list(shape) or None, pad)
+            stored = stored_kind(kind, raw.lengths.get(name))
+            specs[name] = Spec(stored, size, list(shape) or None, pad)
         before = None
         with suppress(UserError):  # no metadata yet, or damaged
             before = read_metadata(self.out)

@@ -19,6 +19,7 @@ from ..data.samples import recipe_hash
 from ..system import paths
 from ..system.errors import UserError, printable
 from ..system.tables import read_table
+from .arrays import before_padding
 
 SAMPLE = 0.05  # share of the media files that are read unless full
 BLOCK = 2**22  # numbers of a packed file that are checked at once: it may not fit in memory
@@ -235,7 +236,8 @@ class Verification:
         step = max(1, BLOCK // max(1, prod(shape)))
         for start in range(0, len(rows), step):  # other rows may hold anything
             block = samples[rows[start : start + step]]
-            if block.dtype.kind == "f" and not np.isfinite(block).all():
+            used = before_padding(block) if spec and spec.kind == "sequence" else block
+            if block.dtype.kind == "f" and not np.isfinite(used).all():
                 return "array with NaN or infinite numbers", name
             if spec and spec.vocabulary and not _are_tokens(block, spec.vocabulary):
                 return "tokens that are no integers of the vocabulary", name

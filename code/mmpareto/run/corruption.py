@@ -127,7 +127,7 @@ def other_samples(size: int, seed: int) -> list[int]:
 
 
 def zeros(values: Tensor, indices: list[int]) -> Tensor:
-    return torch.zeros_like(values)
+    return values * 0  # padding of sequences, which is NaN, stays
 
 
 def shuffled(
@@ -163,7 +163,9 @@ def standard_deviations(batches: Iterable, modalities: dict[str, Modality]) -> d
         for name in names:
             values = _as_read(inputs, name).double()
             values = values if present is None else values[present.rows[name]]
-            sums[name] += [(x.numel(), x.sum().item(), x.square().sum().item()) for x in values]
+            known = (~values.isnan()).flatten(1).sum(1).tolist()  # all but padding
+            pairs = zip(known, values, strict=True)
+            sums[name] += [(n, x.nansum().item(), x.square().nansum().item()) for n, x in pairs]
     deviations = {}
     for name, samples in sums.items():
         count, total, squares = (fsum(part) for part in zip(*samples, strict=True))

@@ -81,7 +81,8 @@ def general_parser() -> Parser:
     add("--encoder", nargs="+", action="extend", type=encoder, default=[],
         metavar="[MODALITY=]NAME",
         help=f"one of {', '.join(ENCODERS.names)}, for one modality or for all (default: resnet18; "
-             "mlp for arrays, transformer for tokens; some datasets and fusions have their own)")
+             "mlp for arrays, gru for sequences, transformer for tokens; some datasets and fusions "
+             "have their own)")
     add("--pretrained", nargs="*", action="extend", type=weights, metavar="[MODALITY=]FILE",
         help=f"start encoders from these weights, see docs/models.md; {PUBLISHED}, or no FILE at "
              "all: from those that the net comes with, which may be downloaded")

@@ -22,7 +22,7 @@ from .options import OPTIMIZER_DEFAULTS, data_name
 from .parsers import part_parser
 
 # {kind of modality: encoder}; all others get resnet18.
-DEFAULT_ENCODERS = {"array": "mlp", "tokens": "transformer"}
+DEFAULT_ENCODERS = {"array": "mlp", "sequence": "gru", "tokens": "transformer"}
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
@@ -96,7 +96,10 @@ def build_model(flags: Namespace, data: Data) -> Fusion:
     start, encoders = pretrained(flags, chosen), {}
     for modality, encoder in chosen.items():
         weights = {"pretrained": start[modality]} if modality in start else {}
-        encoders[modality] = encoder(data.modalities[modality], **weights)
+        spec = data.modalities[modality]
+        encoders[modality] = encoder(spec, **weights)
+        takes_padding = getattr(encoder, "takes_padding", False)
+        encoders[modality].fills_padding = spec.kind == "sequence" and not takes_padding
     model = FUSIONS[flags.fusion].build(encoders, data, flags)
     if unknown := [name for name in flags.freeze if name not in model.encoders]:
         raise UserError(

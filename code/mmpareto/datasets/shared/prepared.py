@@ -168,7 +168,7 @@ class PreparedSplit(Split):
             self.held = {name: self._read(name, numbers) for name in readers}
         return self.held.keys() == self.readers.keys()
 
-    def values(self, modality: str, indices: list[int], draw: int | None = None) -> Tensor:
+    def values(self, modality: str, indices: Sequence[int], draw: int | None = None) -> Tensor:
         held = self.held.get(modality)
         return self._read(modality, indices, draw) if held is None else held[indices]
 

@@ -21,6 +21,7 @@ ENCODERS: Registry[Encoder] = Registry(
         "lenet": "lenet:LeNet",
         "lenet_bn": "lenet_bn:LeNetBN",
         "mlp": "mlp:MLP",
+        "gru": "gru:GRU",
         "transformer": "transformer:Transformer",
     },
     families={"timm": "timm_net:TimmNet", "hf": "hf_net:HFNet"},

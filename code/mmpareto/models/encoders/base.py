@@ -18,6 +18,9 @@ class Encoder(nn.Module):
     It is built as `Encoder(modality)` from a `data.samples.Modality`; a pretrainable one also takes
     pretrained: None, `flags.PUBLISHED` or the path of weights. Where only its features are needed,
     any Module with an out_dim will do.
+
+    takes_padding: whether a sequence arrives with its padding, time steps that are NaN (see
+        `without_padding`). For all other encoders padding is zero, the mean of every column.
     """
 
     net: str  # in a family of encoders, the name of this one
@@ -25,6 +28,8 @@ class Encoder(nn.Module):
     stages: nn.Sequential
     widths: tuple[int, ...] = ()  # of each stage's output, for fusions that use those
     pretrainable = False
+    takes_padding = False
+    fills_padding = False  # set where the model fills it with zeros instead
 
     def fold(self, inputs: Tensor) -> Tensor:
         """Return the first stage's input."""
@@ -42,6 +47,16 @@ class Encoders(nn.ModuleDict):
         def __getitem__(self, key: str) -> Encoder: ...
         def items(self) -> ItemsView[str, Encoder]: ...
         def values(self) -> ValuesView[Encoder]: ...
+
+
+def without_padding(sequences: Tensor) -> tuple[Tensor, Tensor]:
+    """Return sequences (B, T, ...) with zeros for their padding, and where that is, bool (B, T).
+
+    Padding is a step that is NaN as a whole. Any other NaN stays, and shows in the loss.
+    """
+    padding = sequences.flatten(2).isnan().all(2)
+    wide = padding.view(*padding.shape, *[1] * (sequences.dim() - 2))
+    return sequences.masked_fill(wide, 0), padding
 
 
 class ConvEncoder(Encoder):

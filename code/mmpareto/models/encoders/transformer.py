@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...data.samples import Modality
-from .base import Encoder
+from .base import Encoder, without_padding
 
 LAYERS, WIDTH, HEADS = 4, 64, 4
 PICTURES = ("image", "spectrogram", "frames", "flow")
@@ -19,13 +19,15 @@ class Transformer(Encoder):
 
     Pictures, spectrograms, frames and flow are cut into patches of 16x16, of 4x4 if they are no
     larger than 64 pixels; an array (L, ...) is L tokens, a vector one; text is one token for each
-    integer, and zeros are padding, which no token attends to.
+    integer. No token attends to padding.
     """
 
     out_dim = WIDTH
+    takes_padding = True
 
     def __init__(self, modality: Modality):
         super().__init__()
+        self.kind = modality.kind
         if modality.vocabulary:
             self.embedding = nn.Embedding(modality.vocabulary, WIDTH, padding_idx=0)
             count = modality.shape[0]
@@ -42,10 +44,14 @@ class Transformer(Encoder):
 
     def embed(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return tokens (B, 1 + L, D), and which are padding (B, 1 + L), None without padding."""
+        padding = None
+        if self.kind == "sequence":
+            inputs, padding = without_padding(inputs)
+        elif self.kind == "tokens":
+            padding = inputs.eq(0)
         tokens = self.embedding(inputs)
         start = self.start.expand(len(tokens), -1, -1)
-        is_text = isinstance(self.embedding, nn.Embedding)
-        padding = F.pad(inputs.eq(0), (1, 0)) if is_text else None
+        padding = padding if padding is None else F.pad(padding, (1, 0))
         return torch.cat([start, tokens], dim=1) + self.positions, padding
 
     def summary(self, tokens: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from ...data.samples import Data, Present
 from ...system.errors import UserError
-from ..encoders.base import Encoder, Encoders
+from ..encoders.base import Encoder, Encoders, without_padding
 
 Taps = dict[str, list[Tensor]]
 NO_TAPS: Taps = {}
@@ -106,6 +106,7 @@ class Fusion(nn.Module):
     def __init__(self, encoders: dict[str, Encoder], classes: int):
         super().__init__()
         self.encoders, self.classes = Encoders(encoders), classes
+        self.filled = [k for k, e in encoders.items() if getattr(e, "fills_padding", False)]
         self.unimodal_heads = heads(encoders, classes) if self.own_heads else nn.ModuleDict()
 
     @staticmethod
@@ -209,6 +210,8 @@ class Fusion(nn.Module):
         The predictions were computed from these very features, so gradients can be taken there.
         A method that trains one modality at a time gives that one's inputs alone.
         """
+        short = {name: without_padding(inputs[name])[0] for name in self.filled if name in inputs}
+        inputs = inputs | short
         if self.precision == "fp32":
             return self.read(*self._encode(inputs, present), present)
         with torch.autocast(next(iter(inputs.values())).device.type, torch.bfloat16):
