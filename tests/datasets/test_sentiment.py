@@ -12,7 +12,7 @@ import pytest
 from damage import told
 from sets import error_of, prepare_set, rows
 
-from mmpareto.datasets.sentiment import LABELS, MOSI, PADDING
+from mmpareto.datasets.sentiment import LABELS, MOSI
 
 
 def collect(path, labels="nonnegative"):
@@ -47,9 +47,7 @@ def test_steps(tmp_path, front, told):
         for name, source in clip.sources.items():
             values, expected = source.values[source.row], true[name][number]
             assert np.array_equal(values[: len(expected)], expected)
-            assert np.array_equal(
-                values[len(expected) :], np.full_like(values, PADDING)[len(expected) :]
-            )
+            assert np.isnan(values[len(expected) :]).all() and len(values) == source.length
 
 
 def test_parts_videos_and_labels(raw):
@@ -98,7 +96,9 @@ def test_numbers_that_are_not_finite_and_samples_without_any(tmp_path):
     content["valid"]["text"][1] = 0
     out = tmp_path / "set"
     path = field.write_sentiment(tmp_path / "it.pkl", content)
-    assert prepare_set("mosi", path, out)["recipe"]["labels"] == "nonnegative"
+    metadata = prepare_set("mosi", path, out)
+    assert metadata["recipe"]["labels"] == "nonnegative"
+    assert {spec["kind"] for spec in metadata["modalities"].values()} == {"sequence"}
     clips = {clip.id: clip for clip in collect(path).clips}
     training = np.concatenate(true["audio"][:24])[:, 1].astype(float)
     mean = training[np.isfinite(training)].mean()

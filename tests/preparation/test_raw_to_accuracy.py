@@ -88,7 +88,7 @@ def test_modelnet40(tmp_path):
 def test_sentiment(tmp_path, dataset, front, method):
     content, _ = field.sentiment(front=front, parts={"train": 120, "valid": 16, "test": 48})
     field.write_sentiment(tmp_path / "raw/it.pkl", content)
-    check(dataset, 7, tmp_path, "--encoder", "mlp", "--method", method,
+    check(dataset, 7, tmp_path, "--encoder", "gru", "--method", method,
           prepare=("--labels", "seven"), modalities=tuple(field.FEATURES))  # fmt: skip
     header = "Labels   seven: -3, -2, -1, 0, 1, 2, 3"
     assert header in (tmp_path / "run/train.log").read_text()

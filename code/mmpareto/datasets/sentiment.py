@@ -17,7 +17,6 @@ from .shared.prepared import Prepared
 
 PARTS = {"train": "train", "valid": "val", "test": "test"}  # as the pickles call them, as we do
 MODALITIES = ("text", "audio", "vision")
-PADDING = 0.0  # behind the last step of a sample
 # name: its classes, and the number of the class of a score in [-3, 3], or None: no sample
 LABELS: dict[str, tuple[tuple[str, ...], Callable[[float], int | None]]] = {
     "nonnegative": (("negative", "nonnegative"), lambda score: int(score >= 0)),
@@ -66,15 +65,16 @@ class Sentiment(Prepared):
         ]
         left_out, sources, doubts = {}, {}, {id: [] for id in ids}
         for name in MODALITIES:
-            values, lengths, replaced, told = _modality(path, name, parts)
+            values, steps, replaced, told = _modality(path, name, parts)
             notes.append(f"{name}: {told}")
             sources[name] = values
-            for id, length, count in zip(ids, lengths, replaced, strict=True):
+            for id, length, count in zip(ids, steps, replaced, strict=True):
                 if not length:
                     left_out.setdefault(id, Problem(name, "empty", "all its numbers are 0"))
                 if count:
                     found = f"{count} numbers NaN or infinite, replaced by training means"
                     doubts[id].append(Problem(name, "not_finite", found))
+        lengths = {name: len(values[0]) for name, values in sources.items() if values.ndim == 3}
         clips, listed = [], {}
         for row, (id, group, score) in enumerate(zip(ids, groups, scores, strict=True)):
             number = choose(score) if np.isfinite(score) else None
@@ -83,7 +83,10 @@ class Sentiment(Prepared):
             if id in left_out:
                 continue
             listed[id] = PARTS[owners[row]], classes[number]
-            found = {name: Source("array", path, row, values=sources[name]) for name in MODALITIES}
+            found = {
+                name: Source("array", path, row, lengths.get(name), values=values)
+                for name, values in sources.items()
+            }
             clips.append(Clip(id, classes[number], group, found, tuple(doubts[id])))
         if left_out:
             reasons = Counter(f"{p.modality} {p.reason}".strip() for p in left_out.values())
@@ -91,7 +94,8 @@ class Sentiment(Prepared):
             notes.append(f"left out: {told}; see problems.csv")
         return Raw(
             cls.name, cls.hint, list(classes), dict.fromkeys(MODALITIES, "array"), clips, left_out,
-            {"published": listed}, notes=notes, recipe={"labels": flags.labels}, is_whole=True,
+            {"published": listed}, notes=notes, lengths=lengths,
+            recipe={"labels": flags.labels}, is_whole=True,
         )  # fmt: skip
 
     @classmethod
@@ -228,7 +232,7 @@ def _modality(
         raise UserError(f"{path}: {name}: shapes {found} found, as many features in all expected")
     is_vector = len(shape) == 1
     steps = 1 if is_vector else max(a.shape[1] for a in arrays)
-    values = np.full((sum(map(len, arrays)), steps, shape[-1]), PADDING, np.float32)
+    values = np.full((sum(map(len, arrays)), steps, shape[-1]), np.nan, np.float32)
     lengths, sides, start = [], set(), 0
     for fields, array in zip(parts.values(), arrays, strict=True):
         array = array[:, None] if is_vector else array

@@ -117,10 +117,12 @@ def _converted(rows: np.ndarray, source: Source) -> tuple[np.ndarray, np.ndarray
         with np.errstate(over="ignore"):
             values = rows.reshape(len(rows), *(shape or (1,))).astype(np.float32)
         is_good = np.isfinite(values)
+    if source.length is not None and not values.shape[1]:
+        raise Bad("empty", f"{name} has no time steps, one or more expected")
+    if source.length is not None and source.kind == "array":
+        is_good[~_is_step(values)] = True  # the raw sequence has padding of its own
     is_good = is_good.all(axis=tuple(range(1, is_good.ndim)))
     if source.length is not None:  # pad the first axis of each row, or cut it
-        if not values.shape[1]:
-            raise Bad("empty", f"{name} has no time steps, one or more expected")
         values = values[:, : source.length]
         missing = source.length - values.shape[1]
         filling = np.nan if source.kind == "array" else 0
@@ -136,10 +138,13 @@ def before_padding(sequences: np.ndarray) -> np.ndarray:
 
     Padding is a run of steps at the end that are NaN as a whole; the first step is never padding.
     """
-    steps = sequences.reshape(*sequences.shape[:2], -1)
-    is_step = ~np.isnan(steps).all(axis=2)
-    is_step[:, 0] = True
-    return steps[np.logical_or.accumulate(is_step[:, ::-1], axis=1)[:, ::-1]]
+    return sequences.reshape(*sequences.shape[:2], -1)[_is_step(sequences)]
+
+
+def _is_step(sequences: np.ndarray) -> np.ndarray:
+    found = ~np.isnan(sequences).all(axis=tuple(range(2, sequences.ndim)))
+    found[:, 0] = True
+    return np.logical_or.accumulate(found[:, ::-1], axis=1)[:, ::-1]
 
 
 def _padded(shape: tuple[int, ...], source: Source) -> tuple[int, ...]:
