@@ -73,6 +73,7 @@ def test_text_by_hand(tmp_path, kind, pad):
     ("words", "line"),
     [
         (Modality("tokens", (LENGTH,), VOCABULARY + 1), r"tokens are below 40 .* set's below 41"),
+        (Modality("tokens", (LENGTH,), VOCABULARY, 0, "words"), "are words of its own: prepare it"),
         (Modality("tokens", (LENGTH,), VOCABULARY, 1), r"with padding 0, .* with padding 1: prep"),
         (Modality("tokens", (LENGTH + 3,), VOCABULARY), r"reads 9 tokens at most, .* have 10"),
         (Modality("array", (3,)), r"not array of shape \(3,\): choose another"),

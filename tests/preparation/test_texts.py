@@ -53,7 +53,9 @@ class TestWords:
             "a": [6, 5, 3, 6, 5], "b": [2, 3, 1], "c": [1, 4], "d": [5, 1, 5, 1, 5], "e": [2, 4],
             "f": [2, 4],
         }  # fmt: skip
-        assert metadata["modalities"]["said"] == {"kind": "tokens", "vocabulary": 7, "shape": [5]}
+        assert metadata["modalities"]["said"] == {
+            "kind": "tokens", "vocabulary": 7, "shape": [5], "tokenizer": "words",
+        }  # fmt: skip
         assert metadata["counts"]["files"] == 1
         recipe = metadata["recipe"]["text"]
         assert re.fullmatch("[0-9a-f]{64}", recipe.pop("sha256"))
@@ -181,7 +183,7 @@ class TestPretrained:
             assert [{0: pad, pad: 0}.get(number, number) for number in found] == own
             assert own[0] == 0 and own[-1] == 2 and len(own) <= 6
         data = Folder.load(Namespace(data_root=tmp_path / "set", split=None, dataset="folder"))
-        assert data.modalities["said"].pad == pad
+        assert data.modalities["said"][2:] == (vocabulary, pad, f"hf:{name}")
 
     def test_a_set_that_grows(self, raw, tokenizers, tmp_path):
         """A new clip needs no other set; all is as if made anew."""

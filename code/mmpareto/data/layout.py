@@ -52,6 +52,7 @@ class Spec:
         return self.kind == "frames" or (self.kind == "flow" and not self.shape)
 
     pad: int | None = None  # of tokens: the tokenizer's number for padding, here exchanged with 0
+    tokenizer: str | None = None  # of tokens that prepare.py has made
 
     def __post_init__(self) -> None:
         """Raise ValueError unless a reader can be made of it."""
@@ -66,6 +67,7 @@ class Spec:
             shape=all(map(is_count, shape)) and 0 < prod(shape) <= LARGEST,
             vocabulary=0 < words <= WORDS if self.kind == "tokens" else not words,
             pad=self.pad is None or 0 < self.pad < words,
+            tokenizer=not self.tokenizer or bool(words and not CONTROL.search(self.tokenizer)),
         )
 
 

@@ -30,6 +30,7 @@ class Modality(NamedTuple):
     shape: tuple[int, ...]
     vocabulary: int | None = None
     pad: int = 0
+    tokenizer: str = ""  # its name, where prepare.py has made the tokens
 
 
 class Present(NamedTuple):

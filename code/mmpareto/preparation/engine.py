@@ -295,11 +295,11 @@ class Preparation:
                 told = self._write_problems(journal)
                 raise UserError(f"--raw {self.flags.raw}: no clip left with {name}; see {told}")
             shape = common_shape(name, own)
-            size, pad = raw.vocabularies.get(name), None
             if kind == "text":
-                size, pad = self.texts.vocabulary, self.texts.pad or None
+                specs[name] = self.texts.spec(shape)
+                continue
             stored = stored_kind(kind, raw.lengths.get(name))
-            specs[name] = Spec(stored, size, list(shape) or None, pad)
+            specs[name] = Spec(stored, raw.vocabularies.get(name), list(shape) or None)
         before = None
         with suppress(UserError):  # no metadata yet, or damaged
             before = read_metadata(self.out)

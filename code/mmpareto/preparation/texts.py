@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..data.clips import Raw, Source, State, state_of
+from ..data.layout import Spec
 from ..system.errors import UserError, reason
 from .arrays import pack
 from .journal import Stored
@@ -114,6 +115,10 @@ class Texts:
         for clip in raw.clips:
             if parts.get(clip.id) == "train":
                 yield from (clip.sources[n].text for n in self.names if n in clip.sources)
+
+    def spec(self, shape: Iterable[int]) -> Spec:
+        recipe = self.recipe["text"]
+        return Spec("tokens", self.vocabulary, list(shape), self.pad or None, recipe["tokenizer"])
 
     def write(self, out: Path) -> Rows:
         """Write the packed files into out; return the rows of all texts that can be used."""

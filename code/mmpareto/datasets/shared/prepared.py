@@ -127,7 +127,9 @@ class Prepared(Dataset):
         readers = _readers(metadata.modalities, flags)
         classes = {label: i for i, label in enumerate(metadata.classes)}
         modalities = {
-            name: Modality(spec.kind, readers[name].shape, spec.vocabulary, spec.pad or 0)
+            name: Modality(
+                spec.kind, readers[name].shape, spec.vocabulary, spec.pad or 0, spec.tokenizer or ""
+            )
             for name, spec in metadata.modalities.items()
         }
         return Data(

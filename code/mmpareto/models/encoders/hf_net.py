@@ -106,6 +106,11 @@ def _fit_channels(config, wanted: int, name: str, pretrained: str | None) -> Non
 
 def _check_tokens(config, modality: Modality, name: str) -> None:
     """Raise UserError unless the tokens can be this model's."""
+    if modality.tokenizer == "words":
+        raise UserError(
+            f"--encoder {name}: the set's tokens are words of its own: prepare it with the "
+            "tokenizer of this model (--tokenizer hf:NAME)"
+        )
     vocabulary = modality.vocabulary or 0
     if modality.pad == vocabulary - 1:  # padding needs no embedding
         vocabulary -= 1
