@@ -110,7 +110,7 @@ def test_batches_and_default_encoders(prepared):
 @pytest.mark.parametrize(
     ("fusion", "epochs"),
     [("concat", 6), pytest.param("bottleneck", 4, marks=pytest.mark.slow),
-     pytest.param("gated", 6, marks=pytest.mark.slow)],
+     pytest.param("gated", 10, marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_four_modalities_train(prepared, tmp_path, fusion, epochs):
     """Every modality learns; patches of cropped pictures need more steps than these."""
