@@ -14,6 +14,7 @@ from sets import contents, error_of, prepare_set
 import evaluate
 import train
 import verify
+from mmpareto.data import standard
 from mmpareto.data.batches import loader
 from mmpareto.datasets.folder import Folder
 from mmpareto.datasets.shared import prepared
@@ -100,6 +101,16 @@ class TestTable:
                         assert torch.equal(found, expected)
                     else:
                         assert found.isnan().all() or not found.any()
+
+    def test_arrays_are_standardised_by_those_that_are_there(self, raw, out):
+        plain = Folder.load(options.parse(words(out, "x")))
+        values = np.load(raw / "pose.npy").astype(np.float32)
+        rows = values[[i for i in range(48) if having(i)[0]]].reshape(-1, 3)  # axes: time, columns
+        data = standard.standardised(plain, standard.measured(plain))
+        mean, deviation = data.standard["pose"].numpy()
+        np.testing.assert_allclose(mean, rows.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(deviation, rows.std(0), rtol=1e-5)
+        assert torch.equal(data.splits["val"].present, plain.splits["val"].present)
 
     @pytest.mark.parametrize(
         ("old", "new", "flags", "message"),
