@@ -224,8 +224,9 @@ def train(compared: Comparison, plans: list[Plan], slots: list[str | None]) -> d
         if several:
             outcome = failed.get(plan.label, "not finished")
             if plan.run and not code:
-                rule = plan.run.result.selected
-                (outcome,) = report.result_lines({rule: plan.run.result.results[rule]})
+                done = plan.run.result
+                chosen = {done.selected: done.results[done.selected]}
+                (outcome,) = report.result_lines(chosen, done.stopped)
             bar.update()
             tqdm.write(f"== {plan.label}: {outcome}")
             sys.stdout.flush()

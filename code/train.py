@@ -24,7 +24,7 @@ from mmpareto.data.samples import Batch, choosing_split
 from mmpareto.methods import METHODS
 from mmpareto.methods.base import numbers
 from mmpareto.models.fusions.base import Fusion
-from mmpareto.run import checkpoint, devices, options, report, setup, start
+from mmpareto.run import checkpoint, devices, optimizing, options, report, setup, start
 from mmpareto.run.folder import Run, closing_lines, finished
 from mmpareto.run.records import MEASURES, Best, rule_of
 from mmpareto.run.scores import Scores, columns, evaluate
@@ -44,7 +44,8 @@ def run(flags: Namespace) -> None:
     config = options.as_config(flags)
     if flags.resume and (done := finished(flags.out, config)):
         if distributed.is_first():
-            lines = closing_lines(flags.out, done.result.selected, done.result.results)
+            result = done.result
+            lines = closing_lines(flags.out, result.selected, result.results, result.stopped)
             print(f"{flags.out} is finished", *lines, sep="\n")
         return
     with closing(Run(flags.out, config, flags.resume)) as folder:
@@ -85,6 +86,11 @@ class Trainer:
         self.loaders["train"] = load(splits["train"], self.order)
         self.shown = choosing_split(splits, flags.select)
         self.chosen_by = MEASURES[flags.select_by]
+        if flags.patience and self.shown != "val":
+            raise UserError(
+                f"--patience stops by validation, and {self.data.name} has no such split: choose "
+                "another --split, or drop --patience"
+            )
 
         if flags.batch_size == distributed.size():
             setup.check_single_samples(self.model, splits["train"], self.device)
@@ -105,7 +111,9 @@ class Trainer:
         self.params, self.buffers = list(model.parameters()), list(model.buffers())
         self.statistics = [b for b in self.buffers if b.is_floating_point()]  # of BatchNorm
         trained = [p for p in self.params if p.requires_grad] + self.method.parameters()
-        self.optimizer, self.scheduler = setup.build_optimizer(flags, trained, self.device)
+        self.optimizer, self.scheduler = optimizing.build_optimizer(
+            flags, model, trained, self.device
+        )
 
     @property
     def steps(self) -> int:
@@ -117,6 +125,13 @@ class Trainer:
     def makes_teachers(self) -> bool:
         """Whether a run of their own has to train the method's teachers before the first epoch."""
         return self.method.needs_teachers and not (self.run.state or self.flags.teacher)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether --patience ends the run before --epochs; all processes have the same scores."""
+        flags = self.flags
+        is_due = flags.patience and self.epoch - self.best.epoch >= flags.patience
+        return bool(is_due) and self.epoch < flags.epochs
 
     def teach(self) -> None:
         """Give the method its teachers: those of --teacher, or of a run that trains them first."""
@@ -146,22 +161,30 @@ class Trainer:
         self.run.start(header, checkpoint.known_by(self.data))
         if self.makes_teachers:
             self.teach()
-        while self.epoch < self.flags.epochs:
-            began = time.perf_counter()
+        while self.epoch < self.flags.epochs and not self.is_stopped:
+            began, rates = time.perf_counter(), optimizing.rates(self.optimizer)
             steps = self.train_epoch()
             self.scheduler.step()
             scores, loss = self.scores(self.shown)
             self.epoch += 1
             self.best = self.best.after(self.epoch, *scores["joint"], loss, self.chosen_by)
             epoch = {"epoch": self.epoch, **report.summary(steps), "split": self.shown}
-            epoch |= {**columns(scores), "split_loss": loss, "waiting": self.waiting}
+            epoch |= {**columns(scores), "split_loss": loss, "waiting": self.waiting, **rates}
             epoch["seconds"] = time.perf_counter() - began
-            row = report.row(epoch, self.flags.epochs, self.best, self.chosen_by)
+            further = self.remarks(epoch)
+            row = report.row(epoch, self.flags.epochs, self.best, self.chosen_by, further)
             self.run.record(steps, epoch, row)
             if self.best.epoch == self.epoch:
                 self.run.save("best.pt", self.model_state())
             self.run.save("last.pt", self.state())
         self.finish()
+
+    def remarks(self, epoch: dict) -> list[str]:
+        """Return what the flags of the schedule add to an epoch's row."""
+        flags = self.flags
+        changes = flags.warmup or flags.lr_decay_step or flags.lr_schedule == "cosine"
+        rates = [report.rates_in(epoch)] if changes else []
+        return rates + [f"stopped early (--patience {flags.patience})"] * self.is_stopped
 
     def train_epoch(self) -> list[dict]:
         """Train one epoch; returns the record of every optimizer step."""
@@ -257,7 +280,9 @@ class Trainer:
         if limit := self.flags.limit_batches:
             samples = min(samples, limit * self.flags.batch_size)
         size, peak = setup.parameters(self.model), devices.peak_memory(self.device)
-        self.run.finish(selected, results, test_samples=samples, parameters=size, peak_bytes=peak)
+        known = {"test_samples": samples, "parameters": size, "peak_bytes": peak}
+        known["stopped"] = self.epoch if self.is_stopped else None
+        self.run.finish(selected, results, **known)
 
     def model_state(self) -> dict:
         """Return what evaluation needs."""

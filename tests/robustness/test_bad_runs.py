@@ -26,6 +26,7 @@ from mmpareto.data.samples import Modality
 from mmpareto.models.encoders import ENCODERS
 from mmpareto.models.fusions import FUSIONS
 from mmpareto.run import checkpoint, options, setup
+from mmpareto.run.optimizing import build_optimizer
 from mmpareto.system.errors import UserError
 
 pytestmark = [
@@ -219,7 +220,7 @@ def test_an_optimizer_s_buffer_of_one_number(optimizer, name):
     """Such a buffer is refused: a fused step would write past its end."""
     model = torch.nn.Linear(3, 2)
     flags = options.parse(["--optimizer", optimizer])
-    made, _ = setup.build_optimizer(flags, list(model.parameters()), torch.device("cpu"))
+    made, _ = build_optimizer(flags, model, list(model.parameters()), torch.device("cpu"))
     model(torch.ones(1, 3)).sum().backward()
     made.step()
     state = made.state_dict()
@@ -237,7 +238,7 @@ def test_a_momentum_that_is_missing():
     model = torch.nn.Linear(3, 2)
     params = list(model.parameters())
     flags, plain = options.parse(["--learning_rate", "0.1"]), deepcopy(model)
-    made, _ = setup.build_optimizer(flags, params, torch.device("cpu"))
+    made, _ = build_optimizer(flags, model, params, torch.device("cpu"))
     theirs = torch.optim.SGD(plain.parameters(), 0.1, 0.9, weight_decay=1e-4)
     for name in ("bias", "weight", "bias"):  # each parameter gets its first gradient alone
         for one, optimizer in ((model, made), (plain, theirs)):

@@ -22,7 +22,7 @@ from ..methods import METHODS
 from ..methods.base import Decision
 from ..models.fusions import FUSIONS
 from ..models.fusions.base import Fusion
-from ..run import devices, options, setup
+from ..run import devices, optimizing, options, setup
 from ..run.environment import commit
 from .rivals import Released, TorchJD
 from .timing import compare, now, show_ratio
@@ -62,9 +62,8 @@ class Stepper:
         if flags.compile:
             self.model.compile()
         self.method = METHODS[flags.method](self.model, flags)
-        self.optimizer, _ = setup.build_optimizer(
-            flags, [*self.model.parameters(), *self.method.parameters()], device
-        )
+        params = [*self.model.parameters(), *self.method.parameters()]
+        self.optimizer, _ = optimizing.build_optimizer(flags, self.model, params, device)
 
     def __call__(self, batch: Batch) -> Decision:
         for turn in range(self.method.turns):

@@ -208,7 +208,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
     if settings() != expected:
         raise ValueError("settings of another form")
     names = {name for buffers in optimizer.state.values() for name in buffers}
-    if "momentum_buffer" in names:  # `setup.build_optimizer` gives one to every parameter
+    if "momentum_buffer" in names:  # `optimizing.build_optimizer` gives one to every parameter
         params = [param for group in optimizer.param_groups for param in group["params"]]
         optimizer.state.update({p: {} for p in params if p not in optimizer.state})
     for param, buffers in optimizer.state.items():

@@ -170,7 +170,7 @@ class Run:
             tensors.write(self.folder / name, {**state, "config": self.config, "logs": logs})
         distributed.barrier()  # the others may read it
 
-    def finish(self, selected: str, results: dict[str, dict], **measured: int) -> None:
+    def finish(self, selected: str, results: dict[str, dict], **measured: int | None) -> None:
         """Show and keep the scores, by rule; selected names the rule that counts.
 
         measured holds further fields of `Result`.
@@ -183,7 +183,7 @@ class Run:
         if self.board:
             with clear_errors(f"--tensorboard_path {self.board_path}"):
                 self.board.close()
-        for line in closing_lines(self.folder, selected, results):
+        for line in closing_lines(self.folder, selected, results, measured["stopped"]):
             self.log(line)
         with clear_errors(path := self.folder / "epochs.jsonl"):
             path.stat()  # a comparison reads it with the result
@@ -218,10 +218,12 @@ class Finished(NamedTuple):
     result: Result
 
 
-def closing_lines(folder: Path, selected: str, results: dict[str, dict]) -> list[str]:
+def closing_lines(
+    folder: Path, selected: str, results: dict[str, dict], stopped: int | None
+) -> list[str]:
     """Return a finished run's last lines: its results, and the command that looks into them."""
     path = from_here(folder / ("last.pt" if selected == "last" else "best.pt"))
-    return [*report.result_lines(results), f"Evaluate {next_command('evaluate.py', path)}"]
+    return [*report.result_lines(results, stopped), f"Evaluate {next_command('evaluate.py', path)}"]
 
 
 def finished(folder: Path, config: dict[str, Any]) -> Finished | None:
@@ -233,7 +235,7 @@ def finished(folder: Path, config: dict[str, Any]) -> Finished | None:
     result = read_result(folder)
     done = int(result.results["last"]["epoch"])
     check_epochs(folder, done, config)
-    return Finished(known, result) if done == config["epochs"] else None
+    return Finished(known, result) if result.stopped or done == config["epochs"] else None
 
 
 def check_epochs(folder: Path, done: int, config: dict[str, Any]) -> None:

@@ -10,9 +10,10 @@ from ..datasets import DATASETS
 from ..methods import METHODS
 from ..models.fusions import FUSIONS
 from ..system.errors import UserError
-from ..system.flags import PUBLISHED, Parser
+from ..system.flags import PUBLISHED, Parser, by_name
 from ..system.paths import REPOSITORY
 from .parsers import (
+    BY_NAME,
     DEFAULTS,
     OPTIMIZER_DEFAULTS,
     WITH_FLAGS,
@@ -64,6 +65,7 @@ def parse(arguments: list[str]) -> Namespace:
 
     _check_pairs(flags)
     _fill_defaults(flags)
+    _check_schedule(flags)
     check_data_root(flags.dataset, flags.data_root)
     flags.data_root = (flags.data_root or REPOSITORY / "data" / flags.dataset).absolute()
     if flags.out is None:
@@ -157,6 +159,7 @@ def changes(old: dict, new: dict) -> list[str]:
     defaults = {name: value for own in known for name, value in own.items()}
     old = defaults | FORMERLY | old
     rows, free = [], FREE_ON_RESUME - METHODS[new["method"]].fixed_on_resume
+    free -= {"epochs"} if new["lr_schedule"] == "cosine" else set()  # its rates depend on them
     free -= {"data_root"} if DATASETS[new["dataset"]].one_of_many else set()
     either = ("best-val", "last")  # every run holds both results
     for name in sorted((old.keys() | new.keys()) - free):
@@ -184,12 +187,34 @@ def _check_pairs(flags: Namespace) -> None:
         )
 
 
+def _check_schedule(flags: Namespace) -> None:
+    schedule = flags.lr_schedule
+    if schedule == "step" and not flags.lr_decay_step:
+        raise UserError("--lr_schedule step needs --lr_decay_step: give it, too")
+    if flags.lr_decay_step and schedule in ("constant", "cosine"):
+        raise UserError(
+            f"--lr_decay_step acts only with --lr_schedule step, not {schedule}: drop one flag"
+        )
+    if flags.warmup >= flags.epochs:
+        raise UserError(
+            f"--warmup {flags.warmup}: no epoch of --epochs {flags.epochs} would have the whole "
+            "learning rate: lower --warmup"
+        )
+    if flags.patience and flags.select == "best-test":
+        raise UserError(
+            "--patience stops by validation, --select best-test chooses by test: drop one flag"
+        )
+
+
 def _fill_defaults(flags: Namespace) -> None:
     chosen = OPTIMIZER_DEFAULTS[flags.optimizer]
     for defaults in (chosen, DATASETS[flags.dataset].defaults, DEFAULTS):
         for name, value in defaults.items():
-            if getattr(flags, name) is None:
+            given = getattr(flags, name)
+            if given is None:
                 setattr(flags, name, value)
+            elif name in BY_NAME and "" not in by_name(given):
+                setattr(flags, name, f"{value} {given}")
 
 
 def _find_fusion(flags: Namespace) -> str:

@@ -9,7 +9,9 @@ from ..methods import METHODS
 from ..models.encoders import ENCODERS
 from ..models.fusions import FUSIONS
 from ..system.flags import (
+    ELSEWHERE,
     PUBLISHED,
+    ByName,
     Parser,
     encoder,
     explain_unknown,
@@ -41,6 +43,7 @@ OPTIMIZER_DEFAULTS = {
     "adam": {"learning_rate": 1e-3, "weight_decay": 0.0},
     "adamw": {"learning_rate": 1e-3, "weight_decay": 0.01},
 }
+BY_NAME = {"learning_rate": "lr", "weight_decay": "weight_decay"}  # flag: name in torch.optim
 
 
 class PartHelp(argparse.ArgumentDefaultsHelpFormatter):
@@ -104,17 +107,28 @@ def general_parser() -> Parser:
         help="add up the gradients of N batches for each step, >= 1 (default: %(default)s)")
     add("--optimizer", choices=OPTIMIZER_DEFAULTS, default="sgd",
         help="which optimizer (default: %(default)s)")
-    add("--learning_rate", type=positive(float),
-        help=f"the learning rate, > 0 (default: {DEFAULTS['learning_rate']}, or the dataset's; "
-             "adam and adamw 0.001)")
+    add("--learning_rate", action=ByName, number=positive(float),
+        help="the learning rate, > 0; NAME= gives that modality's encoder another, or the unimodal "
+             "heads (heads), or all the rest (fusion) "
+             f"(default: {DEFAULTS['learning_rate']}, or the dataset's; adam and adamw 0.001)")
     add("--momentum", type=fraction, help="the momentum of sgd, in [0, 1) (default: 0.9)")
-    add("--weight_decay", type=non_negative(float),
-        help="the weight decay, >= 0 (default: sgd 1e-4, adam 0, adamw 0.01)")
+    add("--weight_decay", action=ByName, number=non_negative(float),
+        help="the weight decay, >= 0; NAME= as in --learning_rate (default: sgd 1e-4, adam 0, "
+             "adamw 0.01)")
     add("--lr_decay_step", type=positive(int), metavar="EPOCHS",
         help="multiply the learning rate by --lr_decay_ratio every so many epochs, >= 1 "
              "(default: never)")
     add("--lr_decay_ratio", type=positive(float), metavar="RATIO",
         help="the factor of --lr_decay_step, > 0 (default: 0.1)")
+    add("--lr_schedule", choices=("constant", "step", "cosine"),
+        help="the learning rate over the epochs; step is --lr_decay_step, cosine falls to zero "
+             "(default: constant, or step with --lr_decay_step)")
+    add("--warmup", type=non_negative(int), default=0, metavar="EPOCHS",
+        help="let the learning rate grow in equal parts for so many epochs first, >= 0 "
+             "(default: %(default)s)")
+    add("--patience", type=positive(int), metavar="EPOCHS",
+        help="stop when no epoch has been better for so many, >= 1, by validation and --select_by "
+             "(default: never)")
     add("--clip_grad", nargs="?", type=positive(float), const=1.0, metavar="NORM",
         help="clip the gradient's L2 norm to NORM, > 0; without NORM to 1.0 (default: no clipping)")
     add("--random_seed", type=seed, default=0, metavar="SEED",
@@ -195,6 +209,6 @@ def explain_foreign(word: str) -> str:
         for name in registry
         if flag.startswith("-") and flag in part_parser(registry, name).format_help().split()
     ]
-    if owners:
+    if owners and flag.lstrip("-") not in ELSEWHERE:
         return f"{flag} acts only with {' or '.join(owners)}: choose that, or drop {flag}"
     return explain_unknown(word, help_text())

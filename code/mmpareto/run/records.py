@@ -160,6 +160,7 @@ class Result(Record):
     test_samples: int | None = None  # that were scored
     parameters: int | None = None  # of the model
     peak_bytes: int | None = None  # as `devices.peak_memory` measures it
+    stopped: int | None = None  # the epoch after which --patience ended it before --epochs
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -40,8 +40,11 @@ def mean(values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def row(epoch: dict, epochs: int, best: Best, by: str = "Acc") -> str:
-    """The console's row of an epoch; by: the score, "Acc" or "F1", that chooses the best one."""
+def row(epoch: dict, epochs: int, best: Best, by: str = "Acc", further: Iterable[str] = ()) -> str:
+    """The console's row of an epoch; by: the score, "Acc" or "F1", that chooses the best one.
+
+    further: more words for it.
+    """
     loss = "none" if epoch["loss"] is None else f"{epoch['loss']:.4f}"
     is_tied = best.equals > 1 and best.loss is not None
     tied = f", lowest loss of {best.equals} equal" if is_tied else ""
@@ -54,6 +57,7 @@ def row(epoch: dict, epochs: int, best: Best, by: str = "Acc") -> str:
     if epoch["conflict"] is not None:
         words.append(f"conflict {epoch['conflict']:.0%}")
     words += [f"{name} {epoch[name]}" for name in ("stationary", "skipped") if epoch[name]]
+    words += further
     return "  ".join([*words, f"waiting {epoch['waiting']:.0%}", f"{epoch['seconds']:.1f}s"])
 
 
@@ -80,11 +84,18 @@ def accuracies(scores: dict, by: str = "Acc") -> str:
     return "  ".join(f"{k} {v:.4f}" for k, v in named.items())
 
 
-def result_lines(results: dict[str, dict]) -> list[str]:
-    """One line per selection rule: {rule: {"epoch": ..., scores}}."""
+def rates_in(epoch: dict) -> str:
+    """The learning rates of an epoch in words: that of all parameters, or those of the parts."""
+    rates = {k.partition("/")[2]: v for k, v in epoch.items() if k.startswith("learning_rate")}
+    return "rate " + ", ".join(f"{part} {rate:.3g}".strip() for part, rate in rates.items())
+
+
+def result_lines(results: dict[str, dict], stopped: int | None = None) -> list[str]:
+    """One line per selection rule: {rule: {"epoch": ..., scores}}; stopped: as in `Result`."""
     lines, by = [], max(map(measure_of, results))  # F1 if one of the rules chose by it
     for rule, scores in results.items():
-        epoch = "" if rule == "last" else f", epoch {scores['epoch']}"
+        last = f", stopped early after epoch {stopped}" if stopped else ""
+        epoch = last if rule == "last" else f", epoch {scores['epoch']}"
         lines.append(f"Result ({rule}{epoch}): test {accuracies(scores, by)}")
     return lines
 

@@ -1,10 +1,9 @@
-"""Build the parts of a run from its flags: data, model, optimizer."""
+"""Build the parts of a run from its flags: data and model."""
 
 from argparse import Namespace
 from copy import deepcopy
 
 import torch
-from torch import nn
 
 from ..core import distributed
 from ..data import samples, standard
@@ -18,12 +17,11 @@ from ..models.fusions.base import Fusion
 from ..system.errors import UserError
 from ..system.flags import source_of
 from .environment import environment
-from .options import OPTIMIZER_DEFAULTS, data_name
+from .options import data_name
 from .parsers import part_parser
 
 # {kind of modality: encoder}; all others get resnet18.
 DEFAULT_ENCODERS = {"array": "mlp", "sequence": "gru", "tokens": "transformer"}
-OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 _kept: dict[str, Data] = {}  # what processes that are forked from this one find loaded
@@ -158,20 +156,6 @@ def check_single_samples(model: Fusion, split: Split, device: torch.device) -> N
             deepcopy(model).train()(to_device(inputs, device))
     except ValueError as error:
         raise UserError(f"--batch_size 1: {error}: give a larger --batch_size") from None
-
-
-def build_optimizer(flags: Namespace, params: list[nn.Parameter], device: torch.device):
-    """Return the optimizer, fused if the device has it, and its scheduler (constant by default)."""
-    settings = {"lr": flags.learning_rate, "weight_decay": flags.weight_decay}
-    settings |= {"fused": device.type in ("cpu", "cuda")}
-    if "momentum" in OPTIMIZER_DEFAULTS[flags.optimizer]:
-        settings["momentum"] = flags.momentum
-    optimizer = OPTIMIZERS[flags.optimizer](params, **settings)
-    if settings.get("momentum"):  # fused SGD fails if a parameter gets its first gradient later
-        for param in params:
-            optimizer.state[param]["momentum_buffer"] = torch.zeros_like(param)
-    ratio = flags.lr_decay_ratio if flags.lr_decay_step else 1.0
-    return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, flags.lr_decay_step or 1, ratio)
 
 
 def parameters(model: Fusion) -> int:

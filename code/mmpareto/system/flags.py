@@ -1,7 +1,7 @@
 """Types for argparse flags that check ranges where the text is read, and a parser for them."""
 
 import re
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import Action, ArgumentError, ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 from difflib import get_close_matches
 from math import isfinite
@@ -34,6 +34,8 @@ ELSEWHERE = {
     "save": "out predictions",
     "save_dir": "out predictions",
     "save_path": "out predictions",
+    "schedule": "lr_schedule",
+    "scheduler": "lr_schedule",
     "seed": "random_seed",
     "tb": "use_tensorboard",
     "tensorboard": "use_tensorboard",
@@ -105,6 +107,36 @@ def positive(kind: type) -> Callable[[str], float]:
 
 def non_negative(kind: type) -> Callable[[str], float]:
     return _number(kind, lambda value: value >= 0, f"a {NAMES[kind]} zero or above")
+
+
+class ByName(Action):
+    """Words [NAME=]NUMBER: a number, and others for the parts of the model that are named.
+
+    They are kept as one text, the number first; a number alone is kept as a number.
+    """
+
+    def __init__(self, option_strings, dest, number: Callable[[str], float], **more):
+        super().__init__(option_strings, dest, nargs="+", metavar="[NAME=]NUMBER", **more)
+        self.number = number
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        found: dict[str, float] = {}
+        for word in " ".join(values).split():  # a single word of compare.py may hold several
+            name, _, text = word.rpartition("=")
+            if name in found:
+                raise ArgumentError(self, f"{word!r}: {name or 'the number'} is given twice")
+            try:
+                found[name] = self.number(text)
+            except ArgumentTypeError as error:
+                raise ArgumentError(self, str(error)) from None
+        words = [f"{name}={found[name]}" if name else str(found[name]) for name in sorted(found)]
+        setattr(namespace, self.dest, found[""] if [*found] == [""] else " ".join(words))
+
+
+def by_name(kept: float | str) -> dict[str, float]:
+    """Return {name: number} of what `ByName` keeps; the number for all others is named ""."""
+    parts = (word.rpartition("=") for word in str(kept).split())
+    return {name: float(text) for name, _, text in parts}
 
 
 def comma_separated(kind: Callable) -> Callable[[str], list]:
