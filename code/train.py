@@ -71,6 +71,7 @@ class Trainer:
         if not run.state:  # a resumed run holds what its encoders have become
             self.data = start.load_encoders(model, flags, self.data)
         model = devices.place(model, self.device, flags.precision)
+        model.criterion = setup.criterion(flags, self.data, self.device)
         distributed.copy_from_first(model.state_dict().values())
         self.equip(devices.synchronised(model, self.device) if flags.sync_bn else model)
 

@@ -99,7 +99,7 @@ class AUG(Method):
         if head.count == 1:
             return Decision(loss, losses)
         *older, new = head.parts(z)
-        more = newest(total(older), new, targets)
+        more = newest(total(older), new, targets, self.model.criterion)
         return Decision(loss, losses, minimised=loss + more, measures={"newest": more.detach()})
 
     def adjust(self) -> dict[str, Tensor]:
@@ -109,8 +109,8 @@ class AUG(Method):
         return {name: torch.tensor(float(count)) for name, count in layers.items()}
 
 
-def newest(old: Tensor, new: Tensor, targets: Tensor) -> Tensor:
+def newest(old: Tensor, new: Tensor, targets: Tensor, criterion=F.cross_entropy) -> Tensor:
     """Returns CE(old) + CE(new) - 1/2 mean(-p_old,y log p_new,y) of logits (B, C)."""
     known = -F.cross_entropy(old, targets, reduction="none").detach()
-    each = F.cross_entropy(new, targets, reduction="none")
-    return F.cross_entropy(old, targets) + ((1 - known.exp() / 2) * each).mean()
+    each = criterion(new, targets, reduction="none")
+    return criterion(old, targets) + ((1 - known.exp() / 2) * each).mean()

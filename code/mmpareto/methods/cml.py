@@ -3,7 +3,6 @@
 from argparse import Namespace
 
 import torch
-import torch.nn.functional as F
 
 from ..core import distributed
 from ..data.samples import Batch
@@ -55,7 +54,7 @@ class CML(ReadOutMethod):
         for name in self.order[:-1]:
             features[name] = torch.zeros_like(features[name])
             logits.append(self.model.joint(features))
-        losses = [F.cross_entropy(u, batch.targets) for u in logits]
+        losses = [self.model.criterion(u, batch.targets) for u in logits]
         confidence, chosen = torch.stack([u.softmax(1) for u in logits]).max(2)  # (N, B)
         rises = confidence.diff(dim=0)
         if self.flags.compare == "released":

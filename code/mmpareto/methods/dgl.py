@@ -1,7 +1,6 @@
 """DGL: disentangled gradients (Wei et al., ICCV 2025)."""
 
 import torch
-import torch.nn.functional as F
 
 from ..data.samples import Batch
 from ..models.fusions.base import Fusion, Output, total
@@ -37,11 +36,11 @@ class DGL(ReadOutMethod):
         decision, alpha = super().decide(output, batch), self.flags.alpha
         features = output.features
         joint = self.model.joint({name: z.detach() for name, z in features.items()})
-        joint = F.cross_entropy(joint, batch.targets)
+        joint = self.model.criterion(joint, batch.targets)
         own = {name: z.detach().requires_grad_() for name, z in features.items()}
         absent = {name: torch.zeros_like(z) for name, z in features.items()}
         logits = {name: self.model.joint({**absent, name: z}) for name, z in own.items()}
-        alone = {name: F.cross_entropy(u, batch.targets) for name, u in logits.items()}
+        alone = {name: self.model.criterion(u, batch.targets) for name, u in logits.items()}
         # Only the features' gradients go on, so that the joint head does not see these losses.
         slopes = torch.autograd.grad(total(alone.values()), list(own.values()))
         carried = total((z * g).sum() for z, g in zip(features.values(), slopes, strict=True))

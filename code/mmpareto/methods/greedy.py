@@ -4,7 +4,6 @@ from argparse import Namespace
 from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.samples import Batch
@@ -67,7 +66,7 @@ class Greedy(JointMethod):
 
     def decide(self, output: Output, batch: Batch) -> Decision:
         branches = self.model.read_out(output.features).values()
-        loss = total(F.cross_entropy(u, batch.targets) for u in branches)
+        loss = total(self.model.criterion(u, batch.targets) for u in branches)
         return super().decide(output, batch)._replace(loss=loss)
 
     def adjust(self) -> dict[str, Tensor]:

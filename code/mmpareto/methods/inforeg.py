@@ -3,7 +3,6 @@
 from argparse import Namespace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..core import distributed
@@ -72,7 +71,7 @@ class InfoReg(ReadOutMethod):
     def decide(self, output: Output, batch: Batch) -> Decision:
         decision = super().decide(output, batch)
         logits = self.model.read_out(output.features)
-        own = [F.cross_entropy(u, batch.targets) for u in logits.values()]
+        own = [self.model.criterion(u, batch.targets) for u in logits.values()]
         self._scores.append(scores_of(logits, batch.targets))
         self._samples += len(batch.targets)
         return decision._replace(loss=total([decision.loss, *own]))

@@ -123,7 +123,10 @@ class LFM(JointMethod):
 
 
 def contrast(one: Tensor, other: Tensor, temperature: float) -> Tensor:
-    """Returns the InfoNCE of features (B, D), the mean of both directions."""
+    """Returns the InfoNCE of features (B, D), the mean of both directions.
+
+    It asks for samples, not for classes: the model's `criterion` does not apply.
+    """
     similar = F.normalize(one) @ F.normalize(other).T / temperature
     right = torch.arange(len(one), device=one.device)
     return (F.cross_entropy(similar, right) + F.cross_entropy(similar.T, right)) / 2

@@ -28,7 +28,7 @@ class MBSD(ReadOutMethod):
     def decide(self, output: Output, batch: Batch) -> Decision:
         decision = super().decide(output, batch)
         logits = self.model.read_out(output.features)
-        own = {name: F.cross_entropy(u, batch.targets) for name, u in logits.items()}
+        own = {name: self.model.criterion(u, batch.targets) for name, u in logits.items()}
         pairs = list(combinations(logits.values(), 2))
         distilled = [x / len(pairs) for pair in pairs for x in distillation(*pair, batch.targets)]
         hard = total([decision.loss, *own.values()])

@@ -33,7 +33,7 @@ class PMR(JointMethod):
     --variant release does as the authors' code: w_k = 1 for all but the fastest, no entropy term,
     and the second epoch's prototypes are not blended. That code takes prototypes from test samples
     on one dataset; here they always come from training. With --accumulate every micro-batch has its
-    own w_k.
+    own w_k. --class_weights and --label_smoothing act on L_joint, not on PCE_k.
     """
 
     window = "1-101"

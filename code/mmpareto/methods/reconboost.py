@@ -88,7 +88,7 @@ class ReconBoost(Method):
             unimodal |= output.unimodal
             features |= output.features
         joint = (self.beta * total(unimodal.values())).detach()
-        return Output(joint, unimodal, features)
+        return Output(joint, unimodal, features, criterion=self.model.criterion)
 
     def decide(self, output: Output, batch: Batch) -> Decision:
         losses = output.losses(batch.targets)
@@ -99,7 +99,7 @@ class ReconBoost(Method):
         others = [u for name, u in output.unimodal.items() if name != self.alone]
         rest = beta * total(others) if others else torch.zeros_like(own)
         weights = self.flags.label_weight, self.flags.known_weight
-        boosted = boosting(own, rest, batch.targets, *weights)
+        boosted = boosting(own, rest, batch.targets, *weights, self.model.criterion)
         apart = torch.zeros_like(boosted)
         if self.stage:
             previous = output.unimodal[self.names[(self.stage - 1) % len(self.names)]]
@@ -108,8 +108,15 @@ class ReconBoost(Method):
         return Decision(loss, losses, measures={"stage": stage, "disagreement": apart.detach()})
 
 
-def boosting(own: Tensor, rest: Tensor, targets: Tensor, label: float, known: float) -> Tensor:
+def boosting(
+    own: Tensor,
+    rest: Tensor,
+    targets: Tensor,
+    label: float,
+    known: float,
+    criterion=F.cross_entropy,
+) -> Tensor:
     """Returns mean_b((label - known softmax(rest)_y) / C CE(own, y)) from logits (B, C)."""
     right = rest.softmax(1).gather(1, targets[:, None]).squeeze(1)
     weights = (label - known * right) / own.shape[1]
-    return (weights * F.cross_entropy(own, targets, reduction="none")).mean()
+    return (weights * criterion(own, targets, reduction="none")).mean()

@@ -131,6 +131,11 @@ def general_parser() -> Parser:
              "(default: never)")
     add("--clip_grad", nargs="?", type=positive(float), const=1.0, metavar="NORM",
         help="clip the gradient's L2 norm to NORM, > 0; without NORM to 1.0 (default: no clipping)")
+    add("--class_weights", choices=("balanced",),
+        help="balanced: in the losses a sample weighs n / (C n_c), with n_c of n training samples "
+             "in its class, of C (default: every sample weighs 1)")
+    add("--label_smoothing", type=fraction, default=0.0, metavar="S",
+        help="share of a label that is spread over all classes, in [0, 1) (default: none)")
     add("--random_seed", type=seed, default=0, metavar="SEED",
         help="seed of initial weights, order of batches and subset, 0 to 4294967295 "
              "(default: %(default)s)")

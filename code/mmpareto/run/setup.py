@@ -13,7 +13,7 @@ from ..methods import METHODS
 from ..models.encoders import ENCODERS
 from ..models.encoders.base import Encoder
 from ..models.fusions import FUSIONS
-from ..models.fusions.base import Fusion
+from ..models.fusions.base import Criterion, Fusion
 from ..system.errors import UserError
 from ..system.flags import source_of
 from .environment import environment
@@ -106,6 +106,26 @@ def build_model(flags: Namespace, data: Data) -> Fusion:
         )
     model.freeze(flags.freeze)
     return model
+
+
+def criterion(flags: Namespace, data: Data, device: torch.device) -> Criterion:
+    """Return the loss that trains; `balanced` weights are n / (C n_c), as scikit-learn has them."""
+    weights = None
+    if flags.class_weights:
+        if data.tasks:
+            raise UserError(
+                f"--class_weights balanced: {data.name} has several tasks, one is expected: drop "
+                "--class_weights"
+            )
+        targets = data.splits["train"].targets
+        counts = torch.bincount(targets, minlength=len(data.classes))
+        if not counts.all():
+            raise UserError(
+                "--class_weights balanced: the training split has no sample of class "
+                f"{data.classes[int(counts.argmin())]!r}: drop --class_weights, or the class"
+            )
+        weights = (len(targets) / (len(counts) * counts)).to(device)
+    return Criterion(weights, flags.label_smoothing)
 
 
 def chosen_encoders(flags: Namespace, data: Data) -> dict[str, type[Encoder]]:

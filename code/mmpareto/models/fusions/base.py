@@ -20,6 +20,26 @@ Taps = dict[str, list[Tensor]]
 NO_TAPS: Taps = {}
 
 
+class Criterion(NamedTuple):
+    """The cross-entropy that trains predictions; without settings it is torch's."""
+
+    weights: Tensor | None = None  # float32 (C,), what a sample of each class weighs
+    smoothing: float = 0.0  # label_smoothing of torch, which weighs each class's part by its weight
+
+    def __call__(self, logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+        """Return the cross-entropy of logits (n, C) with targets (n,).
+
+        A mean divides by n. torch would divide by the sum of the weights, which differs between
+        micro-batches and processes: the mean over these would not be that of the step.
+        """
+        is_weighted_mean = self.weights is not None and reduction == "mean"
+        loss = F.cross_entropy(
+            logits, targets, self.weights, label_smoothing=self.smoothing,
+            reduction="sum" if is_weighted_mean else reduction,
+        )  # fmt: skip
+        return loss / len(targets) if is_weighted_mean else loss
+
+
 class Output(NamedTuple):
     """A model's output for a batch of B samples and C classes."""
 
@@ -28,6 +48,7 @@ class Output(NamedTuple):
     features: dict[str, Tensor]  # (B, out_dim) of each encoder
     taps: Taps = NO_TAPS  # further outputs of each encoder for the joint prediction
     present: Present | None = None  # of the batch; the features of absent modalities are zero
+    criterion: Criterion = Criterion()  # the model's
 
     def having(self, name: str, rows: Tensor) -> Tensor:
         """Return the rows (n, ...) of samples that have the modality; of "joint" and tasks, all."""
@@ -42,7 +63,7 @@ class Output(NamedTuple):
 
     def joint_loss(self, targets: Tensor) -> Tensor:
         """Return the cross-entropy of the joint prediction; targets (B,)."""
-        return F.cross_entropy(self.logits["joint"], targets)
+        return self.criterion(self.logits["joint"], targets)
 
     def unimodal_losses(self, targets: Tensor) -> dict[str, Tensor]:
         """Return the loss of each modality or task; targets (B,) or (B, tasks).
@@ -51,10 +72,10 @@ class Output(NamedTuple):
         """
         own = own_targets(targets, self.unimodal)
         if self.present is None:
-            return {name: F.cross_entropy(u, own[name]) for name, u in self.unimodal.items()}
+            return {name: self.criterion(u, own[name]) for name, u in self.unimodal.items()}
         return {
             k: self.present.shares[k]
-            * F.cross_entropy(self.having(k, u), self.having(k, own[k]), reduction="sum")
+            * self.criterion(self.having(k, u), self.having(k, own[k]), reduction="sum")
             for k, u in self.unimodal.items()
         }
 
@@ -102,6 +123,7 @@ class Fusion(nn.Module):
     precision = "fp32"  # or "bf16": forward passes under autocast
     default_encoder: str | None = None  # for every modality; None: by the modality's kind
     frozen: frozenset[str] = frozenset()  # names of the encoders that do not learn
+    criterion = Criterion()  # a method that computes a loss from logits takes it, too
 
     def __init__(self, encoders: dict[str, Encoder], classes: int):
         super().__init__()
@@ -195,14 +217,14 @@ class Fusion(nn.Module):
         """
         unimodal = {name: self.unimodal_heads[name](z) for name, z in features.items()}
         if self.multitask or len(unimodal) < len(self.unimodal_heads):
-            return Output(None, unimodal, features, taps)
+            return Output(None, unimodal, features, taps, criterion=self.criterion)
         if (
             present is not None
         ):  # once more `only`: no gradient at the features of absent modalities
             joint = self.joint_of_present(present.only(features), present)
         else:
             joint = self.joint_of_taps(taps) if self.tapped else self.joint(features)
-        return Output(joint, unimodal, features, taps, present)
+        return Output(joint, unimodal, features, taps, present, self.criterion)
 
     def forward(self, inputs: dict[str, Tensor], present: Present | None = None) -> Output:
         """Return all predictions, in float32 whatever the precision.

@@ -18,6 +18,7 @@ from ...core import integrate
 from ...core.integrator import Integrator
 from ...data.batches import ShuffledBatches, loader
 from ...run.checkpoint import Trained
+from ...run.setup import criterion
 from ...system.errors import UserError
 
 
@@ -113,6 +114,7 @@ def look(trained: Trained, checkpoint: Path, workers: int, limit: int | None) ->
             f"{checkpoint}: a variance needs 2 batches, here is {total} of {flags.batch_size} "
             "samples: raise --limit_batches"
         )
+    model.criterion = criterion(flags, trained.data, trained.device)
     integrator = Integrator(model, model.encoders, integrate.uniform_rule, late=model.late)
     was_training, found = model.training, {}
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
