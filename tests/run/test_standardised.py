@@ -74,7 +74,7 @@ def test_numbers_of_all_samples_and_of_this_run_only(trained, moved, tmp_path):
 
 
 @runs("kinds")
-def test_runs_of_earlier_versions(trained, tmp_path):
+def test_runs_of_earlier_versions(trained, tmp_path, monkeypatch):
     """Their arrays were read as they are: evaluation goes on so, and resuming asks for it."""
     state = tensors.read(trained)
     config = {k: v for k, v in state["config"].items() if k != "standardise"}
@@ -85,6 +85,8 @@ def test_runs_of_earlier_versions(trained, tmp_path):
     assert not any(
         "standardise" in c for c in options.changes(config, {**new, "standardise": "none"})
     )
+    monkeypatch.setattr(ToyKinds, "has_arrays", lambda root: False)
+    assert not any("standardise" in c for c in options.changes(config, new))
 
 
 @runs("kinds")

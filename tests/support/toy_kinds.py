@@ -33,6 +33,10 @@ class ToyKinds(Dataset):
             recipe={"source": "toy"},
         )
 
+    @classmethod
+    def has_arrays(cls, root):
+        return True
+
     @staticmethod
     def split(size, seed):
         random = np.random.default_rng(seed)

@@ -1,6 +1,7 @@
 """The base class of datasets: facts, flags and loading."""
 
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from ..data.samples import Data
@@ -26,3 +27,8 @@ class Dataset:
     def load(cls, flags: Namespace) -> Data:
         """Return the samples in flags.data_root; UserError if they are missing or damaged."""
         raise NotImplementedError
+
+    @classmethod
+    def has_arrays(cls, root: Path) -> bool:
+        """Return whether samples in root have arrays or sequences, which are standardised."""
+        return False

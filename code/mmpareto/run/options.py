@@ -36,7 +36,7 @@ FREE_ON_RESUME = {
     "use_tensorboard", "tensorboard_path", "observe",
 }  # fmt: skip
 
-# What a run of a version without the flag did, where that is not the flag's default.
+# What a run of a version without the flag did to arrays, where that is not the flag's default.
 FORMERLY = {"standardise": "none"}
 
 
@@ -157,7 +157,9 @@ def changes(old: dict, new: dict) -> list[str]:
     parts = [part_parser(registry, new[registry.kind]) for registry in WITH_FLAGS]
     known = [as_config(parser.parse_args([])) for parser in (general_parser(), *parts)]
     defaults = {name: value for own in known for name, value in own.items()}
-    old = defaults | FORMERLY | old
+    if DATASETS[new["dataset"]].has_arrays(Path(new["data_root"])):
+        old = FORMERLY | old
+    old = defaults | old
     rows, free = [], FREE_ON_RESUME - METHODS[new["method"]].fixed_on_resume
     free -= {"epochs"} if new["lr_schedule"] == "cosine" else set()  # its rates depend on them
     free -= {"data_root"} if DATASETS[new["dataset"]].one_of_many else set()

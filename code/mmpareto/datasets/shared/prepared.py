@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ...core import distributed
-from ...data import layout
+from ...data import layout, standard
 from ...data.clips import Raw
 from ...data.folds import read_fold
 from ...data.lists import read_manifest, read_split, shared_groups
@@ -94,6 +94,12 @@ class Prepared(Dataset):
     def collect(cls, flags: Namespace) -> Raw:
         """Return the clips in flags.raw."""
         raise NotImplementedError
+
+    @classmethod
+    def has_arrays(cls, root: Path) -> bool:
+        if not (root / "metadata.json").exists():  # results are read without the set, too
+            return False
+        return any(s.kind in standard.KINDS for s in layout.read_metadata(root).modalities.values())
 
     @classmethod
     def load(cls, flags: Namespace) -> Data:
