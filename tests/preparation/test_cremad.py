@@ -10,6 +10,7 @@ from sets import contents, error_of, first, journal_lines, prepare_set, rows
 
 from mmpareto.benchmarks import synthetic
 from mmpareto.data import layout
+from mmpareto.datasets.cremad import CREMAD
 from mmpareto.preparation import engine
 from mmpareto.preparation.worker import convert_clip
 
@@ -32,7 +33,7 @@ class TestCremad:
         assert metadata.as_json()["modalities"] == {
             "audio": {"kind": "spectrogram", "shape": [257, 188]}, "visual": {"kind": "frames"},
         }  # fmt: skip
-        assert metadata.splits == ["group", "random"]
+        assert metadata.splits == ["group", "random"] and not CREMAD.has_arrays(one_set)
         assert metadata.counts["per_class"] == dict.fromkeys(metadata.classes, 4)
         manifest = rows(one_set / "manifest.csv")
         assert len(manifest) == 24 and manifest == sorted(manifest)

@@ -104,6 +104,7 @@ class TestTable:
 
     def test_arrays_are_standardised_by_those_that_are_there(self, raw, out):
         plain = Folder.load(options.parse(words(out, "x")))
+        assert Folder.has_arrays(out)
         values = np.load(raw / "pose.npy").astype(np.float32)
         rows = values[[i for i in range(48) if having(i)[0]]].reshape(-1, 3)  # axes: time, columns
         data = standard.standardised(plain, standard.measured(plain))
