@@ -81,6 +81,7 @@ class Trainer:
                 f"--method {flags.method} needs a validation split, and {self.data.name} has none: "
                 "choose another --split or --method"
             )
+        splits["train"].dropout = flags.modality_dropout
         self.order = ShuffledBatches(len(splits["train"]), flags.batch_size, flags.random_seed)
         load = partial(loader, workers=flags.workers, pin_memory=self.device.type == "cuda")
         self.loaders = {name: load(split, flags.batch_size) for name, split in splits.items()}
@@ -196,7 +197,7 @@ class Trainer:
         steps, title = [], f"{self.flags.method}, epoch {self.epoch + 1}"
         began, waited = time.perf_counter(), 0.0
         hidden = None if distributed.is_first() else True
-        lacks = self.data.splits["train"].present is not None
+        lacks = self.data.splits["train"].lacks
         for _ in tqdm(range(self.steps), title, leave=False, disable=hidden):
             asked = time.perf_counter()
             parts = [next(batches) for _ in range(self.flags.accumulate)]

@@ -39,6 +39,7 @@ BALANCED = {  # method: its own flags, so that what is its own happens in 24 ste
     "rlw --accumulate 2": "", "torchjd --aggregator GradDrop": "",
     "uniform --dataset lacking": "--accumulate 2", "mmpareto --dataset lacking": "",
     "dwa --dataset lacking": "", "gblend --dataset lacking": "--super_epoch 2",
+    "uniform --class_weights balanced --modality_dropout 0.3": "--accumulate 2",
     "half": "--accumulate 2", "balanced": "--accumulate 2",  # the methods that the pages add
 }  # fmt: skip
 LOOSE = {"greedy": 1e-3}  # held gates have the mean of a process's own share until the epoch ends

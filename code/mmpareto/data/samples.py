@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from functools import cache
+from random import Random
 from typing import Any, NamedTuple
 
 import torch
@@ -91,6 +92,12 @@ class Split(Dataset):
 
     targets: Tensor  # int64 (number of samples,), or (number of samples, number of tasks)
     present: Tensor | None = None  # bool (number of samples, modalities); None: all are there
+    dropout = 0.0  # the probability with which a training sample loses each modality
+
+    @property
+    def lacks(self) -> bool:
+        """Return whether samples can lack modalities in training."""
+        return self.present is not None or self.dropout > 0
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -130,12 +137,15 @@ class Split(Dataset):
             size = len(self)
             indices = [number % size for number in numbers]
             found, table = Batch(*self.read(indices, draw)), self.present
-            if table is not None or max(numbers) >= size:
+            drops = self.dropout > 0 and draw is not None
+            if table is not None or max(numbers) >= size or drops:
                 every = torch.ones(len(numbers), len(found.inputs), dtype=torch.bool)
                 table = every if table is None else table[indices]
                 for row, number in zip(table, numbers, strict=True):
                     if alone := number // size:
                         row[: alone - 1], row[alone:] = False, False
+                if drops:
+                    table = dropped(table, self.dropout, [f"{draw} {n} present" for n in numbers])
                 found = found._replace(present=Present.of(table, found.inputs))
             if get_worker_info():
                 tree_map_only(Tensor, Tensor.share_memory_, found)
@@ -149,6 +159,16 @@ class Split(Dataset):
                 f"--workers: no room for a batch in shared memory ({reason(error)}): give fewer, a "
                 "smaller --batch_size, or more room in /dev/shm (docker run --shm-size 8g)"
             )
+
+
+def dropped(table: Tensor, share: float, seeds: Iterable[str]) -> Tensor:
+    """Return what samples keep of table, bool (B, modalities); each loses it with this probability.
+
+    A sample that would lose all that it has keeps one, drawn uniformly. Each has its own seed.
+    """
+    draws = [[random.random() for _ in range(table.shape[1])] for random in map(Random, seeds)]
+    drawn = torch.tensor(draws).where(table, -1)  # the largest is uniform among them
+    return table & ((drawn >= share) | (drawn == drawn.amax(1, keepdim=True)))
 
 
 class TensorSplit(Split):

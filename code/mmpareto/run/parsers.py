@@ -136,6 +136,9 @@ def general_parser() -> Parser:
              "in its class, of C (default: every sample weighs 1)")
     add("--label_smoothing", type=fraction, default=0.0, metavar="S",
         help="share of a label that is spread over all classes, in [0, 1) (default: none)")
+    add("--modality_dropout", type=fraction, default=0.0, metavar="P",
+        help="in training each sample loses each modality with probability P, in [0, 1), and never "
+             "all of them (default: none)")
     add("--random_seed", type=seed, default=0, metavar="SEED",
         help="seed of initial weights, order of batches and subset, 0 to 4294967295 "
              "(default: %(default)s)")

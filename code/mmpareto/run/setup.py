@@ -55,7 +55,14 @@ def load_data(flags: Namespace, numbers: standard.Numbers | None = None) -> Data
         train = samples.stratified(data.splits["train"], flags.train_size, flags.random_seed)
         data = data._replace(splits={**data.splits, "train": train})
     if any(split.present is not None for split in data.splits.values()):
-        check_masks(flags, data.name)
+        check_masks(flags, f"samples of {data.name} lack modalities")
+    if flags.modality_dropout:
+        if len(data.modalities) < 2:
+            raise UserError(
+                f"--modality_dropout: {data.name} has one modality, and no sample loses its last: "
+                "drop --modality_dropout"
+            )
+        check_masks(flags, "--modality_dropout makes samples lack modalities")
     if flags.batch_size % (processes := distributed.size()):
         raise UserError(
             f"--batch_size {flags.batch_size}: {processes} processes cannot share the batch "
@@ -71,21 +78,18 @@ def load_data(flags: Namespace, numbers: standard.Numbers | None = None) -> Data
     return data
 
 
-def check_masks(flags: Namespace, name: str) -> None:
+def check_masks(flags: Namespace, why: str) -> None:
     """Raise UserError unless the flags can train on samples that lack modalities."""
     for registry in (METHODS, FUSIONS):
         chosen = getattr(flags, registry.kind)
         if not registry[chosen].masks:
             able = ", ".join(known for known, part in registry.items() if part.masks)
             raise UserError(
-                f"--{registry.kind} {chosen}: samples of {name} lack modalities, which it cannot "
-                f"leave out: choose one of {able}"
+                f"--{registry.kind} {chosen}: {why}, which it cannot leave out: choose one of "
+                f"{able}"
             )
     if flags.sync_bn:
-        raise UserError(
-            f"--sync_bn: samples of {name} lack modalities, and a process may have none of one: "
-            "drop --sync_bn"
-        )
+        raise UserError(f"--sync_bn: {why}, and a process may have none of one: drop --sync_bn")
 
 
 def build_model(flags: Namespace, data: Data) -> Fusion:
