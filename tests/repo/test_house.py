@@ -97,8 +97,8 @@ def test_imports_nothing_optional():
     code = """if True:
         import sys
         sys.path.insert(0, "code")
-        optional = {"tensorboard", "torchjd", "matplotlib", "cv2", "av", "torchaudio", "soundfile",
-                    "pebble", "msgspec", "sklearn", "scipy", "timm", "transformers"}
+        optional = {"tensorboard", "wandb", "torchjd", "matplotlib", "cv2", "av", "torchaudio",
+                    "soundfile", "pebble", "msgspec", "sklearn", "scipy", "timm", "transformers"}
         from mmpareto import MMPareto, Integrator, Stats
         print(sorted({*optional, "torchvision"} & sys.modules.keys()))
         import train

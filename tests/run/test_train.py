@@ -180,6 +180,46 @@ class TestFolder:
         assert re.fullmatch(r"Epoch .* Acc_b [01]\.\d{4}", lines[row])
         assert re.match(r" {9}Best Acc [01]\.\d{4} \(\d\)  conflict", lines[row + 1])
 
+    @pytest.mark.slow
+    @pytest.mark.filterwarnings("ignore")
+    def test_wandb(self, run, monkeypatch):
+        """Offline, beside TensorBoard: the same numbers by the same names; resumed by one id."""
+        wandb = pytest.importorskip("wandb")
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        found, log = [], wandb.Run.log
+        monkeypatch.setattr(wandb.Run, "log", lambda self, x: (found.append(x), log(self, x)))
+        folder = run("--use_wandb", "--epochs", 1)
+        known = (folder / "wandb.id").read_text()
+        run("--use_wandb", "--resume", "--use_tensorboard")
+        assert (folder / "wandb.id").read_text() == known
+        files = list((folder / "wandb").glob("offline-run-*/*.wandb"))
+        assert {file.name for file in files} == {f"run-{known}.wandb"}
+        assert b"train/b/unimodal_weight" in b"".join(file.read_bytes() for file in files)
+        epochs = read(folder / "epochs.jsonl")
+        rows = [row for row in found if "train/loss" in row]
+        for name, key in {"val/Acc": "Acc", "train/loss": "loss", "val/F1_a": "F1_a"}.items():
+            assert [row[name] for row in rows] == [epoch[key] for epoch in epochs]
+        assert sum(any(name.startswith("result (") for name in row) for row in found) == 4
+
+    @pytest.mark.slow
+    def test_wandb_without_a_key(self, run, monkeypatch, tmp_path):
+        wandb = pytest.importorskip("wandb")
+
+        def init(dir, **_):
+            (dir / "wandb").mkdir()
+            raise wandb.errors.UsageError("No API key configured.")
+
+        monkeypatch.setattr(wandb, "init", init)
+        with pytest.raises(UserError, match=r"--use_wandb cannot begin .*run wandb login, or set"):
+            run("--use_wandb")
+        assert not (tmp_path / "run").exists()
+
+    def test_no_wandb(self, run, monkeypatch, tmp_path):
+        monkeypatch.setattr("mmpareto.run.boards.find_spec", lambda name: None)
+        with pytest.raises(UserError, match="--use_wandb needs a package: run pip install wandb"):
+            run("--use_wandb")
+        assert not (tmp_path / "run").exists()
+
     def test_tensorboard(self, run):
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -6,7 +6,6 @@ import os
 import shutil
 import sys
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from ..system.lock import Lock
 from ..system.paths import blocker_of, clear_errors
 from ..system.writing import write_json
 from . import options, report
+from .boards import Boards
 from .checkpoint import DataRecord, Resumable, read_state
 from .environment import environment, from_here, next_command
 from .records import Config, Result, read_config, read_epochs, read_result
@@ -46,11 +46,8 @@ class Run:
         self.state: Resumable | None = None
         self.before: Config | None = None  # config.json of the run that is resumed
         self.known: list[tuple[float | None, float]] = []  # conflict and seconds of every epoch
-        self.board: Any = None  # a SummaryWriter
-        self.board_path = config.get("tensorboard_path") or folder / "tensorboard"
+        self.boards = Boards(folder, config)
         self.lock: Lock | None = None
-        if config.get("use_tensorboard") and not find_spec("tensorboard"):
-            raise UserError("--use_tensorboard needs a package: run pip install tensorboard")
         with clear_errors(f"--out {folder}"):
             self.is_new = blocker_of(folder) != folder
             if self.is_new:
@@ -69,6 +66,7 @@ class Run:
 
     def close(self) -> None:
         """Release the folder to other processes."""
+        self.boards.close()
         if self.lock:
             self.lock.release()
 
@@ -130,12 +128,7 @@ class Run:
         if self.is_new:
             with clear_errors(f"--out {self.folder}"):
                 self.lock = Lock(self.folder)
-        if self.config["use_tensorboard"]:
-            from torch.utils.tensorboard import SummaryWriter
-
-            first = self.state.epoch + 1 if self.state else None
-            with clear_errors(f"--tensorboard_path {self.board_path}"):
-                self.board = SummaryWriter(self.board_path, purge_step=first)
+        self.boards.open(self.state.epoch if self.state else None)
         earlier = self.before.past() if self.before else []
         config = {"flags": self.config, "data": vars(data), **environment(), "earlier": earlier}
         write_json(self.folder / "config.json", _plain(config))
@@ -161,7 +154,7 @@ class Run:
         self._append("steps.jsonl", "".join(_json_line(step) for step in steps))
         self._append("epochs.jsonl", _json_line(epoch))
         self.log(row)
-        self._to_board(epoch["epoch"], _named(epoch))
+        self.boards.add(epoch["epoch"], _named(epoch))
 
     def save(self, name: str, state: dict[str, Any]) -> None:
         if distributed.is_first():
@@ -179,10 +172,8 @@ class Run:
             return
         for rule, scores in results.items():
             named = {f"result ({rule})/{name}": value for name, value in scores.items()}
-            self._to_board(scores["epoch"], named)
-        if self.board:
-            with clear_errors(f"--tensorboard_path {self.board_path}"):
-                self.board.close()
+            self.boards.add(scores["epoch"], named)
+        self.boards.complete()
         for line in closing_lines(self.folder, selected, results, measured["stopped"]):
             self.log(line)
         with clear_errors(path := self.folder / "epochs.jsonl"):
@@ -195,14 +186,6 @@ class Run:
             "seconds_per_epoch": report.mean(seconds for _, seconds in self.known),
         }
         write_json(self.folder / "result.json", _plain(result))
-
-    def _to_board(self, epoch: int, values: dict[str, float]) -> None:
-        if self.board:
-            # an error of the writer's thread is raised by the next call
-            with clear_errors(f"--tensorboard_path {self.board_path}"):
-                for name, value in values.items():
-                    self.board.add_scalar(name, value, epoch)
-                self.board.flush()
 
     def _append(self, name: str, text: str) -> None:
         with clear_errors(self.folder / name), open(self.folder / name, "ab") as file:
@@ -254,7 +237,7 @@ def check_flags(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
 
 
 def _named(epoch: dict) -> dict[str, float]:
-    """Return an epoch's numbers by TensorBoard's names, as val/Acc, train/loss, train/gray/cos."""
+    """Return an epoch's numbers by its names on boards, as val/Acc, train/loss, train/gray/cos."""
     part = {name: epoch["split"] for name in epoch if name.startswith(("Acc", "F1", "split_"))}
     named = {f"{part.get(name, 'train')}/{name}": value for name, value in epoch.items()}
     for encoder, stats in epoch["encoders"].items():

@@ -33,7 +33,7 @@ REPLACED = {
 # Flags that may differ when a run is resumed: they do not change what it computes.
 FREE_ON_RESUME = {
     "resume", "epochs", "device", "gpu_ids", "workers", "max_skipped", "data_root", "out",
-    "use_tensorboard", "tensorboard_path", "observe",
+    "use_tensorboard", "tensorboard_path", "use_wandb", "observe",
 }  # fmt: skip
 
 # What a run of a version without the flag did to arrays, where that is not the flag's default.

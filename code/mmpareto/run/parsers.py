@@ -172,6 +172,8 @@ def general_parser() -> Parser:
     add("--max_skipped", type=non_negative(int), default=10, metavar="N",
         help="stop after more than N non-finite steps in a row, >= 0 (default: %(default)s)")
     add("--use_tensorboard", action="store_true", help="write TensorBoard's event files")
+    add("--use_wandb", action="store_true",
+        help="send the same numbers to Weights & Biases; WANDB_MODE=offline only writes them")
     add("--tensorboard_path", type=Path, metavar="DIR",
         help="where to write them (default: tensorboard in the run's folder)")
     # fmt: on

@@ -39,6 +39,7 @@ ELSEWHERE = {
     "seed": "random_seed",
     "tb": "use_tensorboard",
     "tensorboard": "use_tensorboard",
+    "wandb": "use_wandb",
     "wd": "weight_decay",
 }
 
