@@ -39,8 +39,9 @@ class Alternating(Method):
 
     def decide(self, output, batch):
         if self.turn == 0:
-            kept = torch.zeros(len(batch.targets)) - 1 if batch.kept is None else batch.kept
-            self.state["seen"] += torch.tensor([int((kept == k).sum()) for k in (-1, 0, 1)])
+            size = len(batch.targets)
+            a, b = map(len, batch.present.rows.values()) if batch.present else (size, size)
+            self.state["seen"] += torch.tensor([a + b - size, size - b, size - a])
         losses = {name: nn.functional.cross_entropy(u, batch.targets) for name, u in output.items()}
         return Decision(sum(losses.values()) * self.factor[self.turn].exp(), losses)
 
@@ -105,5 +106,6 @@ def test_batches_with_copies(workers):
     assert {n for n in numbers if n >= 20} <= {24, 47} and numbers.count(47) <= 2
     draws = [([4, 24, 47], 1), ([4, 7, 0], 1)]
     first, second = loader(split, draws, workers=workers)
-    assert first.kept.tolist() == [-1, 0, 1] and second.kept is None
+    having = {name: rows.tolist() for name, rows in first.present.rows.items()}
+    assert having == {"a": [0, 1], "b": [0, 2]} and second.present is None
     assert torch.equal(first.inputs["a"], split.inputs["a"][[4, 4, 7]])
