@@ -138,6 +138,19 @@ class TestReading:
                 one, two = chosen.read([0], draw)[0], other.read([0], draw)[0]
                 assert all(same(one, two)) and torch.equal(one["pose"], two["pose"])
 
+    def test_clips_that_share_a_file_hold_it_once(self, split):
+        rows = [
+            split.rows[i] | {"pose": split.rows[j]["pose"]} for i, j in ((0, 4), (1, 2), (2, 4))
+        ]
+        streamed, held = (
+            PreparedSplit(split.root, rows, {"pose": split.readers["pose"]}, split.classes)
+            for _ in "ab"
+        )
+        assert held.hold() and len(held.held["pose"][0]) == 2
+        for order in ([0, 1, 2], [2, 0]):
+            assert torch.equal(held.values("pose", order), streamed.values("pose", order))
+        assert torch.equal(held.subset([2, 1]).values("pose", [1, 0]), held.values("pose", [1, 2]))
+
     @pytest.mark.parametrize(("share", "workers"), [(0, 2), (1, 0)])
     def test_processes_only_where_files_are_read(self, split, monkeypatch, share, workers):
         monkeypatch.setattr(prepared, "SHARE", share)

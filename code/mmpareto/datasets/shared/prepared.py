@@ -158,7 +158,8 @@ class PreparedSplit(Split):
         self.targets = torch.tensor([classes[row["label"]] for row in rows])
         if any(row[name] == "" for row in rows for name in readers):
             self.present = torch.tensor([[row[name] != "" for name in readers] for row in rows])
-        self.held: dict[str, Tensor] = {}  # {modality: its samples}, of those in memory
+        # {modality: samples, and which of them each clip has}, of those in memory
+        self.held: dict[str, tuple[Tensor, Tensor]] = {}
 
     @property
     def ids(self) -> list[str]:
@@ -170,15 +171,26 @@ class PreparedSplit(Split):
 
     def hold(self) -> bool:
         readers = {name: reader for name, reader in self.readers.items() if reader.is_fixed}
-        each = sum(prod(r.shape) * np.dtype(r.dtype).itemsize for r in readers.values())
-        if not self.held and len(self) * each <= SHARE * free_memory() / distributed.size():
-            numbers = tqdm(range(len(self)), "reading into memory", leave=False, disable=None)
-            self.held = {name: self._read(name, numbers) for name in readers}
+        shared = {} if self.held else {name: self._shared(name) for name in readers}
+        each = {name: prod(r.shape) * np.dtype(r.dtype).itemsize for name, r in readers.items()}
+        size = sum(len(first) * each[name] for name, (first, _) in shared.items())
+        if size <= SHARE * free_memory() / distributed.size():
+            for name, (first, which) in shared.items():
+                numbers = tqdm(first, f"reading {name} into memory", leave=False, disable=None)
+                self.held[name] = self._read(name, numbers), which
         return self.held.keys() == self.readers.keys()
 
+    def _shared(self, name: str) -> tuple[list[int], Tensor]:
+        """Return the first clip of each of a modality's cells, and each clip's cell by number."""
+        cells: dict[str, int] = {}
+        which = [cells.setdefault(row[name], len(cells)) for row in self.rows]
+        return np.unique(which, return_index=True)[1].tolist(), torch.tensor(which)
+
     def values(self, modality: str, indices: Sequence[int], draw: int | None = None) -> Tensor:
-        held = self.held.get(modality)
-        return self._read(modality, indices, draw) if held is None else held[indices]
+        if modality not in self.held:
+            return self._read(modality, indices, draw)
+        samples, which = self.held[modality]
+        return samples[which[indices]]
 
     def _read(self, name: str, indices: Sequence[int], draw: int | None = None) -> Tensor:
         """Return a modality's samples, read from their files."""
@@ -214,7 +226,8 @@ class PreparedSplit(Split):
     def subset(self, indices: Sequence[int]) -> "PreparedSplit":
         rows = [self.rows[i] for i in indices]
         part = PreparedSplit(self.root, rows, self.readers, self.classes)
-        part.held = {name: values[list(indices)] for name, values in self.held.items()}
+        chosen = list(indices)
+        part.held = {name: (samples, which[chosen]) for name, (samples, which) in self.held.items()}
         return part
 
 
