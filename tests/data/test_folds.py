@@ -90,3 +90,15 @@ def test_train_on_a_fold(tmp_path):
         assert [len(data.splits[part]) for part in layout.PARTS] == [27, 3, 10]
     one, two = ({*data.splits["test"].ids} for data in loaded)
     assert not one & two
+
+
+def test_a_class_that_training_lacks_is_noted(tmp_path):
+    labels, classes = (*(0, 1) * 10, 2), ("one", "two", "three")
+    root, noted = write_arrays(tmp_path / "set", labels, classes=classes), []
+    for n in range(3):
+        words = ["--dataset", str(root), "--split", f"fold{n + 1}of3"]
+        data = Folder.load(options.parse(words))
+        lacks = data.splits["train"].targets.bincount(minlength=3)[2] == 0
+        noted.append("Classes  no training clip of three" in data.notes)
+        assert noted[-1] == lacks
+    assert {*noted} == {True, False}

@@ -130,6 +130,9 @@ class Prepared(Dataset):
             for part, (shared, total) in groups.items()
             if total
         ]
+        taught = {row["label"] for row in parts["train"]}
+        untaught = ", ".join(label for label in metadata.classes if label not in taught)
+        gaps = [f"Classes  no training clip of {untaught}"] if untaught else []
         readers = _readers(metadata.modalities, flags)
         classes = {label: i for i, label in enumerate(metadata.classes)}
         modalities = {
@@ -144,7 +147,7 @@ class Prepared(Dataset):
             modalities=modalities,
             splits={p: PreparedSplit(root, rows, readers, classes) for p, rows in parts.items()},
             recipe=metadata.recipe,
-            notes=(f"Split    {split}{more}", *overlaps, *(lacks if told else ())),
+            notes=(f"Split    {split}{more}", *overlaps, *gaps, *(lacks if told else ())),
             # metadata.json stands for the media files, which would take long to read
             identity=f"{sha256(root / 'manifest.csv')} {metadata.sha256.get('files.csv')}",
         )
