@@ -81,7 +81,7 @@ class Trainer:
                 f"--method {flags.method} needs a validation split, and {self.data.name} has none: "
                 "choose another --split or --method"
             )
-        splits["train"].dropout = flags.modality_dropout
+        splits["train"] = setup.augmented(flags, self.data)
         self.order = ShuffledBatches(len(splits["train"]), flags.batch_size, flags.random_seed)
         load = partial(loader, workers=flags.workers, pin_memory=self.device.type == "cuda")
         self.loaders = {name: load(split, flags.batch_size) for name, split in splits.items()}

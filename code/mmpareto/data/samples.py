@@ -171,6 +171,20 @@ def dropped(table: Tensor, share: float, seeds: Iterable[str]) -> Tensor:
     return table & ((drawn >= share) | (drawn == drawn.amax(1, keepdim=True)))
 
 
+class Changed(Split):
+    """Samples of another split, changed when read; a subclass defines `read` and `subset`."""
+
+    def __init__(self, split: Split):
+        self.split, self.targets, self.present = split, split.targets, split.present
+
+    @property
+    def ids(self) -> list[str]:
+        return self.split.ids
+
+    def hold(self) -> bool:
+        return self.split.hold()
+
+
 class TensorSplit(Split):
     """Samples held in memory as {modality: (number of samples, ...)}."""
 

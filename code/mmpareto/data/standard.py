@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..system.tensors import is_plain
-from .samples import Data, Modality, Split
+from .samples import Changed, Data, Modality, Split
 
 KINDS = ("array", "sequence")
 BLOCK = 2**22  # numbers that are read at once: a split may not fit in memory
@@ -23,16 +23,12 @@ CONSTANT = 1e-6  # of the mean: a smaller deviation is rounding, float32 has sev
 Numbers = dict[str, Tensor]
 
 
-class Standardised(Split):
+class Standardised(Changed):
     """A split whose arrays are (x - mean) / deviation, in float32."""
 
     def __init__(self, split: Split, numbers: Numbers):
-        self.split, self.numbers = split, numbers
-        self.targets, self.present = split.targets, split.present
-
-    @property
-    def ids(self) -> list[str]:
-        return self.split.ids
+        super().__init__(split)
+        self.numbers = numbers
 
     def read(self, indices: list[int], draw: int | None = None) -> tuple[dict[str, Tensor], Tensor]:
         inputs, targets = self.split.read(indices, draw)
@@ -42,9 +38,6 @@ class Standardised(Split):
 
     def subset(self, indices: Sequence[int]) -> "Standardised":
         return Standardised(self.split.subset(indices), self.numbers)
-
-    def hold(self) -> bool:
-        return self.split.hold()
 
 
 def standardised(data: Data, numbers: Numbers) -> Data:

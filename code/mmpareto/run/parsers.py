@@ -139,6 +139,10 @@ def general_parser() -> Parser:
     add("--modality_dropout", type=fraction, default=0.0, metavar="P",
         help="in training each sample loses each modality with probability P, in [0, 1), and never "
              "all of them (default: none)")
+    add("--spec_augment", nargs="?", type=fraction, const=0.2, default=0.0, metavar="SHARE",
+        help="in training mask two bands of frequencies and two stretches of time in every "
+             "spectrogram, each at most SHARE of its axis wide, in [0, 1); without SHARE 0.2 "
+             "(default: none)")
     add("--random_seed", type=seed, default=0, metavar="SEED",
         help="seed of initial weights, order of batches and subset, 0 to 4294967295 "
              "(default: %(default)s)")

@@ -6,7 +6,7 @@ from copy import deepcopy
 import torch
 
 from ..core import distributed
-from ..data import samples, standard
+from ..data import masking, samples, standard
 from ..data.samples import Data, Split, to_device
 from ..datasets import DATASETS
 from ..methods import METHODS
@@ -90,6 +90,20 @@ def check_masks(flags: Namespace, why: str) -> None:
             )
     if flags.sync_bn:
         raise UserError(f"--sync_bn: {why}, and a process may have none of one: drop --sync_bn")
+
+
+def augmented(flags: Namespace, data: Data) -> Split:
+    """Return the training split, whose samples change at random as the flags say."""
+    split = data.splits["train"]
+    if flags.spec_augment:
+        names = [name for name, spec in data.modalities.items() if spec.kind == "spectrogram"]
+        if not names:
+            raise UserError(
+                f"--spec_augment masks spectrograms, and {data.name} has none: drop --spec_augment"
+            )
+        split = masking.Masked(split, flags.spec_augment, names)
+    split.dropout = flags.modality_dropout
+    return split
 
 
 def build_model(flags: Namespace, data: Data) -> Fusion:
