@@ -9,13 +9,15 @@ arrays standardised as in training, padding at the mean, pictures at --image_siz
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
+
+from mmpareto.system import entry
+
 import torch
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 
 from mmpareto.data.samples import Split, to_device
 from mmpareto.run import options, setup
@@ -47,4 +49,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    entry.run(main)

@@ -1,5 +1,6 @@
 """What holds for all tests: CPU, one thread, no network, no files from outside."""
 
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -10,6 +11,7 @@ from toys import TOYS
 
 from mmpareto.datasets import DATASETS
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when the hub's library is imported
 # A shell lets what it starts in the background ignore Ctrl-C; the commands under test must not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

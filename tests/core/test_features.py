@@ -156,8 +156,8 @@ class Leaky(Concat):
         features["b"] = features["b"] + features["a"].sum()
         return features, taps
 
-    def read(self, features, taps):
-        output = super().read(features, taps)
+    def read(self, features, taps, present):
+        output = super().read(features, taps, present)
         alone = self.unimodal_heads["b"](features["b"].detach())
         return output._replace(unimodal={**output.unimodal, "b": alone})
 

@@ -27,11 +27,6 @@ GRAY = Modality("spectrogram", (1, 16, 32))
 VOCABULARY, LENGTH = 40, 7
 
 
-@pytest.fixture(autouse=True)
-def offline(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-
 def model(folder, kind, **settings):
     """Save a model of two layers with random weights in a folder, in evaluation mode."""
     transformers = pytest.importorskip("transformers", reason="the extra `encoders` is missing")

@@ -74,7 +74,8 @@ def files_of_a_set(fixture, work):
 
 
 def clips_of(raw, path):
-    return Folder.collect(Namespace(raw=raw, csv=path, length=[], vocabulary=["text=10"])).clips
+    flags = Namespace(raw=raw, csv=path, length=[], vocabulary=["text=10"], missing=False)
+    return Folder.collect(flags).clips
 
 
 def own_table(fixture, work):

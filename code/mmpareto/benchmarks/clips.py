@@ -46,7 +46,7 @@ def measure_loader(flags: Namespace) -> None:
         prepare(raw, folder / "ours", "3fps")
         prepare(raw, folder / "plain", "ogmge-1fps")  # stills of 480x360, as the field keeps them
         wanted = Namespace(dataset="cremad", data_root=folder / "ours", split="random")
-        wanted.num_frames, wanted.image_size = 2, 224
+        wanted.num_frames, wanted.image_size, wanted.crop = 2, 224, "still"
         split = CREMAD.load(wanted).splits["train"]
         order, epochs = ShuffledBatches(len(split), 64, seed=0), count()
 

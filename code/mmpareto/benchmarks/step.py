@@ -212,7 +212,9 @@ def most_gradients(stepper: Stepper, batch: Batch) -> int:
 
 
 def python_tensors() -> list[Tensor]:
-    return [x for x in gc.get_objects() if type(x) in (Tensor, torch.nn.Parameter)]
+    """Return the tensors that Python knows and that have a storage, unlike sparse ones."""
+    found = [x for x in gc.get_objects() if type(x) in (Tensor, torch.nn.Parameter)]
+    return [x for x in found if x.layout == torch.strided]
 
 
 def measure_scaling(flags: Namespace) -> None:

@@ -38,7 +38,7 @@ class HFNet(ConvEncoder):
             _fit_channels(config, channels(modality, name), name, pretrained)
         model = _model(transformers, config, self.net, pretrained)
         pooler = getattr(model, "pooler", None)
-        if pooler is not None and any(True for _ in pooler.parameters()):
+        if isinstance(pooler, nn.Module) and any(True for _ in pooler.parameters()):
             model.pooler = None  # pyrefly: ignore
         what, reads = ("text", "input_ids") if self.is_text else ("pictures", "pixel_values")
         if config.is_encoder_decoder or model.main_input_name != reads:

@@ -218,9 +218,8 @@ class Fusion(nn.Module):
         unimodal = {name: self.unimodal_heads[name](z) for name, z in features.items()}
         if self.multitask or len(unimodal) < len(self.unimodal_heads):
             return Output(None, unimodal, features, taps, criterion=self.criterion)
-        if (
-            present is not None
-        ):  # once more `only`: no gradient at the features of absent modalities
+        if present is not None:
+            # `only` once more, so that the features of absent modalities get no gradient
             joint = self.joint_of_present(present.only(features), present)
         else:
             joint = self.joint_of_taps(taps) if self.tapped else self.joint(features)
