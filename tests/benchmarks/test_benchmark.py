@@ -97,6 +97,7 @@ def test_unknown_command():
         benchmark.main(["stop"])
 
 
+@pytest.mark.slow
 def test_trainings_are_those_of_train_py(monkeypatch, capsys, toys):
     """They end at the same parameters, so warming up has changed nothing, either."""
     steppers = {}

@@ -177,6 +177,7 @@ def test_called_under_no_grad(case):
 
 @pytest.mark.parametrize("fusion", [Concat, Mixing])
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_compiled_model_has_the_same_gradients(fusion):
     case = Case(fusion)
     compiled = torch.compile(case.model, backend="aot_eager")

@@ -115,6 +115,7 @@ class TestGBlend:
         ("dataset", "own", "at", "length"),
         [("toy3", [], 0, 2), ("toy", ["--super_epoch", 1], 1, 1)],
     )
+    @pytest.mark.slow
     def test_weights_are_those_of_separate_trainings(self, tmp_path, dataset, own, at, length):
         """Offline, and online before the second epoch, whose copies go on from where it is."""
         flags = ["--epochs", 2, "--lr_decay_step", 1]

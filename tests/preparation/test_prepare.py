@@ -104,6 +104,7 @@ def test_another_recipe_in_the_same_folder(raw_clips, one_set, tmp_path):
 
 
 class TestKilled:
+    @pytest.mark.slow
     def test_half_a_line_and_leftovers(self, raw_clips, one_set, copy):
         """A journal cut in a line, a clip without its line, and a half-written one."""
         (copy / "metadata.json").unlink()

@@ -199,6 +199,7 @@ class TestRun:
             analyzed(folder, "--checkpoints", folder / "best.pt", three / "best.pt")
 
 
+@pytest.mark.slow
 def test_comparison(tmp_path, once, calls, capsys, monkeypatch):
     """The plane has means and deviations over seeds, and lines of the single losses."""
     monkeypatch.setattr(sections, "FORMS", ("svg",))

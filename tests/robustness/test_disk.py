@@ -148,6 +148,7 @@ def test_in_the_middle(disk, undisturbed, spoil, name, moment, happen, why, epoc
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.slow
 def test_tensorboard(disk, tmp_path, spoil):
     """TensorBoard's folder is full, the run's is not. Its files have room up to a page."""
     flags = ["--use_tensorboard", "--tensorboard_path", disk.path / "board", "--epochs", 12]

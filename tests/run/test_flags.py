@@ -103,6 +103,7 @@ class TestFlags:
         assert accuracy == pytest.approx(round(accuracy))
 
     @pytest.mark.parametrize("method", list(METHODS))
+    @pytest.mark.slow
     def test_bf16(self, tmp_path, method):
         words = ["--method", method, "--limit_batches", 1, "--precision"]
         trainers = (trainer_of(tmp_path / form, *words, form) for form in ("fp32", "bf16"))

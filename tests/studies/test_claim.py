@@ -224,6 +224,7 @@ def toy_part(monkeypatch):
     monkeypatch.setattr(claim, "PARTS", {"base": part})
 
 
+@pytest.mark.slow
 def test_from_runs_to_tables(tmp_path, once, calls, toy_part, capsys, request):
     """Trained once; a later call makes the same of what is there."""
     claim.main(["--out", str(tmp_path)])
