@@ -26,8 +26,7 @@ class AVE(Films):
 
     @classmethod
     def collect(cls, flags: Namespace) -> Raw:
-        if not flags.raw.is_dir():
-            raise UserError(f"--raw {flags.raw}: no such folder: {cls.hint}")
+        cls.expect_folder(flags.raw)
         ids, listed, lines = _read(flags.lists or [flags.raw])
         classes = sorted({label for _, label in listed.values()})
         told = ", ".join(f"{part} {lines[part]}" for part in PUBLISHED)

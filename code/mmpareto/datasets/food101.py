@@ -41,8 +41,7 @@ class Food101(Prepared):
 
     @classmethod
     def collect(cls, flags: Namespace) -> Raw:
-        if not flags.raw.is_dir():
-            raise UserError(f"--raw {flags.raw}: no such folder: {cls.hint}")
+        cls.expect_folder(flags.raw)
         texts = flags.raw / "texts"
         listed: List = {}
         clips, telling = [], 0

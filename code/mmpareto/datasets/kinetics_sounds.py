@@ -38,8 +38,7 @@ class KineticsSounds(Films):
 
     @classmethod
     def collect(cls, flags: Namespace) -> Raw:
-        if not flags.raw.is_dir():
-            raise UserError(f"--raw {flags.raw}: no such folder: {cls.hint}")
+        cls.expect_folder(flags.raw)
         headers = [ANNOTATION, (*ANNOTATION, "is_cc")]
         lists, notes = read_lists(flags.lists, _parse, headers, PUBLISHED)
         labels = {id: label for ids in lists.values() for id, (_, label) in ids.items()}

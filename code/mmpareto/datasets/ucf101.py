@@ -32,6 +32,7 @@ class UCF101(Prepared):
 
     @classmethod
     def collect(cls, flags: Namespace) -> Raw:
+        cls.expect_folder(flags.raw)
         found = _find(flags.raw, cls.hint)
         names = {key: path.name for clips in found.values() for key, path in clips.items()}
         inside = flags.raw / "ucfTrainTestlist"
@@ -64,8 +65,6 @@ class UCF101(Prepared):
 
 def _find(raw: Path, hint: str) -> dict[str, dict[str, Path]]:
     """Return {one of FOLDERS: {lower-case name of a clip: its folder}}; UserError without one."""
-    if not raw.is_dir():
-        raise UserError(f"--raw {raw}: no such folder: {hint}")
     found = {}
     for name in FOLDERS:
         place = next((p for p in (raw / name, *sorted(raw.glob(f"*/{name}"))) if p.is_dir()), None)

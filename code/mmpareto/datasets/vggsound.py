@@ -25,8 +25,7 @@ class VGGSound(Films):
 
     @classmethod
     def collect(cls, flags: Namespace) -> Raw:
-        if not flags.raw.is_dir():
-            raise UserError(f"--raw {flags.raw}: no such folder: {cls.hint}")
+        cls.expect_folder(flags.raw)
         listed, rows = {}, {}
         for path in flags.lists or [flags.raw / "vggsound.csv"]:
             if not path.is_file():

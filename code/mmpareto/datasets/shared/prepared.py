@@ -91,6 +91,11 @@ class Prepared(Dataset):
         # fmt: on
 
     @classmethod
+    def expect_folder(cls, raw: Path) -> None:
+        if not raw.is_dir():
+            raise UserError(f"--raw {raw}: no such folder: {cls.hint}")
+
+    @classmethod
     def collect(cls, flags: Namespace) -> Raw:
         """Return the clips in flags.raw."""
         raise NotImplementedError
