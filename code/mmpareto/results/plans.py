@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.folds import fold_name
+from ..data.samples import Data
 from ..run import devices, options, setup
 from ..run.folder import Finished, check_flags, finished
 from ..run.records import MEASURES, Config, Result, read_config, read_epochs, rule_of
@@ -289,20 +290,22 @@ def check_data(trained_on: Iterable[tuple[Plan, str | None]]) -> None:
 
 
 def check_before_training(compared: Comparison, slots: list[str | None]) -> None:
-    """Check what depends on this machine: GPUs and data."""
+    """Check what depends on this machine: GPUs, the data, and what the methods make of it."""
     for gpu in slots:
         if gpu is not None:
             devices.pick_device(compared.plans[0].flags.device, gpu)
-    known = [(plan, plan.identity) for plan in compared.plans]
-    left = [plan for plan in compared.plans if plan.run is None]
-    may_differ = left and any(identity for _, identity in known)
-    tuned = compared.settings[0]
-    if may_differ or tuned or compared.folds:
-        plan = (left or compared.plans)[0]
-        data = setup.load_data(plan.flags, {})
-        if may_differ:
-            check_data([*known, (plan, data.identity)])
-        if tuned and "val" not in data.splits:
+    loaded: dict[str, Data] = {}  # {the dataset's flags: its samples}
+    known = [(plan, plan.identity) for plan in compared.plans if plan.run]
+    for plan in compared.plans:
+        if plan.run is None:
+            group = json.dumps(options.data_flags(plan.flags), sort_keys=True)
+            if group not in loaded:
+                loaded[group] = setup.load_data(plan.flags, {})
+                known.append((plan, loaded[group].identity))
+            setup.check_masks(plan.flags, loaded[group])
+    check_data(known)
+    for data in loaded.values():
+        if compared.settings[0] and "val" not in data.splits:
             raise UserError(
                 f"--tune: {data.name} has no validation split to choose by: drop --tune, or choose "
                 "another --split"

@@ -54,15 +54,12 @@ def load_data(flags: Namespace, numbers: standard.Numbers | None = None) -> Data
     if flags.train_size:
         train = samples.stratified(data.splits["train"], flags.train_size, flags.random_seed)
         data = data._replace(splits={**data.splits, "train": train})
-    if any(split.present is not None for split in data.splits.values()):
-        check_masks(flags, f"samples of {data.name} lack modalities")
-    if flags.modality_dropout:
-        if len(data.modalities) < 2:
-            raise UserError(
-                f"--modality_dropout: {data.name} has one modality, and no sample loses its last: "
-                "drop --modality_dropout"
-            )
-        check_masks(flags, "--modality_dropout makes samples lack modalities")
+    if flags.modality_dropout and len(data.modalities) < 2:
+        raise UserError(
+            f"--modality_dropout: {data.name} has one modality, and no sample loses its last: "
+            "drop --modality_dropout"
+        )
+    check_masks(flags, data)
     if flags.batch_size % (processes := distributed.size()):
         raise UserError(
             f"--batch_size {flags.batch_size}: {processes} processes cannot share the batch "
@@ -78,8 +75,14 @@ def load_data(flags: Namespace, numbers: standard.Numbers | None = None) -> Data
     return data
 
 
-def check_masks(flags: Namespace, why: str) -> None:
-    """Raise UserError unless the flags can train on samples that lack modalities."""
+def check_masks(flags: Namespace, data: Data) -> None:
+    """Raise UserError if samples lack modalities, and the flags cannot train on such samples."""
+    if any(split.present is not None for split in data.splits.values()):
+        why = f"samples of {data.name} lack modalities"
+    elif flags.modality_dropout:
+        why = "--modality_dropout makes samples lack modalities"
+    else:
+        return
     for registry in (METHODS, FUSIONS):
         chosen = getattr(flags, registry.kind)
         if not registry[chosen].masks:
