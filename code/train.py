@@ -197,7 +197,7 @@ class Trainer:
         steps, title = [], f"{self.flags.method}, epoch {self.epoch + 1}"
         began, waited = time.perf_counter(), 0.0
         hidden = None if distributed.is_first() else True
-        lacks = self.data.splits["train"].lacks
+        lacks = self.data.splits["train"].lacks or self.order.copies is not None
         for _ in tqdm(range(self.steps), title, leave=False, disable=hidden):
             asked = time.perf_counter()
             parts = [next(batches) for _ in range(self.flags.accumulate)]

@@ -12,6 +12,7 @@ import train
 from mmpareto.data.batches import ShuffledBatches, loader
 from mmpareto.methods import METHODS
 from mmpareto.methods.base import Decision, Method
+from train import Trainer
 
 
 class Alternating(Method):
@@ -39,8 +40,7 @@ class Alternating(Method):
 
     def decide(self, output, batch):
         if self.turn == 0:
-            size = len(batch.targets)
-            a, b = map(len, batch.present.rows.values()) if batch.present else (size, size)
+            size, (a, b) = len(batch.targets), map(len, batch.present.rows.values())
             self.state["seen"] += torch.tensor([a + b - size, size - b, size - a])
         losses = {name: nn.functional.cross_entropy(u, batch.targets) for name, u in output.items()}
         return Decision(sum(losses.values()) * self.factor[self.turn].exp(), losses)
@@ -86,11 +86,21 @@ def test_resumed_to_the_bit(tmp_path):
     assert (one["method"]["factor"] != 1).all()
 
 
-def test_copies_come_once_more(tmp_path):
-    trainer = trainer_of(tmp_path / "run", "--method", "alternating")
-    assert len(trainer.order) == 6  # of 104 samples
+def test_copies_come_once_more(tmp_path, monkeypatch):
+    """A modality's loss is the mean over the samples that have it, of all batches of a step."""
+    words = "--method", "alternating", "--batch_size", 8, "--accumulate", 5
+    trainer, step = trainer_of(tmp_path / "run", *words), Trainer.step
+
+    def watched(self, parts):
+        for name in "ab":
+            having = sum(len(part.present.rows[name]) for part in parts)
+            assert {part.present.shares[name] * having for part in parts} == {5}
+        return step(self, parts)
+
+    monkeypatch.setattr(Trainer, "step", watched)
+    assert len(trainer.order) == 13  # of 104 samples
     trainer.train_epoch()
-    assert trainer.method.state["seen"].tolist() == [96, 0, 16]  # 7 batches of 16
+    assert trainer.method.state["seen"].tolist() == [104, 0, 16]  # 15 batches of 8
 
 
 @pytest.mark.parametrize("workers", [0, 2])

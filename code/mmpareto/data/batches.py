@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from ..core import distributed
 from ..system.errors import UserError, reason
 from ..system.processes import begin_worker, held_back
-from .samples import Batch, Split
+from .samples import Batch, Present, Split
 
 
 class ShuffledBatches:
@@ -47,7 +47,7 @@ def shared_out(parts: list[Batch]) -> list[Batch]:
     The step's losses are means over its batches and over processes. With these shares, the loss
     of a modality is the mean over all of the step's samples that have it.
     """
-    every = [part.present for part in parts if part.present is not None]
+    every = [part.present or Present.of_all(part.inputs) for part in parts]
     counts = torch.tensor([[len(rows) for rows in one.rows.values()] for one in every]).sum(0)
     whole, terms = distributed.total(counts).tolist(), len(parts) * distributed.size()
     shares = {name: terms / max(n, 1) for name, n in zip(every[0].rows, whole, strict=True)}

@@ -47,6 +47,12 @@ class Present(NamedTuple):
         rows = {name: column.nonzero().squeeze(1) for name, column in pairs}
         return cls(rows, {name: 1 / max(len(own), 1) for name, own in rows.items()})
 
+    @classmethod
+    def of_all(cls, inputs: dict[str, Tensor]) -> "Present":
+        """Return that of inputs {modality: (B, ...)} whose samples have all modalities."""
+        size = len(next(iter(inputs.values())))
+        return cls.of(torch.ones(size, len(inputs), dtype=torch.bool), inputs)
+
     def only(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return {modality: values (B, D)}, zero in samples that lack the modality."""
         return {
