@@ -203,7 +203,9 @@ class TestPretrained:
             setup.pretrained(flags, chosen)
 
 
-@pytest.mark.parametrize("name", ["joint", "audio.left", "type", "values", "", "a b"])
+@pytest.mark.parametrize(
+    "name", ["joint", "heads", "fusion", "audio.left", "type", "values", "", "a b"]
+)
 def test_names_that_no_modality_can_have(name, monkeypatch):
     flags = options.parse(["--dataset", "toy", "--encoder", "cnn"])
     data = setup.load_data(flags)._replace(modalities={name: IMAGE})

@@ -86,8 +86,8 @@ class TestFolder:
             (",3.mp4", ",3.jpg", "3.jpg' is one picture, frames are a video or a folder"),
             ("label,group", "label,split", "split '0', one of train, val, test"),
             *(
-                ("pose", name, "cannot be a modality's name")  # as torch uses it
-                for name in ("training", "type", "items", "joint", "splits", "_x")
+                ("pose", name, "cannot be a modality's name")
+                for name in ("training", "items", "heads", "fusion", "splits", "_x")
             ),
         ],
     )

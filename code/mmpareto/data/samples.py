@@ -227,8 +227,9 @@ def choosing_split(splits: Iterable[str], select: str) -> str:
 
 
 def is_modality_name(name: str) -> bool:
-    """Return whether a modality can have this name: an identifier that torch does not use."""
-    return name.isidentifier() and name[0] != "_" and name != "joint" and not hasattr(_TAKEN, name)
+    """Return whether a modality can have this name: an identifier that has no other meaning."""
+    has_other = name in ("joint", "heads", "fusion") or hasattr(_TAKEN, name)
+    return name.isidentifier() and name[0] != "_" and not has_other
 
 
 def recipe_hash(recipe: dict[str, Any]) -> str:
