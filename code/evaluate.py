@@ -68,7 +68,9 @@ def main(arguments: list[str]) -> None:
         rows = corruption.robustness(found.model, split, *where, severities, random_seed)
         show_robustness(rows, data, random_seed)
     if flags.contribution:
-        show_contribution(worth.contribution(found.model, split, *where), list(data.modalities))
+        masked = own.modality_dropout > 0 or found.part("train").present is not None
+        shares = worth.contribution(found.model, split, *where, masked)
+        show_contribution(shares, list(data.modalities), masked)
     if flags.features or flags.linear_probe:
         features = worth.features(found.model, load(split), found.device)
     if flags.features:
@@ -105,7 +107,8 @@ def parser() -> Parser:
         help="seed of --robustness's random draws, 0 to 4294967295 (default: 0)")
     add("--contribution", action="store_true",
         help="what each of N modalities adds to the joint accuracy: Shapley values, the absent "
-             "modalities at zero; 2^N - 1 more evaluations")
+             "modalities at zero, or masked if training had missing modalities; 2^N - 1 more "
+             "evaluations")
     add("--linear_probe", action="store_true",
         help="accuracy of a linear classifier on each encoder's features, and on all of them; it "
              "is fitted to the training split, the encoders stay as they are")
@@ -206,13 +209,14 @@ def show_robustness(rows: list[dict], data: Data, seed: int) -> None:
     print(f"\n{title} (seed {seed})", table, *notes, sep="\n")
 
 
-def show_contribution(found: worth.Contribution, modalities: list[str]) -> None:
+def show_contribution(found: worth.Contribution, modalities: list[str], masked: bool) -> None:
     def accuracy(*present: str) -> str:
         return f"{found.accuracy[frozenset(present)]:.4f}"
 
     rows = [[name, accuracy(name), f"{found.added[name]:+.4f}"] for name in modalities]
+    absent = "masked as in training" if masked else "at zero"
     print(
-        "\nWhat each modality adds to the joint accuracy: Shapley values, absent ones at zero",
+        f"\nWhat each modality adds to the joint accuracy: Shapley values, absent ones {absent}",
         report.table(["modality", "alone", "adds"], rows, WIDTH),
         f"none {accuracy()} (the share of the commonest class) + what they add = all "
         f"{accuracy(*modalities)}",

@@ -1,5 +1,7 @@
 """What a modality is worth: Shapley values, linear probes and files of features."""
 
+from mmpareto.system import tensors
+
 import re
 from functools import partial
 from itertools import combinations
@@ -57,13 +59,39 @@ class TestContribution:
         added = found.accuracy[frozenset(names)] - found.accuracy[frozenset()]
         assert sum(found.added.values()) == pytest.approx(added, abs=1e-12)
 
+    @runs("kinds")
+    def test_masked(self, trained):
+        """Each sample has what it had of the coalition; with nothing left it counts as a guess."""
+        _, _, data, model, device, _ = load(trained)
+        split, names = data.splits["test"], list(data.modalities)
+        with torch.no_grad():
+            batch = to_device(split.read(list(range(len(split))))[0], device)
+            features = model.eval()(batch).features
+        random = torch.Generator().manual_seed(0)
+        some = torch.rand(len(split), 3, generator=random) < 0.6
+        for given in (None, some, some & torch.tensor([True, True, False])):
+            split.present = given
+            load_7 = partial(loader, batches=7)
+            found = worth.contribution(model, split, names, device, load_7, masked=True)
+            guess = split.targets.mode().values
+            for present, accuracy in found.accuracy.items():
+                right = 0
+                for i, target in enumerate(split.targets):
+                    has = [n for k, n in enumerate(names) if given is None or given[i, k]]
+                    own = {n: z[[i]] * (n in has and n in present) for n, z in features.items()}
+                    left = present & set(has)
+                    right += (model.joint(own).argmax() if left else guess) == target
+                assert accuracy == pytest.approx(right / len(split))
+            assert len(set(found.accuracy.values())) > 3
+
     def test_best_guess(self):
         assert worth.best_guess(torch.tensor([2, 0, 2, 1])) == 0.5
         assert worth.best_guess(torch.tensor([[0, 1], [0, 2], [3, 3], [0, 3]])) == 0.625
 
     @runs("kinds")
-    def test_table(self, trained, capsys):
+    def test_table(self, trained, tmp_path, capsys):
         out = printed(capsys, trained, "--contribution")
+        assert "Shapley values, absent ones at zero\n" in out
         joint = re.search(r"^joint +(\S+)", out, re.MULTILINE)[1]
         rows = re.findall(r"^(film|words|pose) +\S+ +([+-]\S+)$", out, re.MULTILINE)
         assert [name for name, _ in rows] == ["film", "words", "pose"]
@@ -75,6 +103,11 @@ class TestContribution:
         assert float(none) + sum(added) == pytest.approx(float(every), abs=3e-4)
         imbalance = re.search(r"^imbalance (\S+)", out, re.MULTILINE)[1]
         assert float(imbalance) == pytest.approx(max(added) - min(added), abs=2e-4)
+        state = tensors.read(trained)
+        tensors.write(tmp_path / "last.pt",
+                      state | {"config": state["config"] | {"modality_dropout": 0.5}})  # fmt: skip
+        out = printed(capsys, tmp_path / "last.pt", "--contribution")
+        assert "Shapley values, absent ones masked as in training\n" in out
 
 
 class TestFeatures:

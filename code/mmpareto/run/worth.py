@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from functools import reduce
 from pathlib import Path
 from statistics import fmean
@@ -29,7 +30,7 @@ C, ITERATIONS = 1.0, 1000  # of a probe: the inverse strength of its L2 penalty,
 class Contribution(NamedTuple):
     """Accuracies of the joint prediction, in [0, 1]; of several tasks, their means."""
 
-    accuracy: dict[Coalition, float]  # with these modalities alone, all others at zero
+    accuracy: dict[Coalition, float]  # with these modalities alone
     added: dict[str, float]  # Shapley values: what each modality adds, from -1 to 1
 
     @property
@@ -43,20 +44,46 @@ def contribution(
     modalities: Iterable[str],
     device: torch.device,
     load: Callable[[Split], Loader],
+    masked: bool = False,
 ) -> Contribution:
     """Return what each of N modalities adds to the joint accuracy, after 2^N - 1 evaluations.
 
-    The empty coalition has the accuracy of the best guess without any input: the share of the
-    commonest class. (A model whose inputs are all zero also says one class of every sample, but
-    which one is chance.) load makes batches of a split, as `loader` does.
+    Absent modalities are at zero as the model reads them. If masked, samples lack them instead, as
+    in training on missing modalities. The empty coalition has the accuracy of the best guess
+    without any input: the share of the commonest class. (A model whose inputs are all zero also
+    says one class of every sample, but which one is chance.) If masked, samples that lack a whole
+    coalition count by that guess, too. load makes batches of a split, as `loader` does.
     """
     names = list(modalities)
     accuracy = {frozenset(): best_guess(split.targets)}
     for present in tqdm(coalitions(names), "contribution", leave=False, disable=None):
+        if masked:
+            kept = [name in present for name in names]
+            accuracy[present] = masked_accuracy(model, split, kept, device, load)
+            continue
         absent = [name for name in names if name not in present]
         part = reduce(lambda part, name: Changed(part, name, zeros), absent, split)
         accuracy[present] = evaluate(model, load(part), device)[0][JOINT].Acc
     return Contribution(accuracy, shapley(names, accuracy))
+
+
+def masked_accuracy(
+    model: Fusion, split: Split, kept: list[bool], device: torch.device,
+    load: Callable[[Split], Loader],
+) -> float:  # fmt: skip
+    """Return the accuracy of the joint prediction if samples have the kept modalities only.
+
+    The guess for samples that have none of these is the split's commonest class; targets are (n,).
+    """
+    every = torch.ones(len(split), len(kept), dtype=torch.bool)
+    table = (every if split.present is None else split.present) & torch.tensor(kept)
+    rows = table.any(1)
+    part = copy(split.subset(rows.nonzero().squeeze(1).tolist()))
+    part.present = table[rows]
+    right = [split.targets[~rows] == split.targets.bincount().argmax()]
+    for output, targets in predict.outputs(model, load(part), device):
+        right.append(output.logits[JOINT].argmax(1).cpu() == targets)
+    return torch.cat(right).double().mean().item()
 
 
 def best_guess(targets: Tensor) -> float:
