@@ -18,7 +18,8 @@ from mmpareto.data import standard
 from mmpareto.data.batches import loader
 from mmpareto.datasets.folder import Folder
 from mmpareto.datasets.shared import prepared
-from mmpareto.run import corruption, options
+from mmpareto.datasets.shared.prepared import PreparedSplit
+from mmpareto.run import corruption, options, setup
 from mmpareto.system.errors import UserError
 
 COUNT = 80
@@ -112,6 +113,21 @@ class TestTable:
         np.testing.assert_allclose(mean, rows.mean(0), rtol=1e-5)
         np.testing.assert_allclose(deviation, rows.std(0), rtol=1e-5)
         assert torch.equal(data.splits["val"].present, plain.splits["val"].present)
+
+    def test_arrays_are_read_once(self, out, monkeypatch):
+        """Those that are trained on; of --train_size 16 no more than 16 stay in memory."""
+        seen, read = [], PreparedSplit._read
+
+        def known(self, name, *rest):
+            seen.append(name)
+            return read(self, name, *rest)
+
+        monkeypatch.setattr(PreparedSplit, "_read", known)
+        for more, times in (([], 1), (["--train_size", 16], 2)):
+            split = setup.load_data(options.parse(words(out, "x", *more))).splits["train"]
+            loader(split, 8)
+            assert seen.count("pose") == times and len(split.split.held["pose"][0]) <= len(split)
+            seen.clear()
 
     @pytest.mark.parametrize(
         ("old", "new", "flags", "message"),

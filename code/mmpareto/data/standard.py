@@ -49,10 +49,16 @@ def standardised(data: Data, numbers: Numbers) -> Data:
     return data._replace(splits=splits, standard=numbers)
 
 
-def measured(data: Data) -> Numbers:
-    """Return the numbers of every array of data, from its training split."""
+def measured(data: Data, hold: bool = False) -> Numbers:
+    """Return the numbers of every array of data, from its training split.
+
+    hold: whether the split is trained on, and then what fits in memory is read now, once for all.
+    """
     arrays = {name: spec for name, spec in data.modalities.items() if spec.kind in KINDS}
-    return {name: numbers_of(data.splits["train"], name, spec) for name, spec in arrays.items()}
+    train = data.splits["train"]
+    if arrays and hold:
+        train.hold()
+    return {name: numbers_of(train, name, spec) for name, spec in arrays.items()}
 
 
 def numbers_of(split: Split, name: str, spec: Modality) -> Tensor:

@@ -49,7 +49,7 @@ def load_data(flags: Namespace, numbers: standard.Numbers | None = None) -> Data
     data = _kept.get(_source(flags)) or DATASETS[flags.dataset].load(flags)
     data = data._replace(name=data_name(flags), identity=samples.identity(data))
     if numbers is None and flags.standardise == "train":
-        numbers = distributed.same(standard.measured(data))
+        numbers = distributed.same(standard.measured(data, hold=not flags.train_size))
     data = standard.standardised(data, numbers or {})
     if flags.train_size:
         train = samples.stratified(data.splits["train"], flags.train_size, flags.random_seed)
