@@ -1,5 +1,6 @@
 """MLA and AUG, which train one modality after the other, and the fusions they predict with."""
 
+import re
 from argparse import ArgumentTypeError
 from copy import deepcopy
 from types import SimpleNamespace
@@ -10,11 +11,13 @@ import tiny_models
 import torch
 from balance import accumulate, assert_equal, double, method_of, trainer_of
 from torch import nn
+from toy_kinds import ToyKinds
 
 from mmpareto.methods import aug, mla
 from mmpareto.models.fusions import shared_head
 from mmpareto.models.fusions.growing import Growing
 from mmpareto.models.fusions.shared_head import SharedHead
+from mmpareto.run import options, setup
 from mmpareto.system.errors import UserError
 
 OA, OV = double(2, 0, -1, 0.2, 0.1, 0).view(2, 3), double(0.5, 0.4, 0.3, 0, 3, 0).view(2, 3)
@@ -97,10 +100,13 @@ class TestWeights:
         assert built(Growing).fixed == [0.4, 0.6] and built(Growing, 3).fixed == [1 / 3] * 3
 
     def test_one_width(self):
-        with pytest.raises(
-            UserError, match="one width expected, found a 5, b 3: choose encoders of"
-        ):
-            SharedHead({"a": tiny_models.Encoder(), "b": Given()}, 3)
+        """What the message says to type serves every kind of modality."""
+        data = ToyKinds.load(None)
+        flags = options.parse(["--dataset", "toy", "--method", "mla", "--encoder", "film=cnn"])
+        with pytest.raises(UserError, match="found film 128, words 64, pose 128: give ") as error:
+            setup.build_model(flags, data)
+        flags.encoder = re.search("give --encoder (.*?),", str(error.value))[1].split()
+        assert setup.build_model(flags, data).head.in_features == 64
 
     def test_gradients_treat_the_weights_as_constants(self):
         model = built(SharedHead)

@@ -148,7 +148,7 @@ def test_degenerate_batches(alignment, schedule, modalities):
 def test_features_of_different_widths():
     model = tiny_models.build(Mean)
     model.encoders["b"].out_dim = 4
-    with pytest.raises(UserError, match=r"a 5, b 4: choose .*--alignment labels"):
+    with pytest.raises(UserError, match=r"a 5, b 4: give .*--alignment labels"):
         method_in(0, model)
     assert method_in(0, model, alignment="labels")
 

@@ -65,8 +65,7 @@ class LFM(JointMethod):
     def __init__(self, model: Fusion, flags: Namespace):
         super().__init__(model, flags)
         if flags.alignment == "contrastive":
-            remedies = "choose encoders of one width, or --alignment labels"
-            common_width(dict(model.encoders), flags.fusion, remedies)
+            common_width(dict(model.encoders), flags.fusion, ", or --alignment labels")
         probes = model.probed()
         self.trained = [p for p in model.parameters() if p.requires_grad and p not in probes]
         self._alignment: Tensor | None = None  # of this micro-batch

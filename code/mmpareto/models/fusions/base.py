@@ -282,12 +282,13 @@ def widened(x: Tensor) -> Tensor:
     return x.float() if x.dtype == torch.bfloat16 else x
 
 
-def common_width(encoders: dict[str, Encoder], fusion: str, remedies: str) -> int:
-    """Return the out_dim of all encoders; UserError if they differ."""
+def common_width(encoders: dict[str, Encoder], fusion: str, others: str = "") -> int:
+    """Return the out_dim of all encoders; UserError, with other remedies, if they differ."""
     if len({encoder.out_dim for encoder in encoders.values()}) > 1:
         found = ", ".join(f"{name} {encoder.out_dim}" for name, encoder in encoders.items())
         raise UserError(
-            f"--fusion {fusion}: features of one width expected, found {found}: {remedies}"
+            f"--fusion {fusion}: features of one width expected, found {found}: give --encoder "
+            f"transformer, whose width is the same for every kind, or others of one width{others}"
         )
     return next(iter(encoders.values())).out_dim
 

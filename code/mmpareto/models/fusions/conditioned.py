@@ -48,7 +48,7 @@ class FiLM(Conditioned):
 
     def __init__(self, encoders: dict[str, Encoder], classes: int, **settings):
         super().__init__(encoders, classes, **settings)
-        remedies = "choose encoders of one width, another --conditioner, or --fusion gated"
+        remedies = ", another --conditioner, or --fusion gated"
         width = common_width({name: encoders[name] for name in self.others}, "film", remedies)
         self.condition = nn.ModuleDict(
             {name: nn.Linear(encoders[self.conditioner].out_dim, 2 * width) for name in self.others}

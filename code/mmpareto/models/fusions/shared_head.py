@@ -82,6 +82,5 @@ class SharedHead(Weighted):
 
     def __init__(self, encoders: dict[str, Encoder], classes: int, *, weights: str = "entropy"):
         super().__init__(encoders, classes, weights=weights)
-        width = common_width(encoders, "shared_head", "choose encoders of one width")
-        self.head = nn.Linear(width, classes)
+        self.head = nn.Linear(common_width(encoders, "shared_head"), classes)
         self.unimodal_heads.update(dict.fromkeys(encoders, self.head))
