@@ -1,5 +1,6 @@
 """Training on samples that lack modalities: literal references, sample by sample."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -137,6 +138,30 @@ def test_gradients_at_features(gramian):
         output = method.forward(Batch(inputs, targets, present))
         method.backward(method.decide(output, Batch(inputs, targets, present)))
     assert_equal(ours, theirs)
+
+
+@pytest.mark.slow  # importing the compiler takes seconds
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_compiled(monkeypatch, precision):
+    """In batches of which all lack other modalities, or nobody or one alone has the first."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    models = pair(3)
+    methods = [method_of("mmpareto", model.float()) for model in models]
+    models[0].compile()
+    for step in (0, 1, 3, 4):
+        inputs, targets = tiny_models.batch(models[0], SIZE)
+        inputs = {name: x.float() for name, x in inputs.items()}
+        present, losses = Present.of(table(step, 3), inputs), []
+        for model, method in zip(models, methods, strict=True):
+            model.precision = precision
+            batch = Batch(inputs, targets, present)
+            decision = method.decide(method.forward(batch), batch)
+            losses.append(method.backward(decision).loss.item())
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    pairs = zip(*(model.named_parameters() for model in models), strict=True)
+    for (name, ours), (_, theirs) in pairs:
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-4, msg=name)
 
 
 @pytest.mark.parametrize("name", ["uniform", "mmpareto"])
