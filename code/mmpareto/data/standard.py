@@ -2,7 +2,7 @@
 
 A column is one number of a vector. An array of several axes is a sequence: its first axis is time,
 and a column is one number of a time step, over all samples and steps. A column that is constant in
-training stays as it is.
+training is 0 there: it loses its mean, and is not divided.
 """
 
 from collections.abc import Sequence
@@ -79,7 +79,7 @@ def numbers_of(split: Split, name: str, spec: Modality) -> Tensor:
         count += found
     deviation = (squares / count.clamp(min=1)).sqrt()
     varies = deviation > CONSTANT * mean.abs()
-    return torch.stack([mean.where(varies, 0), deviation.where(varies, 1)]).float()
+    return torch.stack([mean, deviation.where(varies, 1)]).float()
 
 
 def columns(spec: Modality) -> tuple[int, ...]:
@@ -106,6 +106,6 @@ def line(data: Data) -> list[str]:
     if not data.standard:
         return []
     names = ", ".join(data.standard)
-    stay = sum(int((mean == 0).logical_and(d == 1).sum()) for mean, d in data.standard.values())
-    constant = f"; {stay} constant columns stay" if stay else ""
+    count = sum(int((deviation == 1).sum()) for _, deviation in data.standard.values())
+    constant = f"; {count} of their columns are constant" if count else ""
     return [f"Arrays   standardised by the training split's mean and deviation: {names}{constant}"]
