@@ -12,6 +12,8 @@ dataset that you choose. A flag of a part is an error with another part. The scr
 and `code/compare.py` take these flags, too. This page is generated:
 `python tests/repo/flags_page.py` writes it anew.
 """
+# The ten that matter first, in the order in which a newcomer needs them.
+FIRST = "dataset method encoder epochs batch_size learning_rate random_seed device out resume"
 HEADINGS = {
     "method": "Flags of methods",
     "fusion": "Flags of fusions",
@@ -22,9 +24,11 @@ HEADINGS = {
 def page(parsers):
     """Return the page's text; parsers is mmpareto.run.parsers."""
     lines, general = [START], parsers.general_parser()
-    for group in general._action_groups:
-        if rows := list(rows_of(general, group)):
-            lines += [f"## {group.title.capitalize()}\n", "| flag | meaning |", "|---|---|"]
+    groups = {g.title: list(rows_of(general, g._group_actions)) for g in general._action_groups}
+    first = [general._option_string_actions[f"--{name}"] for name in FIRST.split()]
+    for title, rows in {"the ten that matter first": [*rows_of(general, first)], **groups}.items():
+        if rows:
+            lines += [f"## {title.capitalize()}\n", "| flag | meaning |", "|---|---|"]
             lines += [f"| {flag} | {meaning} |" for flag, meaning in rows] + [""]
     for registry in parsers.WITH_FLAGS:
         kind = registry.kind
@@ -32,7 +36,7 @@ def page(parsers):
         for name in registry:
             parser = parsers.part_parser(registry, name)
             group = parser._action_groups[-1]
-            rows = list(rows_of(parser, group))
+            rows = list(rows_of(parser, group._group_actions))
             if group.description:
                 rows.insert(0, ("", group.description))
             for i, (flag, meaning) in enumerate(rows):
@@ -41,10 +45,10 @@ def page(parsers):
     return "\n".join(lines)
 
 
-def rows_of(parser, group):
-    """Yield (flag, meaning) of a group's flags, as the parser's help shows them."""
+def rows_of(parser, actions):
+    """Yield (flag, meaning) of flags, as the parser's help shows them."""
     formatter = parser._get_formatter()
-    for action in group._group_actions:
+    for action in actions:
         if "--help" not in action.option_strings:
             value = "" if action.nargs == 0 else formatter._format_args(action, action.dest.upper())
             value = value.strip("{}").replace(",", " or ") if action.choices else value
