@@ -32,12 +32,12 @@ def main(arguments: list[str]) -> None:
     for package in ("matplotlib", "jinja2"):
         if not find_spec(package):
             raise UserError(f"pictures and page need a package: run pip install {package}")
+    check_used(flags)
     if len(flags.dir) == 1:
         subject = find(flags.dir[0])
         title, name = subject.title, "analysis"
         make = partial(sections.make, subject, flags=flags)
     else:
-        check_beside(flags)
         sides = beside.find_sides(flags.dir)
         title = " beside ".join(side.name for side in sides)
         name = "-".join(["analysis", *(folder.resolve().name for folder in flags.dir)])
@@ -57,12 +57,19 @@ def main(arguments: list[str]) -> None:
     print(f"\n{path}, and beside it its figures (.png, .svg) and numbers (.csv)")
 
 
-def check_beside(flags: Namespace) -> None:
-    """Raise UserError for a flag that has no effect on several comparisons."""
+def check_used(flags: Namespace) -> None:
+    """Raise UserError for a flag that has no effect on several comparisons, or with --logs_only."""
+    if len(flags.dir) > 1:
+        used, where, instead = ["dir", "out"], "with one DIR", "give one DIR"
+    elif flags.logs_only:
+        used = ["dir", "out", "window", "logs_only"]
+        where, instead = "without --logs_only", "drop --logs_only"
+    else:
+        return
     own = parser()
     for name, value in vars(flags).items():
-        if name not in ("dir", "out") and value != own.get_default(name):
-            raise UserError(f"--{name} acts only with one DIR: drop --{name}, or give one DIR")
+        if name not in used and value != own.get_default(name):
+            raise UserError(f"--{name} acts only {where}: drop --{name}, or {instead}")
 
 
 def parser() -> Parser:

@@ -131,12 +131,15 @@ def find_slots(flags: Namespace) -> list[str | None]:
     for name, other in (("sbatch", "print_commands"), ("sbatch_header", "sbatch")):
         if getattr(flags, name) and not getattr(flags, other):
             raise UserError(f"--{name} acts only with --{other}: give both flags")
-    if flags.gpu_ids is None:
-        return [None] * (flags.jobs or 1)
-    if flags.print_commands:
+    if flags.gpu_ids and flags.print_commands:
         raise UserError(
             "--gpu_ids has no effect with --print_commands: drop one of these two flags"
         )
+    given = [f"--{name}" for name in ("jobs", "gpu_ids") if getattr(flags, name)]
+    if given and (flags.print_commands or flags.collect):
+        print(f"Not used, since nothing is trained: {', '.join(given)}", file=sys.stderr)
+    if flags.gpu_ids is None:
+        return [None] * (flags.jobs or 1)
     ids = [id.strip() for id in flags.gpu_ids.split(",")]
     if len(set(ids)) < len(ids):
         raise UserError(f"--gpu_ids {flags.gpu_ids}: a GPU is given twice: give each once")

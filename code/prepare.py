@@ -10,11 +10,13 @@ where to get the raw files.
 from mmpareto.system import entry
 
 import os
+from argparse import Namespace
 from pathlib import Path
 from shlex import quote
 
 import verify
 from mmpareto.data.layout import sets_below
+from mmpareto.data.recipes import RECIPE_OF
 from mmpareto.datasets import DATASETS
 from mmpareto.datasets.shared.prepared import Prepared
 from mmpareto.system.errors import UserError
@@ -68,10 +70,25 @@ def main(arguments: list[str]) -> None:
             f"{error.filename}: cannot be read ({error.strerror}): let this user read it, or move "
             "it out of --raw"
         ) from None
+    check_used(flags, parser, set(raw.modalities.values()))
     Preparation(raw, flags).run()
     verify.check(flags.out, workers=os.cpu_count() or 1)
     out = flags.out.absolute() if str(flags.out) in DATASETS else flags.out  # a name comes first
     print(f"Train    sh script/mmpareto.sh --dataset {name if out == home else quote(str(out))}")
+
+
+def check_used(flags: Namespace, parser: Parser, kinds: set[str]) -> None:
+    """Raise UserError for a flag about kinds of modality that the set does not have."""
+    takers = {"tokenizer": ["text"], "text_length": ["text"]}
+    for kind, family in RECIPE_OF.items():
+        takers.setdefault(family, []).append(kind)
+    for name, able in takers.items():
+        value = getattr(flags, name, None)
+        if value != parser.get_default(name) and not kinds & set(able):
+            raise UserError(
+                f"--{name} {value}: it acts on {' and '.join(able)}, and no modality here is of "
+                f"that kind: drop --{name}, or name the kind in the table, as in NAME:{able[0]}"
+            )
 
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ from sets import SMALL, contents, error_of, prepare_set, rows, write_folder
 
 from mmpareto.benchmarks import synthetic
 from mmpareto.data.clips import Bad, Source
+from mmpareto.data.layout import read_metadata
 from mmpareto.datasets.folder import Folder
 from mmpareto.preparation.arrays import load_array
+from mmpareto.run import options
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +121,16 @@ class TestFolder:
             assert found[3].sources["pose"].path == raw / f"{file}.npy"
             assert {clip.label for clip in found} == {"chat" + short, "cat", "dog", "owl"}
             (raw / f"{file}.npy").rename(raw / "3.npy")
+
+    def test_flags_about_kinds_that_are_not_there(self, own, own_set, tmp_path):
+        for flag, kinds in (("--tokenizer=hf:x", "text"), ("--images=original", "image")):
+            message = error_of("folder", own, tmp_path / "set", flag)
+            assert f": it acts on {kinds}, and no modality here is of that kind" in message
+        flags = options.parse(["--dataset", str(own_set), "--crop", "none"])
+        specs = read_metadata(own_set).modalities
+        assert Folder._unused(specs, flags) == []
+        del specs["film"]
+        assert Folder._unused(specs, flags) == ["Unused   --crop: the set has no pictures"]
 
     def test_one_class(self, raw, tmp_path):
         self.edit(raw, lambda text: text.replace(",dog,", ",cat,").replace(",owl,", ",cat,"))

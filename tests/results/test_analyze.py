@@ -181,6 +181,8 @@ class TestRun:
         assert not (folder / "analysis/gradients.csv").exists()
         with pytest.raises(UserError, match=r"checkpoint .*last\.pt: no such file"):
             analyzed(folder)
+        with pytest.raises(UserError, match="--checkpoints acts only without --logs_only"):
+            analyzed(folder, "--logs_only", "--checkpoints", "last.pt")
 
     def test_flags(self, run, quick):
         folder, three = run("--observe"), run(name="three", dataset="toy3", method="mmpareto")

@@ -280,9 +280,10 @@ def test_print_commands(tmp_path, calls, capsys, monkeypatch):
     flags = ["--methods", "joint,pareto:scale=2", "--seeds", "0,1"]
     compared(Path("out"), "--methods", "joint", "--seeds", "0")
     capsys.readouterr()
-    compare.main([*FLAGS, "--out", "out", *flags, "--print_commands"])
-    printed = capsys.readouterr().out
-    commands = [shlex.split(line) for line in printed.splitlines()]
+    compare.main([*FLAGS, "--out", "out", *flags, "--jobs", "2", "--print_commands"])
+    printed = capsys.readouterr()
+    assert printed.err == "Not used, since nothing is trained: --jobs\n"
+    commands = [shlex.split(line) for line in printed.out.splitlines()]
     assert len(calls) == 1 and len(commands) == 3
     script = str(Path(compare.__file__).with_name("train.py"))
     assert all(words[:2] == [sys.executable, script] for words in commands)

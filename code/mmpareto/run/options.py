@@ -66,6 +66,7 @@ def parse(arguments: list[str]) -> Namespace:
     _check_pairs(flags)
     _fill_defaults(flags)
     _check_schedule(flags)
+    _check_probes(flags)
     check_data_root(flags.dataset, flags.data_root)
     flags.data_root = (flags.data_root or REPOSITORY / "data" / flags.dataset).absolute()
     if flags.out is None:
@@ -206,6 +207,24 @@ def _check_schedule(flags: Namespace) -> None:
         raise UserError(
             "--patience stops by validation, --select best-test chooses by test: drop one flag"
         )
+
+
+def _check_probes(flags: Namespace) -> None:
+    """Raise UserError if --no_probes changes nothing, or leaves nothing to another flag."""
+    if not getattr(flags, "no_probes", False):
+        return
+    fusion = FUSIONS[flags.fusion]
+    if fusion.multitask or not fusion.own_heads:
+        raise UserError(
+            f"--no_probes: no head of --fusion {flags.fusion} is a probe: drop --no_probes"
+        )
+    untrained = "fusion" if METHODS[flags.method].single_loss == "unimodal" else "heads"
+    for flag in BY_NAME:
+        if untrained in by_name(getattr(flags, flag)):
+            raise UserError(
+                f"--{flag} {untrained}= acts only without --no_probes, since --method "
+                f"{flags.method} does not train that part: drop one of the two"
+            )
 
 
 def _fill_defaults(flags: Namespace) -> None:

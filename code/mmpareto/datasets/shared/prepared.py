@@ -152,10 +152,29 @@ class Prepared(Dataset):
             modalities=modalities,
             splits={p: PreparedSplit(root, rows, readers, classes) for p, rows in parts.items()},
             recipe=metadata.recipe,
-            notes=(f"Split    {split}{more}", *overlaps, *gaps, *(lacks if told else ())),
+            notes=(
+                f"Split    {split}{more}",
+                *overlaps,
+                *gaps,
+                *(lacks if told else ()),
+                *cls._unused(metadata.modalities, flags),
+            ),
             # metadata.json stands for the media files, which would take long to read
             identity=f"{sha256(root / 'manifest.csv')} {metadata.sha256.get('files.csv')}",
         )
+
+    @classmethod
+    def _unused(cls, modalities: dict[str, layout.Spec], flags: Namespace) -> list[str]:
+        """Return a line about flags of pictures that were given, if the set has no pictures."""
+        cls.add_flags(parser := ArgumentParser())
+        given = [
+            f"--{name}"
+            for name in ("image_size", "crop", "num_frames")
+            if getattr(flags, name, None) != parser.get_default(name)
+        ]
+        if not given or any(s.has_stills or s.kind == "image" for s in modalities.values()):
+            return []
+        return [f"Unused   {', '.join(given)}: the set has no pictures"]
 
 
 class PreparedSplit(Split):
