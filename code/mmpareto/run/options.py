@@ -163,7 +163,9 @@ def changes(old: dict, new: dict) -> list[str]:
     old = defaults | old
     rows, free = [], FREE_ON_RESUME - METHODS[new["method"]].fixed_on_resume
     free -= {"epochs"} if new["lr_schedule"] == "cosine" else set()  # its rates depend on them
-    free -= {"data_root"} if DATASETS[new["dataset"]].one_of_many else set()
+    before, place = Path(str(old["data_root"])), Path(new["data_root"])
+    is_moved = before.name == place.name and not before.exists()  # its identity is checked later
+    free -= {"data_root"} if DATASETS[new["dataset"]].one_of_many and not is_moved else set()
     either = ("best-val", "last")  # every run holds both results
     for name in sorted((old.keys() | new.keys()) - free):
         was, now = old.get(name), new.get(name)
