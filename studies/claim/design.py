@@ -21,21 +21,21 @@ FIXED = "fixed"  # the same with no rate chosen: each of several is trained with
 class Part(NamedTuple):
     """One setting in which arms are compared."""
 
-    arms: tuple[str, ...]
+    arms: dict[str, str]  # {arm: one of compare.py's --methods}
     flags: str  # of train.py
     rates: str  # learning rates that are tried
-    tune_seeds: int = 2  # that choose among rates; 0: nothing is chosen
-    seeds: int = 10
+    tune_seeds: str = "100,101"  # that choose among rates; "": nothing is chosen
+    seeds: str = "0-9"
     has_files: bool = False  # whether its data has to be there
 
 
 RATES = "0.16,0.32,0.64,1.28,2.56"
 CNN = "--dataset cgdigits --encoder cnn"
-THREE = ("A", "B", "E")
+THREE = {arm: ARMS[arm] for arm in "ABE"}
 PARTS = {
-    MAIN: Part(tuple(ARMS), f"{CNN} --epochs 10", RATES, tune_seeds=3, seeds=20),
+    MAIN: Part(ARMS, f"{CNN} --epochs 10", RATES, "100-102", "0-19"),
     FIXED: Part(
-        ("A", "B", "D", "E"), f"{CNN} --epochs 10", "0.32,0.64,1.28", tune_seeds=0, seeds=20
+        {arm: ARMS[arm] for arm in "ABDE"}, f"{CNN} --epochs 10", "0.32,0.64,1.28", "", "0-19"
     ),
     "noise": Part(THREE, f"{CNN} --epochs 10 --noise 0.5", RATES),
     "classes": Part(THREE, f"{CNN} --epochs 10 --num_classes 3", f"{RATES},5.12"),

@@ -18,9 +18,7 @@ from mmpareto.run.report import mean
 from mmpareto.system.errors import UserError
 from mmpareto.system.tables import unquote_formula
 
-from .design import ARMS
-
-ARM_OF = {method: arm for arm, method in ARMS.items()}
+from .design import Part
 
 
 class Run(NamedTuple):
@@ -62,31 +60,32 @@ def scored(runs: list[Run], part: str, arm: str) -> list[Run]:
     return [run for run in runs if (run.part, run.arm, run.is_choosing) == (part, arm, False)]
 
 
-def read_runs(part: str, compared: Comparison, plans: list[Plan]) -> list[Run]:
+def read_runs(name: str, part: Part, compared: Comparison, plans: list[Plan]) -> list[Run]:
     """Read the finished runs among plans."""
-    runs = []
+    arm_of, runs = {method: arm for arm, method in part.arms.items()}, []
     for plan in plans:
         for row in of_rule(plan.rows, "best-val"):
             rate, chooses = float(plan.setting["learning_rate"]), is_choosing(compared, plan)
             rest = [row[column] for column in Run._fields[5:]]
             if row["val_Acc"] is None:
                 raise UserError(f"{plan.folder / 'epochs.jsonl'}: val_Acc is missing: train again")
-            runs.append(Run(part, ARM_OF[plan.name], rate, plan.seed, chooses, *rest))
+            runs.append(Run(name, arm_of[plan.name], rate, plan.seed, chooses, *rest))
     return runs
 
 
-def read_epochs(part: str, compared: Comparison, plans: list[Plan]) -> list[Epoch]:
+def read_epochs(name: str, part: Part, compared: Comparison, plans: list[Plan]) -> list[Epoch]:
     """The epochs of scored runs in which both gradients were recorded."""
+    arm_of = {method: arm for arm, method in part.arms.items()}
     turns = defaultdict(list)  # one for each step, None without conflict
     for plan in plans:
         if is_choosing(compared, plan) or plan.run is None:
             continue
         for step in read_steps(plan.folder):
             for encoder, stats in step.encoders.items():
-                place = ARM_OF[plan.name], encoder, step.epoch
+                place = arm_of[plan.name], encoder, step.epoch
                 turns[place].append(turn(stats) if stats.conflict else None)
     return [
-        Epoch(part, *place, len(steps), len(steps) - steps.count(None), mean(steps) or 0.0)
+        Epoch(name, *place, len(steps), len(steps) - steps.count(None), mean(steps) or 0.0)
         for place, steps in sorted(turns.items())
     ]
 

@@ -19,7 +19,7 @@ from argparse import Namespace
 
 import compare
 from claim import pictures, rows
-from claim.design import ARMS, FIXED, MAIN, PARTS
+from claim.design import FIXED, MAIN, PARTS, Part
 from claim.tables import tables
 from mmpareto.results.choice import asked_plans
 from mmpareto.results.plans import plan_comparison
@@ -31,7 +31,11 @@ from mmpareto.system.writing import write_text
 
 def main(arguments: list[str]) -> None:
     flags, rest = parser().parse_known_args(arguments)
-    commands = {name: command(name, flags, rest) for name in find_parts(flags)}
+    commands = {
+        # What "base" and "fixed" both need is trained once.
+        name: command(PARTS[name], flags.out / (MAIN if name == FIXED else name), root + rest)
+        for name, root in find_parts(flags).items()
+    }
     for words in commands.values():
         compare.main(words)
     if "--print_commands" not in rest:
@@ -53,28 +57,27 @@ def parser() -> Parser:
     return parser
 
 
-def find_parts(flags: Namespace) -> list[str]:
+def find_parts(flags: Namespace) -> dict[str, list[str]]:
+    """Return {part: flags that say where its files are}."""
+    root = ["--data_root", str(flags.data_root)] if flags.data_root else []
     if flags.parts is None:
-        return [name for name, part in PARTS.items() if flags.data_root or not part.has_files]
-    names = [name.strip() for name in flags.parts.split(",")]
+        names = [name for name, part in PARTS.items() if root or not part.has_files]
+    else:
+        names = [name.strip() for name in flags.parts.split(",")]
     if unknown := [name for name in names if name not in PARTS]:
         raise UserError(f"--parts: there is no {unknown[0]!r}: choose {', '.join(PARTS)}")
-    return names
+    return {name: root if PARTS[name].has_files else [] for name in names}
 
 
-def command(name: str, flags: Namespace, rest: list[str]) -> list[str]:
+def command(part: Part, out: Path, rest: list[str]) -> list[str]:
     """The flags of compare.py for one part."""
-    part = PARTS[name]
-    root = ["--data_root", str(flags.data_root)] if part.has_files and flags.data_root else []
-    folder = MAIN if name == FIXED else name  # what both need is trained once
-    choosing = ",".join(str(100 + seed) for seed in range(part.tune_seeds))
     return [
-        *part.flags.split(), *root,
-        "--methods", ",".join(ARMS[arm] for arm in part.arms),
+        *part.flags.split(),
+        "--methods", ",".join(part.arms.values()),
         "--tune", f"learning_rate={part.rates}",
-        *(["--tune_seeds", choosing] if choosing else []),
-        "--seeds", ",".join(str(seed) for seed in range(part.seeds)),
-        "--out", str(flags.out / folder), *rest,
+        *(["--tune_seeds", part.tune_seeds] if part.tune_seeds else []),
+        "--seeds", part.seeds,
+        "--out", str(out), *rest,
     ]  # fmt: skip
 
 
@@ -84,8 +87,8 @@ def report(out: Path, commands: dict[str, list[str]]) -> None:
     for name, words in commands.items():
         compared = plan_comparison(*compare.parser().parse_known_args(words))
         plans = asked_plans(compared)
-        trained += rows.read_runs(name, compared, plans)
-        epochs += rows.read_epochs(name, compared, plans)
+        trained += rows.read_runs(name, PARTS[name], compared, plans)
+        epochs += rows.read_epochs(name, PARTS[name], compared, plans)
     if not trained:
         return
     with table_lock(out):

@@ -18,7 +18,7 @@ from test_multitask import model_of as tasks_of
 from claim import contrasts
 from claim import rows as runs
 from claim import run as claim
-from claim.design import ARMS, Part
+from claim.design import ARMS, THREE, Part
 from claim.rows import Epoch, Run
 from claim.tables import same_rate, tables
 from mmpareto.methods import METHODS
@@ -220,7 +220,7 @@ def test_turn():
 @pytest.fixture
 def toy_part(monkeypatch):
     flags = "--dataset toy --encoder cnn --epochs 2"
-    part = Part(("A", "B", "E"), flags, "0.05,0.003", tune_seeds=1, seeds=2)
+    part = Part(THREE, flags, "0.05,0.003", "100", "0,1")
     monkeypatch.setattr(claim, "PARTS", {"base": part})
 
 
