@@ -26,8 +26,13 @@ class Contrast(NamedTuple):
 
 
 def contrast(runs: list[Run], part: str, arms: str) -> Contrast | None:
-    """The difference of two arms; None with fewer than three seeds that both have."""
+    """The difference of two arms in test accuracy."""
     one, other = ({run.seed: run.Acc for run in scored(runs, part, arm)} for arm in arms.split("-"))
+    return difference(arms, one, other)
+
+
+def difference(arms: str, one: dict[int, float], other: dict[int, float]) -> Contrast | None:
+    """The difference of {seed: accuracy}; None with fewer than three seeds that both have."""
     found = paired_difference(one, other)
     if found is None or found.low is None:
         return None

@@ -124,7 +124,8 @@ def conflict(epochs: list[Epoch]) -> list[dict[str, str]]:
 
 def rate(epochs: Iterable[Epoch]) -> str:
     rows = list(epochs)
-    return share(sum(row.conflicts for row in rows) / sum(row.steps for row in rows))
+    steps = sum(row.steps for row in rows)
+    return share(sum(row.conflicts for row in rows) / steps if steps else None)
 
 
 def percent(value: float) -> str:
