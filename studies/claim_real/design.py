@@ -21,33 +21,34 @@ LOOKED_AT = (40, 41, 42)  # seeds whose checkpoints are looked at
 class Set(NamedTuple):
     """One set of recordings, and how models train on it."""
 
-    flags: str  # of train.py
-    rates: str  # learning rates that are tried, of SGD
     weak: str  # the modality that reads least by itself
     strong: str  # the one that noise is added to
+    wide: str  # wider encoders, as --encoder takes them
+    flags: str = ""  # of train.py
+    epochs: int = 20
     lengths: str = ""  # of sequences, for prepare.py
 
 
-RATES = "0.0025,0.005,0.01,0.02,0.04,0.08,0.16"
-UTD = "--epochs 20 --image_size 32 --encoder depth=cnn inertial=mlp skeleton=mlp"
 SETS = {
-    "mfeat": Set("--epochs 20", RATES, "mor", "pix"),
-    "scene15": Set("--epochs 20", RATES, "view3", "view2"),
-    "mosi": Set("--epochs 20", RATES, "video", "text"),
-    "utd_mhad": Set(UTD, RATES, "depth", "skeleton", "inertial=180 skeleton=70"),
-    "grid_letters": Set("--epochs 20", RATES, "lips", "voice", "lips=15 voice=58"),
-    "digits": Set(
-        "--split group --train_size 2000 --epochs 6 --limit_batches 50", RATES, "image", "audio"
+    "mfeat": Set("mor", "pix", "mlp_wide"),
+    "scene15": Set("view3", "view2", "mlp_wide"),
+    "mosi": Set("video", "text", "mlp_wide"),
+    "utd_mhad": Set(
+        "depth", "skeleton", "depth=resnet18 inertial=mlp_wide skeleton=mlp_wide",
+        "--image_size 32 --encoder depth=cnn inertial=mlp skeleton=mlp",
+        lengths="inertial=180 skeleton=70",
     ),
-}
+    "grid_letters": Set("lips", "voice", "gru_wide", lengths="lips=15 voice=58"),
+    "digits": Set(
+        "image", "audio", "resnet18",
+        "--split group --train_size 2000 --limit_batches 50", epochs=6,
+    ),
+}  # fmt: skip
+RATES = "0.0025,0.005,0.01,0.02,0.04,0.08,0.16"  # learning rates that are tried, of SGD
 ADAM = "0.0003,0.001,0.003,0.01,0.03"
-SAME, EARLY, NOISE = "same-rate", "early", "noise"
-SETTINGS = {  # {name: flags of train.py, and rates if they are not the set's}
-    "adam": ("--optimizer adam", ADAM),
-    "batch16": ("--batch_size 16", ""),
-    "batch256": ("--batch_size 256", ""),
-    NOISE: ("", ""),
-}
+SAME, EARLY, NOISE, LONG, WIDE = "same-rate", "early", "noise", "long", "wide"
+SETTINGS = ("adam", "batch16", "batch256", NOISE, LONG, WIDE)  # one thing changed
+LARGEST: tuple[str, ...] = ()  # sets whose difference E-A or E-B is the largest: LONG and WIDE
 
 
 def part_name(name: str, changed: str = "") -> str:
@@ -55,16 +56,26 @@ def part_name(name: str, changed: str = "") -> str:
     return f"{name}/{changed}" if changed else name
 
 
+def parts(name: str) -> list[str]:
+    """Return what is trained of a set, in order: the choice of "" gives the rates of others."""
+    return ["", SAME, EARLY, *(s for s in SETTINGS if s not in (LONG, WIDE) or name in LARGEST)]
+
+
 def part_of(name: str, changed: str = "", chosen: float = 0.0) -> Part:
     """Return one part; chosen: the rate that validation chose for A on the set."""
     mine = SETS[name]
+    flags = f"{mine.flags} --epochs {mine.epochs}"
     if not changed:
-        return Part(ARMS, mine.flags, mine.rates, CHOOSING, SCORED)
+        return Part(ARMS, flags, RATES, CHOOSING, SCORED)
     if changed == SAME:
         rates = ",".join(f"{rate:g}" for rate in (chosen / 2, chosen, 2 * chosen))
-        return Part({arm: ARMS[arm] for arm in "ABDE"}, mine.flags, rates, "", SCORED)
+        return Part({arm: ARMS[arm] for arm in "ABDE"}, flags, rates, "", SCORED)
     if changed == EARLY:
         seeds = ",".join(map(str, LOOKED_AT))
         return Part({"A": ARMS["A"]}, f"{mine.flags} --epochs 1", f"{chosen:g}", "", seeds)
-    flags, rates = SETTINGS[changed]
-    return Part(THREE, f"{mine.flags} {flags}", rates or mine.rates, CHOOSING, FEWER)
+    flags += {
+        "adam": " --optimizer adam", "batch16": " --batch_size 16",
+        "batch256": " --batch_size 256", NOISE: "", LONG: f" --epochs {5 * mine.epochs}",
+        WIDE: f" --encoder {mine.wide}",
+    }[changed]  # fmt: skip
+    return Part(THREE, flags, ADAM if changed == "adam" else RATES, CHOOSING, FEWER)

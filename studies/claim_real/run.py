@@ -24,7 +24,16 @@ from claim.design import Part
 from claim.rows import scored
 from claim.run import command
 from claim_real import looks, sets
-from claim_real.design import EARLY, LOOKED_AT, SAME, SETS, SETTINGS, part_name, part_of
+from claim_real.design import (
+    EARLY,
+    LOOKED_AT,
+    SAME,
+    SETS,
+    SETTINGS,
+    part_name,
+    part_of,
+    parts,
+)
 from claim_real.tables import Found, Own, tables
 from mmpareto.results.choice import asked_plans, of_rule
 from mmpareto.results.plans import plan_comparison
@@ -32,7 +41,7 @@ from mmpareto.results.saved import table_lock
 from mmpareto.system.flags import Parser, comma_separated
 from mmpareto.system.writing import write_text
 
-CHANGES = (SAME, EARLY, *SETTINGS)
+CHANGES = SAME, EARLY, *SETTINGS
 
 
 class Trained:
@@ -80,7 +89,7 @@ def parser() -> Parser:
         help="the raw files of all sets, as docs/claim_real_protocol.md describes them")
     add("--sets", type=comma_separated(known(SETS)), default=list(SETS), metavar="NAMES",
         help=f"comma-separated, of {', '.join(SETS)} (default: all)")
-    add("--settings", type=comma_separated(known(CHANGES)), default=list(CHANGES), metavar="NAMES",
+    add("--settings", type=comma_separated(known(CHANGES)), default=CHANGES, metavar="NAMES",
         help="what is trained besides the main part, comma-separated, of "
              f"{', '.join(CHANGES)} (default: all)")
     add("--out", type=Path, default=Path("runs/claim_real"), metavar="DIR",
@@ -101,7 +110,9 @@ def known(names: Collection[str]) -> Callable[[str], str]:
 def train(name: str, flags: Namespace, rest: list[str]) -> Iterator[Trained]:
     """Train one set's parts, the main part first: its choice gives the rates of others."""
     chosen = 0.0
-    for changed in ("", *flags.settings):
+    for changed in parts(name):
+        if changed and changed not in flags.settings:
+            continue
         folder = sets.make(name, changed, flags.raw, flags.out / "sets")
         part = part_of(name, changed, chosen)
         # What the main part and "same-rate" both need is trained once.
@@ -118,11 +129,11 @@ def train(name: str, flags: Namespace, rest: list[str]) -> Iterator[Trained]:
 
 def report(out: Path, done: dict[str, Trained]) -> None:
     """Write and print what the finished runs say."""
-    parts = list(done.values())
+    every = list(done.values())
     main_parts = {name: part for name, part in done.items() if name in SETS}
     found = Found(
-        runs=[run for part in parts for run in part.runs],
-        epochs=[epoch for part in parts for epoch in part.epochs],
+        runs=[run for part in every for run in part.runs],
+        epochs=[epoch for part in every for epoch in part.epochs],
         own=[own for part in main_parts.values() for own in part.own()],
         gradients=[
             row

@@ -37,7 +37,10 @@ def names(*some):
     return [pytest.param(n, marks=[pytest.mark.slow] * (n in LARGE)) for n in some]
 
 
-@pytest.mark.parametrize("name", names(*(name for name in ENCODERS if name not in [*VIDEO, "gru"])))
+OF_TIME = [*VIDEO, "gru", "gru_wide"]
+
+
+@pytest.mark.parametrize("name", names(*(name for name in ENCODERS if name not in OF_TIME)))
 @pytest.mark.parametrize("modality", [IMAGE, GRAY, SPECTROGRAM, FRAMES])
 def test_encoders(name, modality):
     encoder = ENCODERS[name](modality)

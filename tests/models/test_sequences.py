@@ -41,15 +41,17 @@ def with_weights(encoder, of):
     return encoder
 
 
-def test_gru_step_by_step():
+@pytest.mark.parametrize("name", ["gru", "gru_wide"])
+def test_gru_step_by_step(name):
     """A literal GRU over the true steps of one sequence (PyTorch's equations), then the mean."""
-    encoder, x = encoder_of("gru", 6), padded(6)
+    encoder, x = encoder_of(name, 6), padded(6)
+    size = encoder.out_dim
     w, u = encoder.cells.weight_ih_l0, encoder.cells.weight_hh_l0
     b, c = encoder.cells.bias_ih_l0, encoder.cells.bias_hh_l0
     for sequence, length, found in zip(x, LENGTHS, encoder(x), strict=True):
-        h, total = torch.zeros(128), torch.zeros(128)
+        h, total = torch.zeros(size), torch.zeros(size)
         for step in sequence[:length]:
-            (r, z, n), (hr, hz, hn) = (w @ step + b).split(128), (u @ h + c).split(128)
+            (r, z, n), (hr, hz, hn) = (w @ step + b).split(size), (u @ h + c).split(size)
             z = torch.sigmoid(z + hz)
             h = (1 - z) * torch.tanh(n + torch.sigmoid(r + hr) * hn) + z * h
             total += h

@@ -22,9 +22,10 @@ from mmpareto.models.fusions import FUSIONS
 GOLDEN = Path(__file__).resolve().parents[1] / "golden.json"
 TOLERANCE = 1e-7
 SLOW = ["--learning_rate", "0.01", "--limit_batches", "2"]  # large encoders, which 0.1 throws off
-# those compared with torchvision's, and those that take clips or sequences, which no set here has
+# those compared with torchvision's, those that take clips or sequences, which no set here has, and
+# wider ones
 OTHERS = {"resnet34", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_small"}
-OTHERS |= {"r3d_18", "mc3_18", "r2plus1d_18", "video_cnn", "gru"}
+OTHERS |= {"r3d_18", "mc3_18", "r2plus1d_18", "video_cnn", "gru", "gru_wide", "mlp_wide"}
 
 CASES = {
     **{f"method {name}": ["--encoder", "cnn", "--method", name] for name in METHODS},

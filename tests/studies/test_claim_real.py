@@ -142,7 +142,8 @@ def small(monkeypatch):
     for name, value in (("CHOOSING", "300"), ("SCORED", "40-42"), ("FEWER", "40-42")):
         monkeypatch.setattr(design, name, value)
     monkeypatch.setattr(design, "ARMS", arms)
-    mine = design.Set("--epochs 2 --batch_size 16", "0.05,0.01", "view2", "view1")
+    monkeypatch.setattr(design, "RATES", "0.05,0.01")
+    mine = design.Set("view2", "view1", "mlp_wide", "--batch_size 16", epochs=2)
     monkeypatch.setitem(design.SETS, "mosi", mine)
 
 

@@ -34,3 +34,9 @@ class GRU(Encoder):
         outputs, _ = self.cells(steps.flatten(2))
         weights = (~padding).to(outputs.dtype) / (~padding).sum(1, keepdim=True)
         return self.norm((outputs * weights[..., None]).sum(1))
+
+
+class WideGRU(GRU):
+    """The same with 512 units."""
+
+    out_dim = 512

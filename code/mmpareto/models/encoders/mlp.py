@@ -24,3 +24,10 @@ class MLP(Encoder):
 
     def fold(self, inputs: Tensor) -> Tensor:
         return inputs.flatten(1)
+
+
+class WideMLP(MLP):
+    """The same with 1,024 and 512 units."""
+
+    out_dim = 512
+    widths = (1024, 512)
