@@ -37,6 +37,7 @@ from mmpareto.system.lock import Lock
 from mmpareto.system.paths import blocker_of, clear_errors
 
 TRAIN = Path(__file__).absolute().with_name("train.py")
+NAMED = 6  # runs in a line about many
 
 
 def main(arguments: list[str]) -> None:
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> None:
     if flags.collect:
         plans = asked_plans(compared)
         if missing := show(compared, plans):
-            print(f"Not finished, {len(missing)} of {len(plans)} runs: {'; '.join(missing)}")
+            print(f"Not finished, {len(missing)} of {len(plans)} runs: {some(missing)}")
         return
     check_before_training(compared, slots)
     with clear_errors(f"--out {compared.folder}"):
@@ -73,9 +74,15 @@ def main(arguments: list[str]) -> None:
         print(f"Failed: {run} ({reason})")
     if failed:
         raise UserError(
-            f"{len(failed)} of {len(plans)} runs failed: {'; '.join(failed)}: fix the "
+            f"{len(failed)} of {len(plans)} runs failed: {some(list(failed))}: fix the "
             "errors above, then run the same command again"
         )
+
+
+def some(runs: list[str]) -> str:
+    """Name the first runs, and say how many more there are."""
+    more = f"; and {len(runs) - NAMED} more" if len(runs) > NAMED else ""
+    return "; ".join(runs[:NAMED]) + more
 
 
 def parser() -> Parser:

@@ -318,8 +318,10 @@ def test_paths_in_commands_are_absolute(tmp_path, monkeypatch):
 
 
 def test_collect(tmp_path, calls, capsys):
-    compare.main([*FLAGS, "--out", str(tmp_path / "out"), "--seeds", "0", "--collect"])
-    assert capsys.readouterr().out.startswith("Not finished, 5 of 5 runs: ")
+    compare.main([*FLAGS, "--out", str(tmp_path / "out"), "--seeds", "0,1", "--collect"])
+    told = capsys.readouterr().out
+    assert told.startswith("Not finished, 10 of 10 runs: ")
+    assert told.endswith("; joint, seed 1; and 4 more\n")
     assert not (tmp_path / "out").exists()
     compared(tmp_path, "--methods", "joint", "--seeds", "0")
     rows = compared(tmp_path, "--methods", "joint,uniform", "--seeds", "0,1", "--collect")
