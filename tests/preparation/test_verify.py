@@ -176,6 +176,8 @@ class TestTraining:
         moved = folders[0].rename(tmp_path / "other/one")  # it is the same set, elsewhere
         there = options.parse(["--dataset", str(moved), "--out", str(one.out)])
         assert not options.changes(options.as_config(one), options.as_config(there))
+        shutil.copytree(moved, folders[0])  # both are there: they may differ
+        assert options.changes(options.as_config(one), options.as_config(there))
 
     def test_excluded_clips_of_a_split_are_told(self, copy):
         """A clip that preparing left out may be in a list; one nobody knows may not."""

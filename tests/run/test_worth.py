@@ -63,7 +63,7 @@ class TestContribution:
     def test_masked(self, trained):
         """Each sample has what it had of the coalition; with nothing left it counts as a guess."""
         _, _, data, model, device, _ = load(trained)
-        split, names = data.splits["test"], list(data.modalities)
+        split, names = data.splits["test"].subset(range(31)), list(data.modalities)
         with torch.no_grad():
             batch = to_device(split.read(list(range(len(split))))[0], device)
             features = model.eval()(batch).features
