@@ -26,7 +26,7 @@ from mmpareto.run.devices import synchronised
 from mmpareto.system.errors import UserError
 
 CODE = Path(__file__).resolve().parents[2] / "code"
-BALANCED = {  # method: its own flags, so that what is its own happens in 24 steps
+BALANCED = {  # method: its own flags, so that what is its own happens in 18 steps
     **dict.fromkeys(METHODS, ""),
     "greedy": "--threshold 0 --balancing_steps 2", "gblend": "--super_epoch 2",
     "smv": "--warm_up 1", "opm": "--warmup_epochs 0", "cml --compare batch": "",
@@ -64,7 +64,7 @@ def together(*words, code=0):
 
 def lines_of(methods, folder):
     file = folder.parent / f"{folder.name}.flags"
-    common = "--epochs 4 --batch_size 16 --device cpu"
+    common = "--epochs 3 --batch_size 16 --device cpu"
     file.write_text("".join(
         f"--method {method} {BALANCED[method]} {common} --out '{folder / method}'\n"
         for method in methods
@@ -108,10 +108,9 @@ FEW = ["mmpareto", "mmpareto --gramian adaptive", "pmr", "ogm_ge", "gradnorm", "
     ("methods", "processes"),
     [
         (FEW, 2),
-        pytest.param([*BALANCED], 2, marks=pytest.mark.slow),
         pytest.param([*BALANCED], 4, marks=pytest.mark.slow),
     ],
-    ids=["few-2", "all-2", "all-4"],
+    ids=["few-2", "all-4"],
 )
 def test_several_processes_are_one(tmp_path, run_ranks, methods, processes):
     ranks.main([lines_of(methods, tmp_path / "alone")])
@@ -131,9 +130,9 @@ class TestTrainInProcesses:
     def test_resumed_with_other_numbers_of_processes(self, tmp_path, run_ranks):
         ranks.main([lines_of(["gradnorm"], tmp_path / "alone")])
         text = lines_of(["gradnorm"], tmp_path / "changing").read_text()
-        for epochs, processes in ((1, 2), (2, 1), (3, 4), (4, 2)):
+        for epochs, processes in ((1, 2), (2, 4), (3, 1)):
             part = tmp_path / "part.flags"
-            part.write_text(text.replace("--epochs 4", f"--resume --epochs {epochs}"))
+            part.write_text(text.replace("--epochs 3", f"--resume --epochs {epochs}"))
             run_ranks(processes, part)
         assert_same_runs(tmp_path / "alone/gradnorm", tmp_path / "changing/gradnorm")
 
