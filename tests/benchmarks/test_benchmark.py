@@ -11,7 +11,7 @@ import tiny_models
 import torch
 
 import benchmark
-from mmpareto.benchmarks import step, timing, training
+from mmpareto.benchmarks import step, throughput, timing, training
 from mmpareto.benchmarks.rivals import Released, TorchJD
 from mmpareto.core.integrate import mmpareto_rule, pareto_rule
 from mmpareto.core.integrator import Integrator
@@ -128,11 +128,18 @@ def test_trainings_are_those_of_train_py(monkeypatch, capsys, toys):
             r"compile, 1 rounds\n.*\nreleased, fp32 +\d",
         ),
         (("methods", "--encoder", "cnn", "--steps", 1), r"ratio mla / joint: median"),
-        (("scaling", "--modalities", 1, "--steps", 1), r"1 modalities: uniform \d.*averaged in"),
+        (
+            ("scaling", "--modalities", 1, "--millions", 1, "--steps", 1),
+            r"1 modalities: uniform \d.*averaged in",
+        ),
         (("loader", "--clips", 130), r"ratio plain / ours: median"),
         (("prepare", "--clips", 24), r"hash raw files +\d"),
     ],
 )
-def test_commands(capsys, words, expected):
+def test_commands(capsys, monkeypatch, words, expected):
+    """Of throughput the pictures are small, and the compiler is half of torch's."""
+    compiled = partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(throughput, "CREMAD", step.DIGITS)
     benchmark.main([str(word) for word in (*words, "--seconds", 0.01)])
     assert re.search(expected, capsys.readouterr().out)

@@ -181,13 +181,13 @@ def build(modalities=2):
         ("metabalance", {"variant": "enlarge", "beta": 0.5}),
     ],
 )
-def test_thirty_steps_equal_the_reference(name, settings):
+def test_twelve_steps_equal_the_reference(name, settings):
     """Three modalities; every second step accumulates gradients over three micro-batches."""
     ours, theirs = build(3), build(3)
     theirs.load_state_dict(ours.state_dict())
     method = method_of(name, ours, **settings)
     rules = [literal_rule(name, e, method.flags) for e in theirs.encoders.values()]
-    for step, (inputs, targets) in enumerate(steps(30, ours, theirs)):
+    for step, (inputs, targets) in enumerate(steps(12, ours, theirs)):
         accumulate(method, inputs, targets, parts=3 if step % 2 else 1)
         joint, unimodal = tiny_models.losses(theirs(inputs), targets)
         turn = zip(rules, [[joint.item(), own.item()] for own in unimodal.values()], strict=True)

@@ -92,6 +92,7 @@ def test_extras_are_the_requirements():
         assert {*filter(None, lines)} == {name for name in names if "mmpareto" not in name}, file
 
 
+@pytest.mark.slow  # a new interpreter imports everything
 def test_imports_nothing_optional():
     """The library imports torch alone; the parts of training add torchvision only."""
     code = """if True:

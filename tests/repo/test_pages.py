@@ -38,9 +38,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md",
 # What other tests run whole, with more asserted.
 ELSEWHERE = (
     "script/setup.sh", "script/test.sh", "script/figure1.sh", "script/distributed.sh",
-    "script/field.sh", "benchmark.py training", "analyze.py runs/look runs/sum",
-    "--method half",
-    "GLIBC_TUNABLES", "--size cremad",  # as `step`, which is run; minutes each
+    "script/field.sh", "benchmark.py training", "benchmark.py step", "benchmark.py methods",
+    "analyze.py runs/look runs/sum", "--method half",
 )  # fmt: skip
 QUICK = {
     "train": "--limit_batches 2 --workers 0",
