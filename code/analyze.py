@@ -89,7 +89,7 @@ def parser() -> Parser:
     checkpoint.add_part_flag(parser, ": confusion matrices are made of it (default: %(default)s)")
     add("--logs_only", action="store_true",
         help="load no model and no data: no gradient magnitudes, no confusion matrices")
-    add("--data_root", type=Path, metavar="DIR", help="(default: where the run found its data)")
+    add("--data_root", type=Path, metavar="DIR", help="folder of the data (default: the run's)")
     add("--workers", type=non_negative(int), default=0, metavar="N",
         help="processes that load data, >= 0 (default: %(default)s)")
     add("--limit_batches", type=positive(int), metavar="N",

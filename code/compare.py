@@ -101,12 +101,13 @@ def parser() -> Parser:
              "set; groups stay whole (default: on one split)")
     add("--tune", nargs="+", action="extend", default=[], metavar="FLAG=VALUES",
         help="train every method with each of the comma-separated values, as in "
-             "learning_rate=0.01,0.002; validation chooses each method's own")
+             "learning_rate=0.01,0.002; validation chooses one value for each method")
     add("--tune_seeds", nargs="+", metavar="SEEDS",
-        help="choose by runs with these seeds, none of --seeds; then --seeds are trained with the "
-             "chosen setting only (default: every setting is trained with --seeds)")
+        help="with --tune: choose by runs with these seeds, none of which may be in --seeds; then "
+             "train only the chosen setting with --seeds (default: train every setting with "
+             "--seeds)")
     add("--baseline", metavar="NAME",
-        help="the one of --methods from which the others' Acc is subtracted, seed by seed "
+        help="the one of --methods whose Acc is subtracted from the others', seed by seed "
              "(default: uniform, if it is among them)")
 
     group = parser.add_argument_group("how to run")

@@ -1,4 +1,4 @@
-"""Score a checkpoint: accuracy and macro-F1 of the joint prediction and of every modality's own.
+"""Score a checkpoint: the joint prediction, and that of every modality's own head.
 
 python code/evaluate.py runs/RUN/best.pt
 python code/evaluate.py runs/RUN/best.pt --part val --data_root DIR
@@ -111,7 +111,7 @@ def parser() -> Parser:
              "evaluations")
     add("--linear_probe", action="store_true",
         help="accuracy of a linear classifier on each encoder's features, and on all of them; it "
-             "is fitted to the training split, the encoders stay as they are")
+             "is fitted to the training split, and the encoders stay as they are")
     add("--predictions", type=Path, metavar="FILE.csv",
         help="write id, label, and every prediction with its probability, a row for each sample")
     add("--features", type=Path, metavar="FILE.npz",

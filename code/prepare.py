@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
     add("--raw", type=Path, required=True, metavar="DIR", help="the raw files; only read")
     home = REPOSITORY / "data" / name
     add("--out", type=Path, default=None if dataset.one_of_many else home, metavar="DIR",
-        help="the prepared set" + ("" if dataset.one_of_many else f" (default: data/{name})"))
+        help=f"the prepared set ({'needed' if dataset.one_of_many else f'default: data/{name}'})")
     # fmt: on
     dataset.add_prepare_flags(parser)
     flags = parser.parse_args(arguments)

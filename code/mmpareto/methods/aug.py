@@ -45,7 +45,7 @@ class AUG(Method):
         add("--grow_every", type=positive(int), metavar="EPOCHS",
             help="epochs between two added layers, >= 1 (default: a tenth of --epochs, rounded up)")
         add("--frozen_layers", action="store_true",
-            help="do not train the added layers, as the released code does")
+            help="leave the added layers untrained, as the released code does")
         # fmt: on
 
     @staticmethod

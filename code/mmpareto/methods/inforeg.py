@@ -42,7 +42,8 @@ class InfoReg(ReadOutMethod):
         add("--least_growth", type=non_negative(float), default=0.05,
             help="growth of the trace above which an encoder is pulled, >= 0")
         add("--scores", choices=("sum", "mean"), default="sum",
-            help="of the true class's probability over a batch")
+            help="a modality's score: the sum over a batch, or the mean, of the true class's "
+                 "probability")
         add("--variant", choices=("paper", "release"), default="paper",
             help="release: the first modality's trace counts for all; the others are pulled less")
         # fmt: on

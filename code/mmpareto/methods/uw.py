@@ -27,8 +27,8 @@ class UW(WeightedMethod):
     def add_flags(cls, parser) -> None:
         # fmt: off
         parser.add_argument("--penalty", type=positive(float), default=0.5, metavar="C",
-            help="factor on each s, > 0: 0.5 is the paper's for classification, 1 its form for "
-                 "regression, times 2")
+            help="factor on each s, > 0: 0.5 gives the paper's loss of a classification, 1 twice "
+                 "its loss of a regression")
         # fmt: on
 
     def __init__(self, model: Fusion, flags: Namespace):

@@ -70,13 +70,14 @@ def general_parser() -> Parser:
     add("--dataset", default="cgdigits", metavar="NAME or DIR",
         help=f"{', '.join(DATASETS)}, or the folder of a prepared set (default: %(default)s)")
     add("--data_root", type=Path, metavar="DIR",
-        help="folder of the prepared data; for cgmnist torchvision's root (default: data/DATASET)")
+        help="folder of the prepared data; for cgmnist and multimnist torchvision's root "
+             "(default: data/DATASET)")
     add("--train_size", type=positive(int), metavar="N",
         help="train on a stratified subset of N samples, at least one per class, drawn by the seed "
              "(default: all)")
     add("--standardise", choices=("train", "none"), default="train",
-        help="arrays: take off the training split's mean and divide by its deviation, column by "
-             "column; none leaves them as they are (default: %(default)s)")
+        help="subtract the training split's mean from arrays and divide by its deviation, column "
+             "by column; none leaves arrays as they are (default: %(default)s)")
     add("--method", default="mmpareto", metavar="NAME",
         help=f"one of {', '.join(METHODS)} (default: %(default)s)")
     add("--fusion", metavar="NAME",
@@ -88,7 +89,7 @@ def general_parser() -> Parser:
              "have their own)")
     add("--pretrained", nargs="*", action="extend", type=weights, metavar="[MODALITY=]FILE",
         help=f"start encoders from these weights, see docs/models.md; {PUBLISHED}, or no FILE at "
-             "all: from those that the net comes with, which may be downloaded")
+             "all, takes the weights that the net was published with; they may be downloaded")
     add("--init_encoder", nargs="+", action="extend", type=source, default=[],
         metavar="[MODALITY=]FILE",
         help="start the encoder of a modality from the best.pt or last.pt of another run; without "
@@ -108,8 +109,8 @@ def general_parser() -> Parser:
     add("--optimizer", choices=OPTIMIZER_DEFAULTS, default="sgd",
         help="which optimizer (default: %(default)s)")
     add("--learning_rate", action=ByName, number=positive(float),
-        help="the learning rate, > 0; NAME= gives that modality's encoder another, or the unimodal "
-             "heads (heads), or all the rest (fusion) "
+        help="the learning rate, > 0; NAME= gives a part of the model a rate of its own: NAME is a "
+             "modality (its encoder), heads (the unimodal heads) or fusion (all the rest) "
              f"(default: {DEFAULTS['learning_rate']}, or the dataset's; adam and adamw 0.001)")
     add("--momentum", type=fraction, help="the momentum of sgd, in [0, 1) (default: 0.9)")
     add("--weight_decay", action=ByName, number=non_negative(float),
@@ -124,16 +125,16 @@ def general_parser() -> Parser:
         help="the learning rate over the epochs; step is --lr_decay_step, cosine falls to zero "
              "(default: constant, or step with --lr_decay_step)")
     add("--warmup", type=non_negative(int), default=0, metavar="EPOCHS",
-        help="let the learning rate grow in equal parts for so many epochs first, >= 0 "
+        help="the first epochs, >= 0, in which the learning rate grows in equal steps "
              "(default: %(default)s)")
     add("--patience", type=positive(int), metavar="EPOCHS",
-        help="stop when no epoch has been better for so many, >= 1, by validation and --select_by "
+        help="stop when the best epoch, by validation and --select_by, is so many epochs old, >= 1 "
              "(default: never)")
     add("--clip_grad", nargs="?", type=positive(float), const=1.0, metavar="NORM",
         help="clip the gradient's L2 norm to NORM, > 0; without NORM to 1.0 (default: no clipping)")
     add("--class_weights", choices=("balanced",),
-        help="balanced: in the losses a sample weighs n / (C n_c), with n_c of n training samples "
-             "in its class, of C (default: every sample weighs 1)")
+        help="balanced: in the losses a sample of class c weighs n / (C n_c), for n training "
+             "samples, n_c of them in class c, and C classes (default: every sample weighs 1)")
     add("--label_smoothing", type=fraction, default=0.0, metavar="S",
         help="share of a label that is spread over all classes, in [0, 1) (default: none)")
     add("--modality_dropout", type=fraction, default=0.0, metavar="P",
@@ -144,8 +145,8 @@ def general_parser() -> Parser:
              "spectrogram, each at most SHARE of its axis wide, in [0, 1); without SHARE 0.2 "
              "(default: none)")
     add("--random_seed", type=seed, default=0, metavar="SEED",
-        help="seed of initial weights, order of batches and subset, 0 to 4294967295 "
-             "(default: %(default)s)")
+        help="seed of all that is drawn, such as initial weights, order of batches and crops, "
+             "0 to 4294967295 (default: %(default)s)")
 
     group = parser.add_argument_group("where to run")
     add_device_flags(group)

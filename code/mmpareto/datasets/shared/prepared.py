@@ -56,8 +56,8 @@ class Prepared(Dataset):
         add("--image_size", type=positive(int), default=224, metavar="PIXELS",
             help="height and width of pictures and frames, >= 1")
         add("--crop", choices=("still", "clip", "none"), default="still",
-            help="in training, crop and flip every still of a clip by itself, all of a clip alike "
-                 "(for encoders that see time), or none")
+            help="in training, crop and flip every still by itself (still), all stills of a clip "
+                 "alike (clip, for encoders that see time), or none at all")
         if cls.stills:
             add("--num_frames", type=positive(int), default=cls.stills, metavar="N",
                 help="stills of each clip, one from each of its N equal parts, >= 1")
@@ -70,7 +70,7 @@ class Prepared(Dataset):
         # fmt: off
         for family, default in cls.recipes.items():
             add(f"--{family}", choices=RECIPES[family], default=default,
-                help="recipe, see data/recipes.py (default: %(default)s)")
+                help="a recipe of code/mmpareto/data/recipes.py (default: %(default)s)")
         if cls.has_text:
             add("--tokenizer", type=_tokenizer, default="words", metavar="words or hf:NAME",
                 help="how text becomes numbers: words (lower-cased; the vocabulary is that of the "

@@ -36,7 +36,8 @@ class Bottleneck(Mean):
     def add_flags(parser) -> None:
         # fmt: off
         parser.add_argument("--fusion_layer", type=non_negative(int), default=2,
-            help="first layer with shared tokens, from 0; the number of layers: none")
+            help="first layer with shared tokens, from 0; the number of layers means that no layer "
+                 "has them")
         parser.add_argument("--bottlenecks", type=positive(int), default=4,
             help="number of shared tokens, >= 1")
         # fmt: on

@@ -74,7 +74,7 @@ class MMTM(Mean):
         # fmt: off
         add = parser.add_argument
         add("--ratio", type=positive(float), default=4.0,
-            help="channels of all modalities, times 2, per unit of an exchange; > 0")
+            help="an exchange has 2 / RATIO units for each channel of all modalities; > 0")
         add("--gate_scale", type=int, choices=(1, 2), default=1,
             help="the largest value of a gate")
         # fmt: on
