@@ -22,7 +22,7 @@ class RLW(WeightedMethod):
     def add_flags(cls, parser) -> None:
         # fmt: off
         parser.add_argument("--weight_sum", type=positive(float), default=1.0,
-            help="sum of all weights, > 0; the number of losses as in uniform, whose weights are 1")
+            help="sum of all weights, > 0; in uniform it is the number of losses")
         # fmt: on
 
     def __init__(self, model: Fusion, flags: Namespace):
