@@ -137,9 +137,9 @@ def test_trainings_are_those_of_train_py(monkeypatch, capsys, toys):
     ],
 )
 def test_commands(capsys, monkeypatch, words, expected):
-    """Of throughput the pictures are small, and the compiler is half of torch's."""
-    compiled = partial(torch.compile, backend="aot_eager")
-    monkeypatch.setattr(torch, "compile", compiled)
-    monkeypatch.setattr(throughput, "CREMAD", step.DIGITS)
+    """Of throughput the encoders are small, and the compiler is half of torch's."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    small = {name: [*more, "--encoder", "cnn"] for name, more in throughput.SETTINGS.items()}
+    monkeypatch.setattr(throughput, "SETTINGS", small)
     benchmark.main([str(word) for word in (*words, "--seconds", 0.01)])
     assert re.search(expected, capsys.readouterr().out)
