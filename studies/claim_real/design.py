@@ -27,6 +27,7 @@ class Set(NamedTuple):
     flags: str = ""  # of train.py
     epochs: int = 20
     lengths: str = ""  # of sequences, for prepare.py
+    most: int = 0  # samples of each part that are read; 0: all
 
 
 SETS = {
@@ -40,14 +41,15 @@ SETS = {
     ),
     "grid_letters": Set("lips", "voice", "gru_wide", lengths="lips=15 voice=58"),
     "digits": Set(
-        "image", "audio", "resnet18",
-        "--split group --train_size 2000 --limit_batches 50", epochs=6,
+        "image", "audio", "image=resnet18 audio=lenet_bn",
+        "--split group --encoder cnn --train_size 2048 --momentum 0.9", epochs=10, most=2048,
     ),
 }  # fmt: skip
 RATES = "0.0025,0.005,0.01,0.02,0.04,0.08,0.16"  # learning rates that are tried, of SGD
 ADAM = "0.0003,0.001,0.003,0.01,0.03"
 SAME, EARLY, NOISE, LONG, WIDE = "same-rate", "early", "noise", "long", "wide"
-SETTINGS = ("adam", "batch16", "batch256", NOISE, LONG, WIDE)  # one thing changed
+BATCH = {"batch16": 16, "batch256": 256}
+SETTINGS = ("adam", *BATCH, NOISE, LONG, WIDE)  # one thing changed
 LARGEST: tuple[str, ...] = ()  # sets whose difference E-A or E-B is the largest: LONG and WIDE
 
 
@@ -64,7 +66,10 @@ def parts(name: str) -> list[str]:
 def part_of(name: str, changed: str = "", chosen: float = 0.0) -> Part:
     """Return one part; chosen: the rate that validation chose for A on the set."""
     mine = SETS[name]
-    flags = f"{mine.flags} --epochs {mine.epochs}"
+    batch = BATCH.get(changed, 64)
+    flags = f"{mine.flags} --epochs {mine.epochs} --batch_size {batch}"
+    if mine.most:
+        flags += f" --limit_batches {mine.most // batch}"
     if not changed:
         return Part(ARMS, flags, RATES, CHOOSING, SCORED)
     if changed == SAME:
@@ -72,10 +77,9 @@ def part_of(name: str, changed: str = "", chosen: float = 0.0) -> Part:
         return Part({arm: ARMS[arm] for arm in "ABDE"}, flags, rates, "", SCORED)
     if changed == EARLY:
         seeds = ",".join(map(str, LOOKED_AT))
-        return Part({"A": ARMS["A"]}, f"{mine.flags} --epochs 1", f"{chosen:g}", "", seeds)
+        return Part({"A": ARMS["A"]}, f"{flags} --epochs 1", f"{chosen:g}", "", seeds)
     flags += {
-        "adam": " --optimizer adam", "batch16": " --batch_size 16",
-        "batch256": " --batch_size 256", NOISE: "", LONG: f" --epochs {5 * mine.epochs}",
+        "adam": " --optimizer adam", LONG: f" --epochs {5 * mine.epochs}",
         WIDE: f" --encoder {mine.wide}",
-    }[changed]  # fmt: skip
+    }.get(changed, "")  # fmt: skip
     return Part(THREE, flags, ADAM if changed == "adam" else RATES, CHOOSING, FEWER)

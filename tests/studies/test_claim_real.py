@@ -143,14 +143,14 @@ def small(monkeypatch):
         monkeypatch.setattr(design, name, value)
     monkeypatch.setattr(design, "ARMS", arms)
     monkeypatch.setattr(design, "RATES", "0.05,0.01")
-    mine = design.Set("view2", "view1", "mlp_wide", "--batch_size 16", epochs=2)
+    mine = design.Set("view2", "view1", "mlp_wide", epochs=2)
     monkeypatch.setitem(design.SETS, "mosi", mine)
 
 
 @pytest.mark.slow
 def test_from_raw_files_to_tables(tmp_path, small, calls, capsys, request):
     """A main part, then those that follow from its choice; a second call trains nothing."""
-    write_raw(tmp_path / "raw" / "mosi")
+    write_raw(tmp_path / "raw" / "mosi", 300)
     words = ["--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out"), "--sets", "mosi"]
     run.main([*words, "--settings", "same-rate,early,noise"])
     # choosing and scored runs; three rates of four arms less those trained already; A early; noise
@@ -177,6 +177,19 @@ def test_from_raw_files_to_tables(tmp_path, small, calls, capsys, request):
     request.getfixturevalue("quick")
     run.main([*words, "--settings", "same-rate,early,noise", "--collect"])
     assert len(calls) == made and (out / "tables.md").read_text(encoding="utf-8") == text
+
+
+def test_parts():
+    """Each trains as its name says; a part's number of samples does not depend on the batch."""
+    flags = {name: design.part_of("digits", name, 0.02).flags for name in design.parts("digits")}
+    assert "--epochs 10 --batch_size 64 --limit_batches 32" in flags[""]
+    assert flags["batch16"].endswith("--batch_size 16 --limit_batches 128")
+    assert flags["batch256"].endswith("--batch_size 256 --limit_batches 8")
+    assert flags["adam"] == flags[""] + " --optimizer adam"
+    assert flags["early"] == flags[""] + " --epochs 1"
+    assert design.part_of("digits", "same-rate", 0.02).rates == "0.01,0.02,0.04"
+    assert design.part_of("digits", "long").flags.endswith(" --epochs 50")
+    assert not {"long", "wide"} & flags.keys()
 
 
 def test_names(tmp_path, capsys):
