@@ -86,7 +86,7 @@ def check_used(flags: Namespace, parser: Parser, kinds: set[str]) -> None:
         value = getattr(flags, name, None)
         if value != parser.get_default(name) and not kinds & set(able):
             raise UserError(
-                f"--{name} {value}: it acts on {' and '.join(able)}, and no modality here is of "
+                f"--{name} {value}: it acts on {able[0]}, and no modality here is of "
                 f"that kind: drop --{name}, or name the kind in the table, as in NAME:{able[0]}"
             )
 

@@ -54,6 +54,8 @@ WRONG = [
             "--batch": "batch_size",
             "--wd": "weight_decay",
             "--epoch": "epochs",
+            "--early_stopping": "patience",
+            "--folds": "split",
             "--gpu": "gpu_ids",
             "--data": "dataset",
             "--save_dir": "out",

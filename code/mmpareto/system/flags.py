@@ -22,6 +22,8 @@ ELSEWHERE = {
     "data": "dataset data_root raw",
     "data_dir": "data_root raw",
     "data_path": "data_root raw",
+    "early_stopping": "patience",
+    "folds": "split",  # of train.py: one of compare.py's --folds
     "fp16": "precision",
     "gpu": "gpu_ids",
     "input": "raw",
