@@ -192,12 +192,12 @@ def print_commands(compared: Comparison, flags: Namespace, arguments: list[str])
 
 def collecting(arguments: list[str]) -> list[str]:
     """Return the words of the command that makes the table of the runs that were printed."""
-    words, is_file = [], False
+    words, is_value, with_value = [], False, ("--sbatch", "--sbatch_header", "--jobs")
     for word in arguments:
         flag, joined, _ = word.partition("=")
-        if not is_file and flag not in ("--print_commands", "--sbatch", "--sbatch_header"):
+        if not is_value and flag not in ("--print_commands", *with_value):
             words.append(word)
-        is_file = flag in ("--sbatch", "--sbatch_header") and not joined
+        is_value = flag in with_value and not joined
     return [*words, "--collect"]
 
 

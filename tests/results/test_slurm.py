@@ -72,7 +72,7 @@ def test_what_to_do_next(tmp_path, calls, capsys):
     """Printed with --sbatch; only runs that are left are in the file."""
     path, out = tmp_path / "runs.sbatch", tmp_path / "out"
     words = [*FLAGS, "--out", str(out), "--methods", "joint,uniform", "--seeds", "0,1"]
-    asked = ["--print_commands", "--sbatch", str(path)]
+    asked = ["--jobs", "2", "--print_commands", "--sbatch", str(path)]
     compare.main([*words, *asked])
     first, submit, _, collect = capsys.readouterr().out.splitlines()
     assert first.startswith(f"4 runs in 4 tasks; their logs go to {out}.")
