@@ -3,7 +3,7 @@
 import json
 import pickle
 import shutil
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 
 import numpy as np
 import pytest
@@ -67,6 +67,28 @@ class TestFolder:
         row = next(r for r in rows(tmp_path / "set/manifest.csv") if r[0] == "clip-5")
         file, _, number = row[-1].partition("#")
         assert np.load(tmp_path / "set" / file)[int(number)].tolist() == [15, 16, 17]
+
+    @pytest.mark.parametrize(
+        ("group_of", "whole"),
+        [(lambda i: i // 3, True), (lambda i: i % 5, False), (lambda i: i, False), (None, False)],
+        ids=["kept apart", "in both parts", "single clips", "none"],
+    )
+    def test_validation_keeps_groups_as_the_list_does(self, tmp_path, group_of, whole):
+        np.save(tmp_path / "x.npy", np.zeros((90, 2)))
+        lines = ["id,label,split,group,x:array"]
+        for i in range(90):
+            group = group_of(i) if group_of else ""
+            part = "train" if i < 60 else "test"
+            lines.append(f"clip-{i},{'ab'[i // 6 % 2]},{part},{group},x.npy#{i}")
+        (tmp_path / "clips.csv").write_text("\n".join(lines))
+        Folder.add_prepare_flags(parser := ArgumentParser())
+        flags = parser.parse_args([])
+        flags.raw = tmp_path
+        drawn = {int(id.split("-")[1]) for id in Folder.collect(flags).held_out["given"]}
+        assert bool(drawn) == whole
+        if whole:
+            assert drawn == {i for i in range(60) if i // 3 in {j // 3 for j in drawn}}
+            assert len(drawn) == 6 and {i // 6 % 2 for i in drawn} == {0, 1}
 
     @pytest.mark.parametrize(
         ("old", "new", "message"),

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ..data.clips import ARRAYS, KINDS, PICTURES, Clip, Raw, Source
+from ..data.folds import TENTHS, divided
 from ..data.layout import ID, PARTS
+from ..data.lists import List
 from ..data.samples import is_modality_name
 from ..system.errors import UserError
 from ..system.tables import read_csv
@@ -110,7 +112,26 @@ class Folder(Prepared):
         return Raw(
             cls.name, cls.hint, classes, kinds, clips, lists=lists, notes=notes, lengths=lengths,
             vocabularies=vocabularies, seconds=10.0, is_whole=True,
+            held_out={name: _held_out(clips, parts) for name in lists},
         )  # fmt: skip
+
+
+def _held_out(clips: list[Clip], parts: List) -> set[str]:
+    """Return the training clips of a tenth of the groups, for validation.
+
+    Empty if training shares a group with another part, or no two of its clips have one: then
+    validation has single clips.
+    """
+    train = sorted((clip for clip in clips if parts[clip.id][0] == "train"), key=lambda c: c.id)
+    groups = [clip.group for clip in train]
+    shared = {*groups} & {clip.group for clip in clips if parts[clip.id][0] != "train"}
+    if not all(groups) or shared or not 2 < len({*groups}) < len(train):
+        return set()
+    try:
+        place = divided([clip.label for clip in train], groups, min(len({*groups}), TENTHS))
+    except ValueError:  # each class has fewer clips than parts are made
+        return set()
+    return {clip.id for clip, number in zip(train, place, strict=True) if number == 0}
 
 
 def _modalities(
