@@ -25,7 +25,7 @@ import evaluate
 import train
 import verify
 from claim import run as claim
-from claim.design import Part
+from claim.design import THREE, Part
 from mmpareto.benchmarks import synthetic
 from mmpareto.data.clips import Bad, Clip, Source
 from mmpareto.data.layout import ID
@@ -309,7 +309,7 @@ def resumed_run(fixture, work):
 def tables_of_the_claim(fixture, work):
     fixture("calls")
     flags = "--dataset toy --encoder cnn --epochs 2 --limit_batches 2"
-    part = Part(("A", "B", "E"), flags, "0.05", tune_seeds=1, seeds=2)
+    part = Part(THREE, flags, "0.05", "100", "0,1")
     fixture("monkeypatch").setattr(claim, "PARTS", {"base": part})
     claim.main(["--out", str(work)])
     run = min((work / "base").glob("mmpareto*-s0"))
