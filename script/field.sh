@@ -13,5 +13,5 @@ exec "$python" "$root/code/compare.py" \
         gradnorm metabalance \
         uniform:fusion=cosine uniform:fusion=shared_head uniform:fusion=boosted \
         uniform:fusion=mean uniform:fusion=mmtm \
-    --tune learning_rate=0.00125,0.005,0.02,0.08 --tune_seeds 100,101 --seeds 0-4 --epochs 20 \
+    --tune learning_rate=0.00125,0.005,0.02,0.08,0.32,1.28 --tune_seeds 100,101 --seeds 0-4 --epochs 20 \
     "$@"

@@ -67,7 +67,7 @@ def test_field_script(tmp_path):
     assert done.returncode == 0, done.stderr
     methods = re.findall(r"--method (\w+)", done.stdout)
     assert set(methods) == METHODS.keys() - {"aug"}
-    assert len(methods) == 8 * 41  # arms: four rates, two seeds each
+    assert len(methods) == 12 * 41  # arms: six rates, two seeds each
 
 
 def test_figure1(tmp_path):
