@@ -28,6 +28,11 @@ class Part(NamedTuple):
     seeds: str = "0-9"
     has_files: bool = False  # whether its data has to be there
 
+    @property
+    def arm_of(self) -> dict[str, str]:
+        """{one of compare.py's --methods: its arm}."""
+        return {method: arm for arm, method in self.arms.items()}
+
 
 RATES = "0.16,0.32,0.64,1.28,2.56"
 CNN = "--dataset cgdigits --encoder cnn"

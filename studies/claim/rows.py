@@ -62,7 +62,7 @@ def scored(runs: list[Run], part: str, arm: str) -> list[Run]:
 
 def read_runs(name: str, part: Part, compared: Comparison, plans: list[Plan]) -> list[Run]:
     """Read the finished runs among plans."""
-    arm_of, runs = {method: arm for arm, method in part.arms.items()}, []
+    arm_of, runs = part.arm_of, []
     for plan in plans:
         for row in of_rule(plan.rows, "best-val"):
             rate, chooses = float(plan.setting["learning_rate"]), is_choosing(compared, plan)
@@ -75,7 +75,7 @@ def read_runs(name: str, part: Part, compared: Comparison, plans: list[Plan]) ->
 
 def read_epochs(name: str, part: Part, compared: Comparison, plans: list[Plan]) -> list[Epoch]:
     """The epochs of scored runs in which both gradients were recorded."""
-    arm_of = {method: arm for arm, method in part.arms.items()}
+    arm_of = part.arm_of
     turns = defaultdict(list)  # one for each step, None without conflict
     for plan in plans:
         if is_choosing(compared, plan) or plan.run is None:

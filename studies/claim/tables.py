@@ -63,13 +63,13 @@ def rates(runs: list[Run]) -> list[dict[str, str]]:
     return rows
 
 
-def same_rate(runs: list[Run]) -> list[dict[str, str]]:
+def same_rate(runs: list[Run], part: str = FIXED) -> list[dict[str, str]]:
     """Differences at each rate, and differences of each seed's mean over all rates."""
-    mine = [run for run in runs if run.part == FIXED]
+    mine = [run for run in runs if run.part == part]
     tried = sorted(grouped(mine, "learning_rate").items())
     rows = []
     for name, some in [*((f"{rate:g}", r) for rate, r in tried), ("mean of all", over_rates(mine))]:
-        found = {arms: contrast(some, FIXED, arms) for arms in ("B-A", "E-A", "E-B", "D-A")}
+        found = {arms: contrast(some, part, arms) for arms in ("B-A", "E-A", "E-B", "D-A")}
         cells = {f"{arms} [95 %]": c.points if c else "-" for arms, c in found.items()}
         seeds = found["E-B"].seeds if found["E-B"] else 0
         rows.append({"learning rate": name, "seeds": str(seeds), **cells})
@@ -94,10 +94,8 @@ def settings(runs: list[Run]) -> list[dict[str, str]]:
     for (part, gain), p in zip(found.items(), corrected, strict=True):
         row = {"setting": part, "seeds": str(gain.seeds)}
         for arm in "ABE":
-            mine = scored(runs, part, arm)
-            accuracy = percent(mean(run.Acc for run in mine))
-            row[f"{arm}, at rate"] = f"{accuracy}, {mine[0].learning_rate:g}"
-        row["conflict"] = share(mean(run.conflict for run in mine))
+            row[f"{arm}, at rate"] = at_rate(scored(runs, part, arm))
+        row["conflict"] = share(mean(run.conflict for run in scored(runs, part, "E")))
         row |= {"E-B [95 %]": gain.points, "p (Holm)": f"{p:.3f}"}
         rows.append(row | {"E-A [95 %]": contrast(runs, part, "E-A").points})
     return rows
@@ -126,6 +124,11 @@ def rate(epochs: Iterable[Epoch]) -> str:
     rows = list(epochs)
     steps = sum(row.steps for row in rows)
     return share(sum(row.conflicts for row in rows) / steps if steps else None)
+
+
+def at_rate(runs: list[Run]) -> str:
+    """The mean accuracy of one arm's runs, and their learning rate."""
+    return f"{percent(statistics.mean(run.Acc for run in runs))}, {runs[0].learning_rate:g}"
 
 
 def percent(value: float) -> str:

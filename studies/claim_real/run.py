@@ -56,7 +56,7 @@ class Trained:
     def own(self) -> list[Own]:
         """Return the accuracies of every modality's head, of the scored runs."""
         scored = {(run.arm, run.seed) for run in self.runs if not run.is_choosing}
-        arm_of = {method: arm for arm, method in self.part.arms.items()}
+        arm_of = self.part.arm_of
         return [
             Own(self.name, arm_of[plan.name], key.removeprefix("Acc_"), plan.seed, row[key])
             for plan in self.plans

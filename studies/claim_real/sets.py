@@ -37,7 +37,7 @@ def make(name: str, changed: str, raw: Path, out: Path) -> Path:
             grid_letters.main(["--raw", str(source), "--out", f"{scratch}/words"])
             source = Path(scratch, "words")
         if name == SENTIMENT or is_noisy:
-            source = Path(shutil.copytree(source, Path(scratch, "copy"), dirs_exist_ok=True))
+            source = Path(shutil.copytree(source, Path(scratch, "copy")))
         if name == SENTIMENT:
             divide(source / "clips.csv")
         if is_noisy:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from claim.contrasts import Contrast, contrast, difference, holm
 from claim.rows import Epoch, Run, grouped, scored
-from claim.tables import conflict, over_rates, percent, rates, share
+from claim.tables import at_rate, conflict, percent, rates, same_rate, share
 from mmpareto.results.table import as_text, deviation, spread
 from mmpareto.run.report import mean
 
@@ -44,7 +44,9 @@ def tables(found: Found) -> dict[str, str]:
         "E against A and B": main(runs),
         "All differences": others(runs),
         "Each modality's own accuracy": own_accuracy(found.own),
-        "At the same learning rate": same_rate(runs),
+        "At the same learning rate": [
+            {"set": name, **row} for name in SETS for row in same_rate(runs, part_name(name, SAME))
+        ],
         "One thing changed": settings(runs),
         "Gain and conflict": gain_and_conflict(runs),
         "Both gradients": gradients(found.gradients),
@@ -77,8 +79,7 @@ def main(runs: list[Run]) -> Rows:
         row = {"set": name}
         for arm in "ABE":
             if mine := scored(runs, name, arm):
-                accuracy = percent(statistics.mean(run.Acc for run in mine))
-                row[f"{arm}, at rate"] = f"{accuracy}, {mine[0].learning_rate:g}"
+                row[f"{arm}, at rate"] = at_rate(mine)
         for arms in MAIN:
             if (name, arms) in found:
                 one, p = found[name, arms]
@@ -139,20 +140,6 @@ def of_arm(own: list[Own], name: str, modality: str, arm: str) -> list[Own]:
     return [row for row in own if (row.set, row.modality, row.arm) == (name, modality, arm)]
 
 
-def same_rate(runs: list[Run]) -> Rows:
-    """Differences at three rates around A's, and of each seed's mean over them."""
-    rows = []
-    for name in SETS:
-        part = part_name(name, SAME)
-        mine = [run for run in runs if run.part == part]
-        tried = sorted(grouped(mine, "learning_rate").items())
-        for label, some in [*((f"{rate:g}", r) for rate, r in tried), ("mean", over_rates(mine))]:
-            found = {arms: contrast(some, part, arms) for arms in ("B-A", "E-A", "E-B", "D-A")}
-            cells = {f"{arms} [95 %]": c.points if c else "-" for arms, c in found.items()}
-            rows += [{"set": name, "learning rate": label, **cells}] * bool(some)
-    return rows
-
-
 def settings(runs: list[Run]) -> Rows:
     """E-A and E-B with one thing changed; each is corrected over all sets and settings."""
     keys = [(name, changed) for name in SETS for changed in SETTINGS]
@@ -167,9 +154,7 @@ def settings(runs: list[Run]) -> Rows:
             continue
         row = {"set": name, "setting": changed}
         for arm in "ABE":
-            mine = scored(runs, part, arm)
-            accuracy = percent(statistics.mean(run.Acc for run in mine))
-            row[f"{arm}, at rate"] = f"{accuracy}, {mine[0].learning_rate:g}"
+            row[f"{arm}, at rate"] = at_rate(scored(runs, part, arm))
         row["conflict"] = share(mean(run.conflict for run in scored(runs, part, "E")))
         row |= {f"{arms} [95 %]": cell(found[arms][name, changed]) for arms in MAIN}
         rows.append(row)
