@@ -21,7 +21,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mmpareto.results import figures, jobs, saved, server, slurm, table
-from mmpareto.results.choice import asked_plans, first_plans, plans_of_choice, table_rows
+from mmpareto.results.choice import asked_plans, failures, first_plans, plans_of_choice, table_rows
 from mmpareto.results.plans import (
     Comparison,
     Plan,
@@ -53,6 +53,7 @@ def main(arguments: list[str]) -> None:
         plans = asked_plans(compared)
         if missing := show(compared, plans):
             print(f"Not finished, {len(missing)} of {len(plans)} runs: {some(missing)}")
+        tell(failures(compared))
         return
     check_before_training(compared, slots)
     with clear_errors(f"--out {compared.folder}"):
@@ -70,13 +71,19 @@ def main(arguments: list[str]) -> None:
             raise KeyboardInterrupt("interrupted; run the same command to go on") from None
         plans = asked_plans(compared)
         show(compared, plans)
-    for run, reason in failed.items():
-        print(f"Failed: {run} ({reason})")
+        failed |= failures(compared)
+    tell(failed)
     if failed:
         raise UserError(
             f"{len(failed)} of {len(plans)} runs failed: {some(list(failed))}: fix the "
-            "errors above, then run the same command again"
+            "errors above, then run the same command again; it trains a diverged run only if "
+            "you have deleted the run's folder"
         )
+
+
+def tell(failed: dict[str, str]) -> None:
+    for run, reason in failed.items():
+        print(f"Failed: {run} ({reason})")
 
 
 def some(runs: list[str]) -> str:
@@ -170,9 +177,9 @@ def print_commands(compared: Comparison, flags: Namespace, arguments: list[str])
     arguments: of this command.
     """
     first = first_plans(compared)
-    waiting = {plan.name for plan in first if plan.run is None}
+    waiting = {plan.name for plan in first if not plan.is_over}
     ready = [plan for plan in plans_of_choice(compared) if plan.name not in waiting]
-    commands = [command(plan) for plan in (*first, *ready) if plan.run is None]
+    commands = [command(plan) for plan in (*first, *ready) if not plan.is_over]
     if not flags.sbatch:
         for words in commands:
             print(shlex.join(words))
@@ -204,19 +211,22 @@ def collecting(arguments: list[str]) -> list[str]:
 def train(compared: Comparison, plans: list[Plan], slots: list[str | None]) -> dict[str, str]:
     """Run unfinished plans, len(slots) at a time; return {run: reason} of failed runs.
 
+    A run that diverges is none of them: see `choice.failures`.
+
     A single job prints to the console. Each of several prints to a file beside its folder.
     """
     several, environment = len(slots) > 1, jobs.share_of_cores(len(slots))
     failed: dict[str, str] = {}
-    left = [plan for plan in plans if plan.run is None]
+    left = [plan for plan in plans if not plan.is_over]
     forked = bool(left) and slots[0] is None and server.suits(left[0].flags)
     if forked:
         server.start(left[0].arguments, environment)
         if find_spec("matplotlib"):
             import_module("matplotlib.figure")  # for the table; now this process only waits
     for plan in plans:
-        if plan.run:
-            print(f"== {plan.label}: finished already", flush=True)
+        if plan.is_over:
+            outcome = "finished" if plan.run else "diverged"
+            print(f"== {plan.label}: {outcome} already", flush=True)
 
     def start(plan: Plan, gpu: str | None) -> jobs.Child:
         if several:
@@ -229,11 +239,11 @@ def train(compared: Comparison, plans: list[Plan], slots: list[str | None]) -> d
         code = child.poll()
         if code in (130, -signal.SIGINT):
             raise KeyboardInterrupt
-        if code:
-            failed[plan.label] = f"{jobs.how(code)}: {child.last_line() or 'no message'}"
         plan.look()
+        if code and not plan.divergence:
+            failed[plan.label] = f"{jobs.how(code)}: {child.last_line() or 'no message'}"
         if several:
-            outcome = failed.get(plan.label, "not finished")
+            outcome = plan.divergence or failed.get(plan.label, "not finished")
             if plan.run and not code:
                 done = plan.run.result
                 chosen = {done.selected: done.results[done.selected]}
@@ -254,7 +264,7 @@ def show(compared: Comparison, plans: list[Plan]) -> list[str]:
     if rows := [row for plan in plans for row in plan.rows]:
         with saved.table_lock(compared.folder):
             show_table(compared, rows)
-    return [plan.label for plan in plans if not plan.rows]
+    return [plan.label for plan in plans if not plan.is_over]
 
 
 def show_table(compared: Comparison, rows: list[dict]) -> None:

@@ -28,7 +28,7 @@ from mmpareto.run import checkpoint, devices, optimizing, options, report, setup
 from mmpareto.run.folder import Run, closing_lines, finished
 from mmpareto.run.records import MEASURES, Best, rule_of
 from mmpareto.run.scores import Scores, columns, evaluate
-from mmpareto.system.errors import UserError
+from mmpareto.system.errors import Diverged, UserError
 from mmpareto.system.processes import keep_memory
 
 
@@ -57,6 +57,9 @@ def run(flags: Namespace) -> None:
                 f"interrupted after epoch {trainer.epoch}; go on with the same flags and "
                 f"--out {quote(str(flags.out))} --resume"
             ) from None
+        except Diverged as error:
+            folder.note_divergence(str(error))
+            raise
 
 
 class Trainer:
@@ -254,7 +257,7 @@ class Trainer:
         self.skipped_in_a_row += 1
         if self.skipped_in_a_row > self.flags.max_skipped:
             guilty = ", ".join(name for name, loss in step["losses"].items() if not isfinite(loss))
-            raise UserError(
+            raise Diverged(
                 f"epoch {step['epoch']}, step {step['step']}: {self.skipped_in_a_row} steps in a "
                 "row had a loss, a gradient or a running statistic that is not finite (losses: "
                 f"{guilty or 'all finite'}): check that data, or lower --learning_rate, now "

@@ -186,6 +186,27 @@ class TestTune:
             compared(tmp_path, *flags, "--tune_seeds", "8")
         assert (tmp_path / "joint-learning_rate=0.0001-s0/result.json").exists()
 
+    def test_a_setting_that_diverges_has_lost(self, tmp_path, calls, capsys):
+        """It ends no comparison, and no second call trains it again."""
+        flags = ["--methods", "joint", "--seeds", "0", "--tune", "learning_rate=1e30,0.05"]
+        for _ in "first", "second":
+            rows = compared(tmp_path, *flags, "--tune_seeds", "8", file="table.csv")
+            assert [row["learning_rate"] for row in rows] == ["0.05"]
+            out = capsys.readouterr().out
+            note = "only 1 of 2 settings have all their runs finished (1 diverged), the choice"
+            assert note in out and "Failed" not in out
+        assert "== joint learning_rate=1e30, seed 8: diverged already" in out
+        assert len(calls) == 3
+        found = json.loads((tmp_path / "joint-learning_rate=1e30-s8/diverged.json").read_text())
+        assert "not finite" in found["reason"]
+
+    def test_all_settings_diverge(self, tmp_path, calls, capsys):
+        flags = ["--methods", "joint", "--seeds", "0,1", "--tune", "learning_rate=1e30,1e29"]
+        with pytest.raises(UserError, match="4 of 4 runs failed: joint learning_rate=1e30, seed"):
+            compared(tmp_path, *flags)
+        out = capsys.readouterr().out
+        assert out.count("Failed: joint learning_rate=1e") == 4 and "mean and standard" not in out
+
     def test_all_combinations(self):
         assert find_settings(["a=1,2", "b=x,y"]) == [
             {"a": "1", "b": "x"}, {"a": "1", "b": "y"}, {"a": "2", "b": "x"}, {"a": "2", "b": "y"},

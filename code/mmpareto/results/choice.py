@@ -74,6 +74,21 @@ def plans_of_choice(comparison: Comparison) -> list[Plan]:
     return [plan for plan in others if plan.setting in chosen.get((plan.name, plan.fold), [])[:1]]
 
 
+def failures(comparison: Comparison) -> dict[str, str]:
+    """Return {run: reason} of diverged runs, but of those that choose: these settings have lost.
+
+    Where no setting has all its runs, nothing is chosen, and those that choose have failed, too.
+    """
+    diverged = {plan: plan.divergence for plan in asked_plans(comparison) if plan.divergence}
+    if diverged and comparison.settings[0]:
+        rows = [row for plan in first_plans(comparison) for row in plan.rows]
+        chosen = ranked(comparison, of_rule(rows, comparison.rule))
+        for plan in first_plans(comparison):
+            if chosen.get((plan.name, plan.fold)):
+                diverged.pop(plan, None)
+    return {plan.label: reason for plan, reason in diverged.items()}
+
+
 def asked_plans(comparison: Comparison) -> list[Plan]:
     """All plans that are asked for, as far as choices are known."""
     return [*first_plans(comparison), *plans_of_choice(comparison)]
@@ -91,6 +106,13 @@ def table_rows(comparison: Comparison, rows: list[dict]) -> tuple[list[dict], li
     return chosen, notes
 
 
+def _lost(comparison: Comparison, name: str, fold: str) -> str:
+    """Say how many of a method's settings have a run that diverged."""
+    mine = [p for p in first_plans(comparison) if (p.name, p.fold) == (name, fold)]
+    count = len({tuple(p.setting.items()) for p in mine if p.divergence})
+    return f" ({count} diverged)" if count else ""
+
+
 def _of_settings(comparison: Comparison, rows: list[dict]) -> tuple[list[dict], list[str]]:
     kept, notes = [], []
     seeds, total = comparison.tune_seeds, len(comparison.settings)
@@ -101,7 +123,7 @@ def _of_settings(comparison: Comparison, rows: list[dict]) -> tuple[list[dict], 
         if len(whole) < total:
             notes.append(
                 f"{name}{fold and f', {fold}'}: only {len(whole)} of {total} settings have all "
-                "their runs finished"
+                f"their runs finished{_lost(comparison, name, fold)}"
                 + (", the choice is among them" if whole else ": not in the table")
             )
         if whole:

@@ -13,7 +13,15 @@ from ..data.folds import fold_name
 from ..data.samples import Data
 from ..run import devices, options, setup
 from ..run.folder import Finished, check_flags, finished
-from ..run.records import MEASURES, Config, Result, read_config, read_epochs, rule_of
+from ..run.records import (
+    MEASURES,
+    Config,
+    Result,
+    read_config,
+    read_divergence,
+    read_epochs,
+    rule_of,
+)
 from ..system import records
 from ..system.errors import UserError
 from ..system.paths import clear_errors
@@ -43,6 +51,7 @@ class Plan:
     flags: Namespace
     run: Finished | None = None  # as `look` found it; None where it is not finished
     rows: list[dict[str, Any]] = field(default_factory=list)  # of it, one for each rule
+    divergence: str | None = None  # why its training has ended early
 
     @property
     def folder(self) -> Path:
@@ -52,6 +61,10 @@ class Plan:
     def label(self) -> str:
         fold = f", {self.fold}" if self.fold else ""
         return f"{label(self.name, self.setting)}{fold}, seed {self.seed}"
+
+    @property
+    def is_over(self) -> bool:
+        return bool(self.run or self.divergence)
 
     @property
     def identity(self) -> str | None:
@@ -66,6 +79,7 @@ class Plan:
                 self.run = finished(self.folder, config)
             elif (self.folder / "config.json").exists():
                 check_flags(self.folder, read_config(self.folder).flags, config)
+                self.divergence = read_divergence(self.folder)
         self.rows = self._read_rows(*self.run) if self.run else []
 
     def _read_rows(self, config: Config, result: Result) -> list[dict[str, Any]]:
@@ -297,7 +311,7 @@ def check_before_training(compared: Comparison, slots: list[str | None]) -> None
     loaded: dict[str, Data] = {}  # {the dataset's flags: its samples}
     known = [(plan, plan.identity) for plan in compared.plans if plan.run]
     for plan in compared.plans:
-        if plan.run is None:
+        if not plan.is_over:
             group = json.dumps(options.data_flags(plan.flags), sort_keys=True)
             if group not in loaded:
                 loaded[group] = setup.load_data(plan.flags, {})

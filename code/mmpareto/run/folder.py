@@ -25,7 +25,8 @@ from .environment import environment, from_here, next_command
 from .records import Config, Result, read_config, read_epochs, read_result
 
 LOGS = ("train.log", "epochs.jsonl", "steps.jsonl")
-UNFINISHED = {f"{name}.tmp" for name in ("config.json", "last.pt", "best.pt", "result.json")}
+FILES = "config.json", "last.pt", "best.pt", "result.json", "diverged.json"
+UNFINISHED = {f"{name}.tmp" for name in FILES}
 NOTHING = UNFINISHED | {LOCK}  # a folder without a run may hold these
 
 
@@ -35,7 +36,7 @@ class Run:
     config.json     flags, environment and command        last.pt     the state after the last epoch
     train.log       what the console shows                best.pt     the model of the best epoch
     epochs.jsonl    one line per epoch                    result.json the test scores, at the end
-    steps.jsonl     one line per optimizer step
+    steps.jsonl     one line per optimizer step               diverged.json why training ended early
 
     This process holds the folder from its check, or its creation, until `close`.
     """
@@ -133,7 +134,7 @@ class Run:
         config = {"flags": self.config, "data": vars(data), **environment(), "earlier": earlier}
         write_json(self.folder / "config.json", _plain(config))
         with clear_errors(f"--out {self.folder}"):
-            for name in (*UNFINISHED, "result.json"):
+            for name in (*UNFINISHED, "result.json", "diverged.json"):
                 (self.folder / name).unlink(missing_ok=True)
             for name in LOGS:
                 with open(self.folder / name, "ab") as file:
@@ -186,6 +187,10 @@ class Run:
             "seconds_per_epoch": report.mean(seconds for _, seconds in self.known),
         }
         write_json(self.folder / "result.json", _plain(result))
+
+    def note_divergence(self, reason: str) -> None:
+        if distributed.is_first():
+            write_json(self.folder / "diverged.json", {"reason": reason})
 
     def _append(self, name: str, text: str) -> None:
         with clear_errors(self.folder / name), open(self.folder / name, "ab") as file:

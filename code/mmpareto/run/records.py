@@ -89,6 +89,13 @@ class Epoch(Record):
 
 
 @dataclass(frozen=True)
+class Divergence(Record):
+    """diverged.json."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Best(Record):
     """The epoch saved in best.pt; 0 before the first epoch."""
 
@@ -195,6 +202,12 @@ def read_epochs(folder: Path, size: int | None = None) -> list[Epoch]:
 
 def read_steps(folder: Path) -> list[Step]:
     return records.read_lines(folder / "steps.jsonl", Step)
+
+
+def read_divergence(folder: Path) -> str | None:
+    """Return why the run in folder diverged; None if it has not."""
+    path = folder / "diverged.json"
+    return records.read(path, Divergence).reason if path.exists() else None
 
 
 def read_result(folder: Path) -> Result:

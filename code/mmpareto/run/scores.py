@@ -19,7 +19,7 @@ from ..core import distributed
 from ..data.batches import Loader
 from ..models.fusions.base import Fusion, own_targets
 from ..models.predict import joined, outputs
-from ..system.errors import UserError
+from ..system.errors import Diverged, UserError
 from ..system.tables import quote_formula, write_table
 
 JOINT = "joint"
@@ -162,7 +162,7 @@ def predict(
 ) -> Predicted:
     """Return predictions, targets, logits and losses of all batches, or of the first limit ones.
 
-    UserError if a prediction is not finite: NaN has no largest class.
+    Diverged if a prediction is not finite: NaN has no largest class.
     """
     predictions, truths, every, losses = [], [], [], []
     for output, targets in outputs(model, batches, device, limit):
@@ -183,7 +183,7 @@ def predict(
     is_bad = {name: ~np.isfinite(u.max(1)) for name, u in found.logits.items()}
     if bad := {name: int(marks.sum()) for name, marks in is_bad.items() if marks.any()}:
         total = len(is_bad[min(bad)])
-        raise UserError(
+        raise Diverged(
             f"evaluation: predictions are not finite ({', '.join(bad)}; up to {max(bad.values())} "
             f"of {total} samples): their inputs, or the model's weights, are NaN or too large: "
             "check the data (code/verify.py DIR --full), or lower --learning_rate"

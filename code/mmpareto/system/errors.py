@@ -10,6 +10,10 @@ class UserError(Exception):
     """Bad input or environment, in one line: what was found, what was expected, what to do."""
 
 
+class Diverged(UserError):
+    """A loss, a gradient or a prediction is not finite."""
+
+
 def reason(error: Exception) -> str:
     """Return the first line of an error's message, or its class where it has none."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
