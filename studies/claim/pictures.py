@@ -1,6 +1,7 @@
 """The figures of docs/claim.md."""
 
 import statistics
+from collections.abc import Iterable
 from itertools import cycle
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def write(folder: Path, runs: list[Run], epochs: list[Epoch]) -> None:
     """rates.png, conflict.png and gain.png."""
     figures.write([folder / "rates.png"], rates, runs)
     figures.write([folder / "conflict.png"], conflict, runs, epochs)
-    figures.write([folder / "gain.png"], gain, runs)
+    figures.write([folder / "gain.png"], gain, runs, [part for part in PARTS if part != FIXED])
 
 
 def draw_by_rate(panel, groups: dict[str, list[Run]], column: str) -> None:
@@ -70,13 +71,13 @@ def conflict(runs: list[Run], epochs: list[Epoch]):
     return figure
 
 
-def gain(runs: list[Run]):
-    """What E gains over B and over A against how often it meets conflict."""
+def gain(runs: list[Run], parts: Iterable[str]):
+    """What E gains over B and over A in each part, against how often it meets conflict."""
     figure, panels = figures.grid(2, 4.5, HEIGHT, sharey=True)
     for (panel,), arms in zip(panels, ("E-B", "E-A"), strict=True):
         panel.axhline(0, color="gray", linewidth=0.8)
-        for part, color in zip(PARTS, cycle(COLORS), strict=False):
-            if part == FIXED or not (found := contrast(runs, part, arms)):
+        for part, color in zip(parts, cycle(COLORS), strict=False):
+            if not (found := contrast(runs, part, arms)):
                 continue
             x = 100 * mean(run.conflict for run in scored(runs, part, "E"))
             low, high = (100 * abs(found.mean - end) for end in (found.low, found.high))

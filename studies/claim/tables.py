@@ -57,8 +57,9 @@ def rates(runs: list[Run]) -> list[dict[str, str]]:
         tried = sorted(grouped(mine, "learning_rate").items())
         means = {rate: statistics.mean(run.val_Acc for run in some) for rate, some in tried}
         cells = {rate: f"{rate:g}: {percent(value)}" for rate, value in means.items()}
-        best = max(means, key=means.get)
-        cells[best] = f"**{cells[best]}**"
+        if done := scored(runs, part, arm):
+            chosen = done[0].learning_rate
+            cells[chosen] = f"**{cells[chosen]}**"
         rows.append({"setting": part, "arm": arm, "rate: accuracy": ", ".join(cells.values())})
     return rows
 
@@ -131,8 +132,8 @@ def at_rate(runs: list[Run]) -> str:
     return f"{percent(statistics.mean(run.Acc for run in runs))}, {runs[0].learning_rate:g}"
 
 
-def percent(value: float) -> str:
-    return f"{100 * value:.1f}"
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
 
 
 def share(value: float | None) -> str:

@@ -24,6 +24,7 @@ class Set(NamedTuple):
     weak: str  # the modality that reads least by itself
     strong: str  # the one that noise is added to
     wide: str  # wider encoders, as --encoder takes them
+    classes: int
     flags: str = ""  # of train.py
     epochs: int = 20
     lengths: str = ""  # of sequences, for prepare.py
@@ -31,26 +32,31 @@ class Set(NamedTuple):
 
 
 SETS = {
-    "mfeat": Set("mor", "pix", "mlp_wide"),
-    "scene15": Set("view3", "view2", "mlp_wide"),
-    "mosi": Set("video", "text", "mlp_wide"),
+    "mfeat": Set("mor", "pix", "mlp_wide", 10),
+    "scene15": Set("view3", "view2", "mlp_wide", 15),
+    "mosi": Set("video", "text", "mlp_wide", 2),
     "utd_mhad": Set(
-        "depth", "skeleton", "depth=resnet18 inertial=mlp_wide skeleton=mlp_wide",
-        "--image_size 32 --encoder depth=cnn inertial=mlp skeleton=mlp",
+        "depth", "skeleton", "depth=resnet18 inertial=mlp_wide skeleton=mlp_wide", 27,
+        "--image_size 32 --workers 0 --encoder depth=cnn inertial=mlp skeleton=mlp",
         lengths="inertial=180 skeleton=70",
     ),
-    "grid_letters": Set("lips", "voice", "gru_wide", lengths="lips=15 voice=58"),
+    "grid_letters": Set("lips", "voice", "gru_wide", 25, lengths="lips=15 voice=58"),
     "digits": Set(
-        "image", "audio", "image=resnet18 audio=lenet_bn",
-        "--split group --encoder cnn --train_size 2048 --momentum 0.9", epochs=10, most=2048,
+        "image", "audio", "image=resnet18 audio=lenet_bn", 10,
+        "--split group --encoder cnn --train_size 2048", epochs=10, most=2048,
     ),
 }  # fmt: skip
-RATES = "0.0025,0.005,0.01,0.02,0.04,0.08,0.16"  # learning rates that are tried, of SGD
-ADAM = "0.0003,0.001,0.003,0.01,0.03"
-SAME, EARLY, NOISE, LONG, WIDE = "same-rate", "early", "noise", "long", "wide"
+SAME, EARLY, ADAM, NOISE, LONG, WIDE = "same-rate", "early", "adam", "noise", "long", "wide"
 BATCH = {"batch16": 16, "batch256": 256}
-SETTINGS = ("adam", *BATCH, NOISE, LONG, WIDE)  # one thing changed
-LARGEST: tuple[str, ...] = ()  # sets whose difference E-A or E-B is the largest: LONG and WIDE
+SETTINGS = (ADAM, *BATCH, NOISE, LONG, WIDE)  # one thing changed
+LARGEST: tuple[str, ...] = ()  # the two sets whose larger of |E-A| and |E-B| is largest: LONG, WIDE
+# Learning rates: those that are tried first, and all; see `wider`.
+RATES = {
+    "": ("0.0025,0.005,0.01,0.02,0.04,0.08,0.16",
+         "0.000625,0.00125,0.0025,0.005,0.01,0.02,0.04,0.08,0.16,0.32,0.64,1.28"),
+    ADAM: ("0.0003,0.001,0.003,0.01,0.03", "0.00003,0.0001,0.0003,0.001,0.003,0.01,0.03,0.1,0.3"),
+}  # fmt: skip
+OPTIMIZER = {"": "--momentum 0.9", ADAM: "--optimizer adam"}
 
 
 def part_name(name: str, changed: str = "") -> str:
@@ -63,23 +69,30 @@ def parts(name: str) -> list[str]:
     return ["", SAME, EARLY, *(s for s in SETTINGS if s not in (LONG, WIDE) or name in LARGEST)]
 
 
+def wider(rates: str, chosen: set[str], changed: str) -> str:
+    """Return the rates with one more at each end that an arm chose, as far as there are more."""
+    tried, every = rates.split(","), RATES.get(changed, RATES[""])[1].split(",")
+    low, high = every.index(tried[0]), every.index(tried[-1])
+    low = max(low - (tried[0] in chosen), 0)
+    return ",".join(every[low : high + 1 + (tried[-1] in chosen)])
+
+
 def part_of(name: str, changed: str = "", chosen: float = 0.0) -> Part:
     """Return one part; chosen: the rate that validation chose for A on the set."""
     mine = SETS[name]
     batch = BATCH.get(changed, 64)
-    flags = f"{mine.flags} --epochs {mine.epochs} --batch_size {batch}"
+    flags = f"{mine.flags} --epochs {mine.epochs} --batch_size {batch} --weight_decay 0.0001"
+    flags += f" {OPTIMIZER.get(changed, OPTIMIZER[''])}"
+    rates, _ = RATES.get(changed, RATES[""])
     if mine.most:
         flags += f" --limit_batches {mine.most // batch}"
     if not changed:
-        return Part(ARMS, flags, RATES, CHOOSING, SCORED)
+        return Part(ARMS, flags, rates, CHOOSING, SCORED)
     if changed == SAME:
         rates = ",".join(f"{rate:g}" for rate in (chosen / 2, chosen, 2 * chosen))
         return Part({arm: ARMS[arm] for arm in "ABDE"}, flags, rates, "", SCORED)
     if changed == EARLY:
         seeds = ",".join(map(str, LOOKED_AT))
         return Part({"A": ARMS["A"]}, f"{flags} --epochs 1", f"{chosen:g}", "", seeds)
-    flags += {
-        "adam": " --optimizer adam", LONG: f" --epochs {5 * mine.epochs}",
-        WIDE: f" --encoder {mine.wide}",
-    }.get(changed, "")  # fmt: skip
-    return Part(THREE, flags, ADAM if changed == "adam" else RATES, CHOOSING, FEWER)
+    changes = {LONG: f" --epochs {5 * mine.epochs}", WIDE: f" --encoder {mine.wide}"}
+    return Part(THREE, flags + changes.get(changed, ""), rates, CHOOSING, FEWER)

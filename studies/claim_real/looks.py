@@ -55,7 +55,7 @@ def parted(name: str, arms: str, first: Path, second: Path) -> Parted:
         trained = checkpoint.load(path, CPU)
         split, seed = trained.part("test"), trained.flags.random_seed
         batches = loader(split, batches=trained.flags.batch_size, workers=0)
-        found = predict(trained.model, batches, trained.device)
+        found = predict(trained.model, batches, trained.device, trained.flags.limit_batches)
         predicted, targets = found.predictions["joint"], found.targets["joint"]
         rights.append([p == y for p, y in zip(predicted, targets, strict=True)])
     pairs = list(zip(*rights, strict=True))

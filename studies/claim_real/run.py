@@ -16,28 +16,31 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mmpareto.system import entry
 
 from argparse import ArgumentTypeError, Namespace
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 
 import compare
 from claim import rows
 from claim.design import Part
-from claim.rows import scored
 from claim.run import command
-from claim_real import looks, sets
+from claim_real import looks, pictures, sets
 from claim_real.design import (
     EARLY,
     LOOKED_AT,
+    RATES,
     SAME,
     SETS,
     SETTINGS,
     part_name,
     part_of,
     parts,
+    wider,
 )
-from claim_real.tables import Found, Own, tables
-from mmpareto.results.choice import asked_plans, of_rule
-from mmpareto.results.plans import plan_comparison
-from mmpareto.results.saved import table_lock
+from claim_real.tables import Found, Own, differences, tables
+from mmpareto.results.choice import asked_plans, of_rule, plans_of_choice
+from mmpareto.results.plans import Plan, plan_comparison
+from mmpareto.results.saved import FILE, table_lock, write_numbers
+from mmpareto.run.records import read_config
+from mmpareto.system.errors import UserError
 from mmpareto.system.flags import Parser, comma_separated
 from mmpareto.system.writing import write_text
 
@@ -47,20 +50,36 @@ CHANGES = SAME, EARLY, *SETTINGS
 class Trained:
     """The runs of one part, as far as they are there."""
 
-    def __init__(self, name: str, part: Part, words: list[str]):
+    def __init__(self, name: str, changed: str, part: Part, out: Path):
+        words = command(part, *places(name, changed, out))
         compared = plan_comparison(*compare.parser().parse_known_args(words))
-        self.name, self.part, self.plans = name, part, asked_plans(compared)
-        self.runs = rows.read_runs(name, part, compared, self.plans)
-        self.epochs = rows.read_epochs(name, part, compared, self.plans)
+        self.set, self.name, self.part = name, part_name(name, changed), part
+        self.plans = asked_plans(compared)
+        self.scored = plans_of_choice(compared) if part.tune_seeds else self.plans
+        self.runs = rows.read_runs(self.name, part, compared, self.plans)
+        self.runs += [self.guess(plan) for plan in self.scored if plan.divergence]
+        self.compared = compared
+
+    def guess(self, plan: Plan) -> rows.Run:
+        """Return what a scored run that diverged counts as."""
+        chance, rate = 1 / SETS[self.set].classes, float(plan.setting["learning_rate"])
+        arm, commit = self.part.arm_of[plan.name], read_config(plan.folder).commit
+        return rows.Run(self.name, arm, rate, plan.seed, False, 0, chance, chance, None, commit)
+
+    def rate(self, arm: str) -> str | None:
+        """Return the rate that validation chose for an arm; None as long as it has not."""
+        mine = [p.setting["learning_rate"] for p in self.scored if p.name == self.part.arms[arm]]
+        return mine[0] if mine else None
+
+    def epochs(self) -> list[rows.Epoch]:
+        return rows.read_epochs(self.name, self.part, self.compared, self.plans)
 
     def own(self) -> list[Own]:
         """Return the accuracies of every modality's head, of the scored runs."""
-        scored = {(run.arm, run.seed) for run in self.runs if not run.is_choosing}
         arm_of = self.part.arm_of
         return [
-            Own(self.name, arm_of[plan.name], key.removeprefix("Acc_"), plan.seed, row[key])
-            for plan in self.plans
-            if (arm_of[plan.name], plan.seed) in scored
+            Own(self.set, arm_of[plan.name], key.removeprefix("Acc_"), plan.seed, row[key])
+            for plan in self.scored
             for row in of_rule(plan.rows, "best-val")
             for key in row
             if key.startswith("Acc_")
@@ -69,15 +88,21 @@ class Trained:
     def checkpoint(self, arm: str, seed: int, file: str) -> Path | None:
         """Return the checkpoint of a run; None before it has finished."""
         wanted = self.part.arms[arm], seed
-        found = [p.folder / file for p in self.plans if (p.name, p.seed) == wanted and p.run]
+        found = [p.folder / file for p in self.scored if (p.name, p.seed) == wanted and p.run]
         return found[0] if found else None
 
 
 def main(arguments: list[str]) -> None:
     flags, rest = parser().parse_known_args(arguments)
-    done = {part.name: part for name in flags.sets for part in train(name, flags, rest)}
+    failed = [] if flags.collect else train_all(flags, rest)
     if "--print_commands" not in rest:
-        report(flags.out, done)
+        report(flags.out)
+    if failed:
+        print(*failed, sep="\n")
+        raise UserError(
+            f"parts that failed: {len(failed)}: mend what is said above, then run the same command "
+            "again"
+        )
 
 
 def parser() -> Parser:
@@ -92,6 +117,7 @@ def parser() -> Parser:
     add("--settings", type=comma_separated(known(CHANGES)), default=CHANGES, metavar="NAMES",
         help="what is trained besides the main part, comma-separated, of "
              f"{', '.join(CHANGES)} (default: all)")
+    add("--collect", action="store_true", help="train nothing; make tables of what is finished")
     add("--out", type=Path, default=Path("runs/claim_real"), metavar="DIR",
         help="the folder of prepared sets, of all runs, and of the tables (default: %(default)s)")
     # fmt: on
@@ -107,39 +133,76 @@ def known(names: Collection[str]) -> Callable[[str], str]:
     return check
 
 
-def train(name: str, flags: Namespace, rest: list[str]) -> Iterator[Trained]:
-    """Train one set's parts, the main part first: its choice gives the rates of others."""
-    chosen = 0.0
-    for changed in parts(name):
-        if changed and changed not in flags.settings:
-            continue
-        folder = sets.make(name, changed, flags.raw, flags.out / "sets")
-        part = part_of(name, changed, chosen)
-        # What the main part and "same-rate" both need is trained once.
-        out = flags.out / (name if changed == SAME else part_name(name, changed).replace("/", "-"))
-        words = command(part, out, ["--dataset", str(folder), *rest])
-        compare.main(words)
-        done = Trained(part_name(name, changed), part, words)
-        yield done
-        if not changed:
-            if not (mine := scored(done.runs, name, "A")):
-                return  # the other parts need its choice
-            chosen = mine[0].learning_rate
+def train_all(flags: Namespace, rest: list[str]) -> list[str]:
+    """Train each set's parts, the main part first; return what has failed."""
+    wanted = {
+        name: [part for part in parts(name) if not part or part in flags.settings]
+        for name in flags.sets
+    }
+    for name, changes in wanted.items():
+        for changed in changes:
+            sets.make(name, changed, flags.raw, flags.out)
+    failed = []
+    for name, changes in wanted.items():
+        for changed in changes:
+            if part := whole(name, changed, flags.out):
+                try:
+                    train(name, changed, part, flags.out, rest)
+                except UserError as error:
+                    failed.append(f"Failed: {part_name(name, changed)}: {error}")
+    return failed
 
 
-def report(out: Path, done: dict[str, Trained]) -> None:
-    """Write and print what the finished runs say."""
-    every = list(done.values())
-    main_parts = {name: part for name, part in done.items() if name in SETS}
+def whole(name: str, changed: str, out: Path) -> Part | None:
+    """Return a part with all rates that may be tried; None before A's choice, which it needs."""
+    part = part_of(name, changed)
+    if part.tune_seeds:
+        return part._replace(rates=RATES.get(changed, RATES[""])[1])
+    chosen = Trained(name, "", whole(name, "", out), out).rate("A")
+    return part_of(name, changed, float(chosen)) if chosen else None
+
+
+def train(name: str, changed: str, part: Part, out: Path, rest: list[str]) -> None:
+    """Train a part; it gets more rates as long as A, B or E chooses the lowest or the highest."""
+    folder, dataset = places(name, changed, out)
+    if part.tune_seeds:
+        rates, before = part_of(name, changed).rates, ""
+        while rates != before:
+            part, before = part._replace(rates=rates), rates
+            choosing = part._replace(tune_seeds="", seeds=part.tune_seeds)
+            compare.main(command(choosing, folder, dataset + rest))
+            found = Trained(name, changed, part, out)
+            if not all(plan.is_over for plan in found.plans if plan not in found.scored):
+                return
+            rates = wider(rates, {found.rate(arm) for arm in "ABE"}, changed)
+    compare.main(command(part, folder, dataset + rest))
+
+
+def places(name: str, changed: str, out: Path) -> tuple[Path, list[str]]:
+    """Return the folder of a part's runs, and the flags of its data."""
+    # What the main part and "same-rate" both need is trained once.
+    folder = name if changed == SAME else part_name(name, changed).replace("/", "-")
+    return out / folder, ["--dataset", str(sets.place(name, changed, out))]
+
+
+def report(out: Path) -> None:
+    """Write and print what the finished runs of all sets say."""
+    every = {
+        part_name(name, changed): Trained(name, changed, part, out)
+        for name in SETS
+        for changed in parts(name)
+        if (places(name, changed, out)[0] / FILE).exists() and (part := whole(name, changed, out))
+    }
+    main_parts = {name: part for name, part in every.items() if name in SETS}
     found = Found(
-        runs=[run for part in every for run in part.runs],
-        epochs=[epoch for part in every for epoch in part.epochs],
+        runs=[run for part in every.values() for run in part.runs],
+        epochs=[epoch for part in main_parts.values() for epoch in part.epochs()],
         own=[own for part in main_parts.values() for own in part.own()],
         gradients=[
             row
             for name, part in main_parts.items()
             for seed in LOOKED_AT
-            for trained in (done.get(part_name(name, EARLY)), part)
+            for trained in (every.get(part_name(name, EARLY)), part)
             if trained and (path := trained.checkpoint("A", seed, "last.pt"))
             for row in looks.gradients(name, path)
         ],
@@ -155,10 +218,14 @@ def report(out: Path, done: dict[str, Trained]) -> None:
             rows.kept(out / f"{kind}.csv", some) if some else some
             for kind, some in found._asdict().items()
         ))  # fmt: skip
-        made = tables(found).items()
+        compared = differences(found)
+        write_numbers(out / "differences.csv", [row.flat() for row in compared])
+        made = tables(found, compared).items()
         text = "\n\n".join(f"## {name}\n\n{table}" for name, table in made)
         write_text(out / "tables.md", f"{text}\n")
-    print(text, f"\nEvery number as CSV, and these tables: {out}", sep="\n")
+        pictures.write(out, found.runs)
+    print(text, f"\n{len(main_parts)} of {len(SETS)} sets are in these tables.", sep="\n")
+    print(f"The tables, their figures, and every number as CSV: {out}")
 
 
 if __name__ == "__main__":

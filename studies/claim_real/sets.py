@@ -19,20 +19,25 @@ DIGITS, LETTERS, SENTIMENT = "digits", "grid_letters", "mosi"
 FOLDERS = {DIGITS: "fsdd"}  # whose raw folder has another name than the set
 
 
-def make(name: str, changed: str, raw: Path, out: Path) -> Path:
-    """Return the prepared set of a name, for a setting; it is made below out if it is not there."""
-    is_noisy = changed == NOISE
-    folder = out / (f"{name}-{NOISE}" if is_noisy else name)
+def place(name: str, changed: str, out: Path) -> Path:
+    """Return the folder of the prepared set that a setting is trained on."""
+    return out / "sets" / (f"{name}-{NOISE}" if changed == NOISE else name)
+
+
+def make(name: str, changed: str, raw: Path, out: Path) -> None:
+    """Prepare a set for a setting if it is not there."""
+    folder, is_noisy = place(name, changed, out), changed == NOISE
     if (folder / "metadata.json").exists():
-        return folder
+        return
     source = raw / FOLDERS.get(name, name)
-    if not source.is_dir():
-        raise UserError(
-            f"--raw {raw}: the folder {source.name} is missing: docs/claim_real_protocol.md says "
-            "what it holds; --sets leaves sets out"
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out) as scratch:
+    for needed in (source, *([raw / "MNIST"] if name == DIGITS else [])):
+        if not needed.is_dir():
+            raise UserError(
+                f"--raw {raw}: the folder {needed.name} is missing: docs/claim_real_protocol.md "
+                "says what it holds; --sets leaves sets out"
+            )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         if name == LETTERS:
             grid_letters.main(["--raw", str(source), "--out", f"{scratch}/words"])
             source = Path(scratch, "words")
@@ -49,7 +54,6 @@ def make(name: str, changed: str, raw: Path, out: Path) -> Path:
         else:
             lengths = SETS[name].lengths.split()
             prepare.main(["folder", *words, *(["--length", *lengths] if lengths else [])])
-    return folder
 
 
 def divide(table: Path) -> None:

@@ -9,7 +9,7 @@ from claim.tables import at_rate, conflict, percent, rates, same_rate, share
 from mmpareto.results.table import as_text, deviation, spread
 from mmpareto.run.report import mean
 
-from .design import ARMS, MAIN, OTHERS, SAME, SETS, SETTINGS, part_name
+from .design import ARMS, LONG, MAIN, OTHERS, SAME, SETS, SETTINGS, WIDE, part_name
 from .looks import Gradient, Parted
 from .planning import samples_needed, seeds_needed
 
@@ -37,101 +37,136 @@ class Found(NamedTuple):
     parted: list[Parted]
 
 
-def tables(found: Found) -> dict[str, str]:
+class Difference(NamedTuple):
+    """A contrast that is corrected together with others."""
+
+    family: str  # of those that it is corrected with
+    part: str
+    modality: str  # whose own head; "": the joint prediction
+    one: Contrast
+    p_holm: float
+
+    @property
+    def cell(self) -> str:
+        """The points, in bold where the corrected p is below 0.05."""
+        return f"**{self.one.points}**" if self.p_holm < 0.05 else self.one.points
+
+    def flat(self) -> dict[str, str | float]:
+        """Return it as a row of a CSV file."""
+        row = self._asdict()
+        return row | row.pop("one")._asdict()
+
+
+Differences = dict[tuple[str, str, str], Difference]  # by part, modality and arms
+
+
+def differences(found: Found) -> list[Difference]:
+    """The differences that the protocol names, each with Holm's p over its family."""
+    changed = [part_name(name, change) for name in SETS for change in SETTINGS]
+    runs, families = (
+        found.runs,
+        {
+            "main": [(name, "", arms) for name in SETS for arms in MAIN],
+            **{f"others, {name}": [(name, "", arms) for arms in OTHERS] for name in SETS},
+            "one thing changed": [(part, "", arms) for part in changed for arms in MAIN],
+            "weak": [(name, one.weak, arms) for name, one in SETS.items() for arms in MAIN],
+        },
+    )
+    rows = []
+    for family, keys in families.items():
+        known = [
+            (part, modality, one)
+            for part, modality, arms in keys
+            if (one := head_contrast(found.own, part, modality, arms) if modality
+                else contrast(runs, part, arms))
+        ]  # fmt: skip
+        ps = holm([one.p for *_, one in known])
+        rows += [Difference(family, *key, p) for key, p in zip(known, ps, strict=True)]
+    return rows
+
+
+def head_contrast(own: list[Own], name: str, modality: str, arms: str) -> Contrast | None:
+    """The difference of two arms in the accuracy of a modality's own head."""
+    both = [of_arm(own, name, modality, arm) for arm in arms.split("-")]
+    return difference(arms, *({row.seed: row.Acc for row in mine} for mine in both))
+
+
+def tables(found: Found, compared: list[Difference]) -> dict[str, str]:
     """{heading: table}; what is not trained is left out."""
     runs = found.runs
+    by_key = {(row.part, row.modality, row.one.arms): row for row in compared}
     made = {
-        "E against A and B": main(runs),
-        "All differences": others(runs),
-        "Each modality's own accuracy": own_accuracy(found.own),
+        "E against A and B": main(runs, by_key),
+        "All differences (bold: corrected p < 0.05)": others(by_key),
+        "Each modality's own accuracy": own_accuracy(found.own, by_key),
         "At the same learning rate": [
             {"set": name, **row} for name in SETS for row in same_rate(runs, part_name(name, SAME))
         ],
-        "One thing changed": settings(runs),
+        "One thing changed (bold: corrected p < 0.05)": settings(runs, by_key),
         "Gain and conflict": gain_and_conflict(runs),
         "Both gradients": gradients(found.gradients),
         "What a comparison needs": planning(runs, found.parted),
-        "Where conflict is": conflict([row for row in found.epochs if row.part in SETS]),
+        "Where conflict is": conflict(found.epochs),
         **{f"{name}: all arms": arms(runs, found.own, name) for name in SETS},
-        "Validation accuracy by learning rate": rates(runs),
+        "Validation accuracy by learning rate (bold: the choice)": rates(runs),
     }
     return {heading: as_text(rows, "pipe") for heading, rows in made.items() if rows}
 
 
-def corrected(found: dict[tuple, Contrast | None]) -> dict[tuple, tuple[Contrast, float]]:
-    """{key: contrast, p by Holm over all of them}."""
-    known = {key: one for key, one in found.items() if one}
-    ps = holm([one.p for one in known.values()])
-    return {key: (one, p) for (key, one), p in zip(known.items(), ps, strict=True)}
-
-
-def cell(one: tuple[Contrast, float] | None) -> str:
-    """The points of a contrast, in bold where the corrected p is below 0.05."""
-    if one is None:
-        return "-"
-    return f"**{one[0].points}**" if one[1] < 0.05 else one[0].points
-
-
-def main(runs: list[Run]) -> Rows:
-    family = {(name, arms): contrast(runs, name, arms) for name in SETS for arms in MAIN}
-    found, rows = corrected(family), []
+def main(runs: list[Run], compared: Differences) -> Rows:
+    rows = []
     for name in SETS:
         row = {"set": name}
         for arm in "ABE":
             if mine := scored(runs, name, arm):
                 row[f"{arm}, at rate"] = at_rate(mine)
         for arms in MAIN:
-            if (name, arms) in found:
-                one, p = found[name, arms]
-                row |= {f"{arms} [95 %]": one.points, f"p (Holm), {arms}": f"{p:.3f}"}
-                row[f"detectable, {arms}"] = f"{100 * one.detectable:.1f}"
+            if found := compared.get((name, "", arms)):
+                row[f"{arms} [95 %]"] = found.one.points
+                row[f"p (Holm), {arms}"] = f"{found.p_holm:.3f}"
+                row[f"detectable, {arms}"] = percent(found.one.detectable)
         rows += [row] * (len(row) > 1)
-    return rows + [pooled(found)] * bool(rows)
+    return rows + [pooled(compared)] * bool(rows)
 
 
-def pooled(found: dict[tuple, tuple[Contrast, float]]) -> dict[str, str]:
+def pooled(compared: Differences) -> dict[str, str]:
     """The mean over sets, with Student's interval over the sets' means."""
     row = {"set": "mean of the sets"}
     for arms in MAIN:
-        means = {key[0]: one.mean for key, (one, _) in found.items() if key[1] == arms}
+        means = {n: found.one.mean for n in SETS if (found := compared.get((n, "", arms)))}
         if whole := difference(arms, means, dict.fromkeys(means, 0.0)):
             row |= {f"{arms} [95 %]": whole.points, f"p (Holm), {arms}": "-"}
-            row[f"detectable, {arms}"] = f"{100 * whole.detectable:.1f}"
+            row[f"detectable, {arms}"] = percent(whole.detectable)
     return row
 
 
-def others(runs: list[Run]) -> Rows:
-    """Contrasts in rows, sets in columns; p is corrected within each set."""
-    found = {}
-    for name in SETS:
-        found |= corrected({(name, arms): contrast(runs, name, arms) for arms in OTHERS})
-    here = [name for name in SETS if any(key[0] == name for key in found)]
+def others(compared: Differences) -> Rows:
+    """Contrasts in rows, sets in columns."""
+    here = [name for name in SETS if any((name, "", arms) in compared for arms in OTHERS)]
     return [
-        {"difference": arms, **{name: cell(found.get((name, arms))) for name in here}}
+        {"difference": arms, **{name: cell(compared, name, arms) for name in here}}
         for arms in OTHERS
         if here
     ]
 
 
-def own_accuracy(own: list[Own]) -> Rows:
-    """Every modality's own head; differences are corrected over the weak modalities alone."""
+def cell(compared: Differences, part: str, arms: str) -> str:
+    return found.cell if (found := compared.get((part, "", arms))) else "-"
 
-    def difference_of(key: tuple[str, str], arms: str) -> Contrast | None:
-        both = [of_arm(own, *key, arm) for arm in arms.split("-")]
-        return difference(arms, *({row.seed: row.Acc for row in mine} for mine in both))
 
-    keys = list(grouped(own, "set", "modality"))
-    weak = [(name, s.weak) for name, s in SETS.items()]
-    ps = {arms: corrected({k: difference_of(k, arms) for k in weak}) for arms in MAIN}
+def own_accuracy(own: list[Own], compared: Differences) -> Rows:
+    """Every modality's own head; p stands at the weak modalities, over which it is corrected."""
     rows = []
-    for key in keys:
-        row = {"set": key[0], "modality": key[1] + " (weak)" * (key in weak)}
+    for name, modality in grouped(own, "set", "modality"):
+        is_weak = modality == SETS[name].weak
+        row = {"set": name, "modality": modality + " (weak)" * is_weak}
         for arm in "UAE":
-            row[arm] = percent(mean(r.Acc for r in of_arm(own, *key, arm)) or 0.0)
+            row[arm] = percent(mean(r.Acc for r in of_arm(own, name, modality, arm)))
         for arms in MAIN:
-            one = difference_of(key, arms)
+            one = head_contrast(own, name, modality, arms)
             row[f"{arms} [95 %]"] = one.points if one else "-"
-            row[f"p (Holm), {arms}"] = f"{ps[arms][key][1]:.3f}" if key in ps[arms] else "-"
+            found = compared.get((name, modality, arms))
+            row[f"p (Holm), {arms}"] = f"{found.p_holm:.3f}" if found else "-"
         rows.append(row)
     return rows
 
@@ -140,44 +175,43 @@ def of_arm(own: list[Own], name: str, modality: str, arm: str) -> list[Own]:
     return [row for row in own if (row.set, row.modality, row.arm) == (name, modality, arm)]
 
 
-def settings(runs: list[Run]) -> Rows:
-    """E-A and E-B with one thing changed; each is corrected over all sets and settings."""
-    keys = [(name, changed) for name in SETS for changed in SETTINGS]
-    found = {
-        arms: corrected({key: contrast(runs, part_name(*key), arms) for key in keys})
-        for arms in MAIN
-    }
+def settings(runs: list[Run], compared: Differences) -> Rows:
+    """E-A and E-B with one thing changed."""
     rows = []
-    for name, changed in keys:
-        part = part_name(name, changed)
-        if not all((name, changed) in found[arms] for arms in MAIN):
-            continue
-        row = {"set": name, "setting": changed}
-        for arm in "ABE":
-            row[f"{arm}, at rate"] = at_rate(scored(runs, part, arm))
-        row["conflict"] = share(mean(run.conflict for run in scored(runs, part, "E")))
-        row |= {f"{arms} [95 %]": cell(found[arms][name, changed]) for arms in MAIN}
-        rows.append(row)
+    for name in SETS:
+        for changed in SETTINGS:
+            part = part_name(name, changed)
+            if not all((part, "", arms) in compared for arms in MAIN):
+                continue
+            row = {"set": name, "setting": changed}
+            for arm in "ABE":
+                row[f"{arm}, at rate"] = at_rate(scored(runs, part, arm))
+            row["conflict"] = share(mean(run.conflict for run in scored(runs, part, "E")))
+            rows.append(row | {f"{arms} [95 %]": cell(compared, part, arms) for arms in MAIN})
     return rows
 
 
 def gain_and_conflict(runs: list[Run]) -> Rows:
-    """Spearman's rank correlation, over sets and settings, of conflict and gain."""
+    """Spearman's rank correlation of conflict and gain, over sets and settings.
+
+    Longer and wider training is left out: its sets are chosen by their gains. There is no p, since
+    the settings of one set are not independent.
+    """
     from scipy.stats import spearmanr
 
+    parts = [part_name(n, c) for n in SETS for c in ("", *SETTINGS) if c not in (LONG, WIDE)]
     rows = []
     for arms in MAIN:
         pairs = [
             (mean(run.conflict for run in scored(runs, part, "E")), one.mean)
-            for part in dict.fromkeys(run.part for run in runs)
-            if not part.endswith(SAME) and (one := contrast(runs, part, arms))
+            for part in parts
+            if (one := contrast(runs, part, arms))
         ]
-        if len(pairs) > 3:
-            found = spearmanr(*zip(*pairs, strict=True))
+        columns = [*zip(*pairs, strict=True)]
+        if len(pairs) > 3 and all(len({*column}) > 1 for column in columns):
             rows.append({
                 "gain": arms, "sets and settings": str(len(pairs)),
-                "rank correlation with conflict": f"{found.statistic:+.2f}",
-                "p": f"{found.pvalue:.3f}",
+                "rank correlation with conflict": f"{spearmanr(*columns).statistic:+.2f}",
             })  # fmt: skip
     return rows
 
@@ -228,6 +262,6 @@ def arms(runs: list[Run], own: list[Own], name: str) -> Rows:
         row = {"arm": f"{arm} `{method}`", "learning rate": f"{mine[0].learning_rate:g}"}
         row |= {"seeds": str(len(mine)), "Acc": accuracy.replace("+-", "\u00b1")}
         for modality in dict.fromkeys(r.modality for r in own if r.set == name):
-            row[modality] = percent(mean(r.Acc for r in of_arm(own, name, modality, arm)) or 0.0)
+            row[modality] = percent(mean(r.Acc for r in of_arm(own, name, modality, arm)))
         rows.append(row | {"conflict": share(mean(run.conflict for run in mine))})
     return rows

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import statistics
 import sys
 from collections import Counter
@@ -206,6 +207,24 @@ class TestTune:
             compared(tmp_path, *flags)
         out = capsys.readouterr().out
         assert out.count("Failed: joint learning_rate=1e") == 4 and "mean and standard" not in out
+
+    def test_a_scored_run_that_diverges_has_failed(self, tmp_path, calls, capsys):
+        flags = ["--methods", "joint", "--seeds", "0", "--learning_rate", "1e30"]
+        for _ in "first", "second":
+            with pytest.raises(
+                UserError, match=r"1 of 1 runs failed: joint, seed 0: fix .* deleted"
+            ):
+                compared(tmp_path, *flags)
+            assert "Failed: joint, seed 0 (e" in capsys.readouterr().out
+        assert len(calls) == 1
+        compare.main([*FLAGS, "--out", str(tmp_path), *flags, "--print_commands"])
+        assert capsys.readouterr().out == ""
+        compare.main([*FLAGS, "--out", str(tmp_path), *flags, "--collect"])
+        assert "Failed: joint, seed 0 (e" in capsys.readouterr().out
+        shutil.rmtree(tmp_path / "joint-s0")
+        with pytest.raises(UserError, match="1 of 1 runs failed"):
+            compared(tmp_path, *flags)
+        assert len(calls) == 2
 
     def test_all_combinations(self):
         assert find_settings(["a=1,2", "b=x,y"]) == [

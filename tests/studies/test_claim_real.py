@@ -8,9 +8,10 @@ import soundfile
 from scipy.stats import norm
 
 from claim.design import ARMS
-from claim.rows import Run, read_rows
+from claim.rows import Run, read_rows, scored
 from claim_real import design, looks, planning, run, sets, tables
 from claim_real.tables import Own
+from mmpareto.run import options
 from mmpareto.system.errors import UserError
 
 
@@ -68,9 +69,12 @@ class TestSets:
         assert (noisy - tone).std() / tone.std() == pytest.approx(sets.SEVERITY, rel=0.05)
 
     def test_a_missing_folder(self, tmp_path):
-        with pytest.raises(UserError, match=r"the folder fsdd is missing: .*; --sets leaves"):
-            sets.make("digits", "", tmp_path, tmp_path / "out")
-        assert not list(tmp_path.iterdir())
+        raw, out = tmp_path / "raw", tmp_path / "out"
+        for missing in ("fsdd", "MNIST"):
+            with pytest.raises(UserError, match=rf"folder {missing} is missing: .*; --sets leaves"):
+                sets.make("digits", "", raw, out)
+            (raw / missing).mkdir(parents=True)
+        assert not out.exists()
 
 
 class TestPlanning:
@@ -100,6 +104,10 @@ def run_of(name, arm, seed, acc):
 
 
 class TestTables:
+    def found(self, runs=(), own=()):
+        compared = tables.differences(tables.Found([*runs], [], [*own], [], []))
+        return compared, {(row.part, row.modality, row.one.arms): row for row in compared}
+
     def test_main(self):
         """Two sets: differences seed by seed, corrected over both, and the sets' mean."""
         runs = []
@@ -107,22 +115,46 @@ class TestTables:
             for seed, gain in enumerate(gains):
                 for arm, acc in (("A", 0.5), ("B", 0.5), ("E", 0.5 + gain)):
                     runs.append(run_of(name, arm, seed, acc))
-        first, second = tables.main(runs)[:2]
+        compared, by_key = self.found(runs)
+        first, second = tables.main(runs, by_key)[:2]
         assert first["E-A [95 %]"] == "+3.0 [+0.5, +5.5]"
         # p 0.0351 and 1, two of four: 0.0351 * 4
         assert first["p (Holm), E-A"] == "0.140" and second["p (Holm), E-A"] == "1.000"
         assert first["A, at rate"] == "50.0, 0.01"
+        row = compared[0].flat()
+        assert (row["family"], row["part"], row["arms"]) == ("main", "mfeat", "E-A")
+        assert row["p"] == pytest.approx(0.0351, abs=1e-4) and row["p_holm"] == 4 * row["p"]
+
+    def test_families(self):
+        """B-A is corrected within its set, and what is changed over both differences."""
+        gains = (0.02, 0.03, 0.04)
+        runs = [
+            run_of(part, arm, seed, 0.5 + gain * (arm in arms))
+            for part, arms in (("mfeat", "BE"), ("mosi", "B"), ("mfeat/adam", "E"))
+            for seed, gain in enumerate(gains)
+            for arm in "ABE"
+        ]
+        _, by_key = self.found(runs)
+        corrected = {key: row.p_holm / row.one.p for key, row in by_key.items()}
+        # of each set's others two are known, B-A and J-A's like are not
+        assert corrected["mfeat", "", "B-A"] == corrected["mosi", "", "B-A"] == 1
+        assert corrected["mfeat/adam", "", "E-A"] == corrected["mfeat/adam", "", "E-B"] == 2
+        assert by_key["mosi", "", "B-A"].family == "others, mosi"
+        assert tables.others(by_key)[0] == {
+            "difference": "B-A", "mfeat": "**+3.0 [+0.5, +5.5]**", "mosi": "**+3.0 [+0.5, +5.5]**"
+        }  # fmt: skip
 
     def test_weak_modalities_alone_are_corrected(self):
         own = [
             Own("mfeat", arm, modality, seed, 0.5 + gain * (arm == "E"))
             for modality in ("mor", "pix")
-            for arm in "UABE"
+            for arm in "ABE"
             for seed, gain in enumerate((0.02, 0.03, 0.04))
         ]
-        weak, strong = tables.own_accuracy(own)
-        assert weak["modality"] == "mor (weak)" and weak["p (Holm), E-A"] == "0.035"
+        weak, strong = tables.own_accuracy(own, self.found(own=own)[1])
+        assert weak["modality"] == "mor (weak)" and weak["p (Holm), E-A"] == "0.070"
         assert strong["E-A [95 %]"] == "+3.0 [+0.5, +5.5]" and strong["p (Holm), E-A"] == "-"
+        assert strong["U"] == "-"
 
     def test_gradients(self):
         rows = [
@@ -142,8 +174,8 @@ def small(monkeypatch):
     for name, value in (("CHOOSING", "300"), ("SCORED", "40-42"), ("FEWER", "40-42")):
         monkeypatch.setattr(design, name, value)
     monkeypatch.setattr(design, "ARMS", arms)
-    monkeypatch.setattr(design, "RATES", "0.05,0.01")
-    mine = design.Set("view2", "view1", "mlp_wide", epochs=2)
+    monkeypatch.setitem(design.RATES, "", ("0.001,0.01", "0.001,0.01,0.1,1"))
+    mine = design.Set("view2", "view1", "mlp_wide", 3, epochs=2)
     monkeypatch.setitem(design.SETS, "mosi", mine)
 
 
@@ -153,19 +185,24 @@ def test_from_raw_files_to_tables(tmp_path, small, calls, capsys, request):
     write_raw(tmp_path / "raw" / "mosi", 300)
     words = ["--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out"), "--sets", "mosi"]
     run.main([*words, "--settings", "same-rate,early,noise"])
-    # choosing and scored runs; three rates of four arms less those trained already; A early; noise
-    main, noise = 5 * (2 + 3), 3 * (2 + 3)
-    assert main + 3 + noise <= len(calls) <= main + 4 * 3 * 3 + 3 + noise
     out = tmp_path / "out"
     text = (out / "tables.md").read_text(encoding="utf-8")
     headings = ("E against A and B", "Each modality's own accuracy", "At the same learning rate",
-                "One thing changed", "Both gradients", "What a comparison needs",
+                "One thing changed (bold: corrected p < 0.05)", "Both gradients", "What a comparison needs",
                 "Where conflict is", "mosi: all arms")  # fmt: skip
     assert [f"## {heading}\n" in text for heading in headings] == [True] * len(headings)
     own = read_rows(out / "own.csv", Own)
     assert len(own) == 2 * 5 * 3
     trained = read_rows(out / "runs.csv", Run)
     assert {row.part for row in trained} == {"mosi", "mosi/same-rate", "mosi/early", "mosi/noise"}
+    for part in ("mosi", "mosi/noise"):  # the list of rates grows as long as one chooses its end
+        tried = {row.learning_rate for row in trained if row.part == part and row.is_choosing}
+        chosen = {r.learning_rate for a in "ABE" for r in scored(trained, part, a)}
+        assert tried >= {0.001, 0.01} and (max(chosen) < max(tried) or max(tried) == 1)
+    assert max(tried) > 0.01
+    of_main = {r.learning_rate for r in trained if r.part == "mosi" and r.is_choosing}
+    assert len(scored(trained, "mosi", "D")) == 3
+    assert len([r for r in trained if r.part == "mosi"]) == 5 * (len(of_main) + 3)
     parted = read_rows(out / "parted.csv", looks.Parted)
     of_seed = {(r.arm, r.seed): r.Acc for r in trained if r.part == "mosi" and not r.is_choosing}
     for row in parted:  # what one gets right and the other does not is the gain
@@ -175,21 +212,51 @@ def test_from_raw_files_to_tables(tmp_path, small, calls, capsys, request):
     assert epochs == {1, 2}
     made = len(calls)
     request.getfixturevalue("quick")
-    run.main([*words, "--settings", "same-rate,early,noise", "--collect"])
+    run.main([*words, "--settings", "early", "--collect"])  # of all that is there
     assert len(calls) == made and (out / "tables.md").read_text(encoding="utf-8") == text
+    assert "1 of 6 sets" in capsys.readouterr().out
+
+    mine = next(r for r in scored(trained, "mosi", "B") if r.seed == 41)
+    (folder,) = (out / "mosi").glob(f"uniform-gamma=1.5-learning_rate={mine.learning_rate:g}-s41")
+    (folder / "result.json").unlink()
+    (folder / "diverged.json").write_text('{"reason": "no number"}')
+    run.main([*words, "--collect"])
+    (again,) = (r for r in read_rows(out / "runs.csv", Run) if r[:4] == mine[:4])
+    assert again.Acc == pytest.approx(1 / 3, abs=1e-5)  # of three classes
+    with pytest.raises(UserError, match="parts that failed: [12]:"):  # B may have A's rate
+        run.main([*words, "--settings", "same-rate,early,noise"])
+    assert len(calls) == made
 
 
 def test_parts():
     """Each trains as its name says; a part's number of samples does not depend on the batch."""
     flags = {name: design.part_of("digits", name, 0.02).flags for name in design.parts("digits")}
-    assert "--epochs 10 --batch_size 64 --limit_batches 32" in flags[""]
-    assert flags["batch16"].endswith("--batch_size 16 --limit_batches 128")
-    assert flags["batch256"].endswith("--batch_size 256 --limit_batches 8")
-    assert flags["adam"] == flags[""] + " --optimizer adam"
+    sgd = "--weight_decay 0.0001 --momentum 0.9 --limit_batches"
+    assert flags[""].endswith(f"--epochs 10 --batch_size 64 {sgd} 32")
+    assert flags["batch16"].endswith(f"--batch_size 16 {sgd} 128")
+    assert flags["batch256"].endswith(f"--batch_size 256 {sgd} 8")
+    assert flags["adam"] == flags[""].replace("--momentum 0.9", "--optimizer adam")
     assert flags["early"] == flags[""] + " --epochs 1"
     assert design.part_of("digits", "same-rate", 0.02).rates == "0.01,0.02,0.04"
     assert design.part_of("digits", "long").flags.endswith(" --epochs 50")
     assert not {"long", "wide"} & flags.keys()
+    for name in ("digits", "mfeat"):
+        for part in design.parts(name):
+            words = design.part_of(name, part, 0.02).flags.replace("--split group", "").split()
+            parsed = options.parse(["--dataset", "toy", *words])
+            assert parsed.weight_decay == 1e-4
+            assert (parsed.momentum, parsed.optimizer)[part == "adam"] in (0.9, "adam")
+
+
+def test_rates_grow():
+    """By one at an end that was chosen, until there is none left."""
+    first, every = design.RATES["adam"]
+    assert design.wider(first, {"0.001", "0.01"}, "adam") == first
+    assert design.wider(first, {"0.03", "0.01"}, "adam") == f"{first},0.1"
+    both = design.wider(first, {"0.03", "0.0003"}, "adam")
+    assert both == f"0.0001,{first},0.1"
+    assert design.wider(every, {"0.3", "0.00003"}, "adam") == every
+    assert design.wider(design.RATES[""][0], {"0.16"}, "noise").endswith("0.16,0.32")
 
 
 def test_names(tmp_path, capsys):

@@ -17,12 +17,14 @@ from pathlib import Path
 
 import torch
 
+from ..run import options, setup
 from ..system import entry
 from ..system.paths import REPOSITORY
 from ..system.processes import PARENT, held_back, keep_memory
 
 WORDS = "MMPARETO_WORDS"  # in the server's environment: flags of a run whose data it loads
 PRELOADED = ["mmpareto.results.preloaded", "train"]
+_source: str | None = None  # of the data that the running server holds
 
 
 class Forked:
@@ -53,7 +55,11 @@ def suits(flags: Namespace) -> bool:
 
 
 def start(words: list[str], environment: dict[str, str]) -> None:
-    """Start the server, unless it runs already; words: the flags of a run with the data."""
+    """Start the server with the data of a run, whose flags are words, unless it runs already."""
+    global _source
+    if (source := setup.source(options.parse(words))) != _source:
+        forkserver._forkserver._stop()  # it has other data, or none if others have started it
+        _source = source
     before = dict(os.environ)
     paths = [str(REPOSITORY / "code"), environment.get("PYTHONPATH", "")]
     more = {WORDS: json.dumps(words), "PYTHONPATH": os.pathsep.join(filter(None, paths))}

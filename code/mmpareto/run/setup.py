@@ -29,12 +29,12 @@ _kept: dict[str, Data] = {}  # what processes that are forked from this one find
 
 def keep_data(flags: Namespace) -> None:
     """Load the data of a run, and hold it for the runs that are forked from this process."""
-    data = _kept[_source(flags)] = DATASETS[flags.dataset].load(flags)
+    data = _kept[source(flags)] = DATASETS[flags.dataset].load(flags)
     for split in data.splits.values():
         split.hold()
 
 
-def _source(flags: Namespace) -> str:
+def source(flags: Namespace) -> str:
     """Return what data depend on: their place, and the dataset's own flags."""
     own = ["dataset", "data_root", *vars(part_parser(DATASETS, flags.dataset).parse_args([]))]
     return repr([(name, getattr(flags, name)) for name in own])
@@ -46,7 +46,7 @@ def load_data(flags: Namespace, numbers: standard.Numbers | None = None) -> Data
     None: those of the training split, before --train_size, unless the flags have --standardise
     none.
     """
-    data = _kept.get(_source(flags)) or DATASETS[flags.dataset].load(flags)
+    data = _kept.get(source(flags)) or DATASETS[flags.dataset].load(flags)
     data = data._replace(name=data_name(flags), identity=samples.identity(data))
     if numbers is None and flags.standardise == "train":
         numbers = distributed.same(standard.measured(data, hold=not flags.train_size))
