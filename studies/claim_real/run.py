@@ -144,13 +144,42 @@ def train_all(flags: Namespace, rest: list[str]) -> list[str]:
             sets.make(name, changed, flags.raw, flags.out)
     failed = []
     for name, changes in wanted.items():
+        chosen = 0.0  # A's rate, which two parts need
         for changed in changes:
-            if part := whole(name, changed, flags.out):
-                try:
-                    train(name, changed, part, flags.out, rest)
-                except UserError as error:
-                    failed.append(f"Failed: {part_name(name, changed)}: {error}")
+            if not chosen and changed in (SAME, EARLY):
+                continue
+            try:
+                part = part_of(name, changed, chosen)
+                if part.tune_seeds and not (part := choose(name, changed, part, flags.out, rest)):
+                    continue
+                if not changed:
+                    chosen = float(Trained(name, changed, part, flags.out).rate("A") or 0)
+                train(name, changed, part, flags.out, rest)
+            except UserError as error:
+                failed.append(f"Failed: {part_name(name, changed)}: {error}")
     return failed
+
+
+def choose(name: str, changed: str, part: Part, out: Path, rest: list[str]) -> Part | None:
+    """Train the runs that choose rates; return the part with all rates that were tried.
+
+    It gets more rates as long as A, B or E chooses the lowest or the highest. None: some runs are
+    missing, as with --print_commands.
+    """
+    while True:
+        train(name, changed, part._replace(tune_seeds="", seeds=part.tune_seeds), out, rest)
+        found = Trained(name, changed, part, out)
+        if not all(plan.is_over for plan in found.plans if plan not in found.scored):
+            return None
+        rates = wider(part.rates, {found.rate(arm) for arm in "ABE"}, changed)
+        if rates == part.rates:
+            return part
+        part = part._replace(rates=rates)
+
+
+def train(name: str, changed: str, part: Part, out: Path, rest: list[str]) -> None:
+    folder, dataset = places(name, changed, out)
+    compare.main(command(part, folder, dataset + rest))
 
 
 def whole(name: str, changed: str, out: Path) -> Part | None:
@@ -160,22 +189,6 @@ def whole(name: str, changed: str, out: Path) -> Part | None:
         return part._replace(rates=RATES.get(changed, RATES[""])[1])
     chosen = Trained(name, "", whole(name, "", out), out).rate("A")
     return part_of(name, changed, float(chosen)) if chosen else None
-
-
-def train(name: str, changed: str, part: Part, out: Path, rest: list[str]) -> None:
-    """Train a part; it gets more rates as long as A, B or E chooses the lowest or the highest."""
-    folder, dataset = places(name, changed, out)
-    if part.tune_seeds:
-        rates, before = part_of(name, changed).rates, ""
-        while rates != before:
-            part, before = part._replace(rates=rates), rates
-            choosing = part._replace(tune_seeds="", seeds=part.tune_seeds)
-            compare.main(command(choosing, folder, dataset + rest))
-            found = Trained(name, changed, part, out)
-            if not all(plan.is_over for plan in found.plans if plan not in found.scored):
-                return
-            rates = wider(rates, {found.rate(arm) for arm in "ABE"}, changed)
-    compare.main(command(part, folder, dataset + rest))
 
 
 def places(name: str, changed: str, out: Path) -> tuple[Path, list[str]]:

@@ -201,6 +201,35 @@ class TestTune:
         found = json.loads((tmp_path / "joint-learning_rate=1e30-s8/diverged.json").read_text())
         assert "not finite" in found["reason"]
 
+    def test_what_a_divergence_holds_for(self, tmp_path, calls, capsys):
+        """Neither for other data, nor for flags that may mend it."""
+        flags = ["--methods", "joint", "--seeds", "0", "--tune", "learning_rate=1e30,0.05"]
+        flags += ["--tune_seeds", "8"]
+        compared(tmp_path, *flags)
+        compared(tmp_path, *flags, "--max_skipped", "999")
+        assert len(calls) == 4
+        path = tmp_path / "joint-learning_rate=1e30-s8/config.json"
+        config = json.loads(path.read_text())
+        config["data"]["identity"] = "0" * 12
+        path.write_text(json.dumps(config))
+        with pytest.raises(UserError, match="the data has changed between them"):
+            compared(tmp_path, *flags, "--max_skipped", "999")
+
+    def test_a_setting_that_diverges_before_others_have_ended(self, tmp_path, calls, capsys):
+        flags = ["--methods", "joint", "--seeds", "0,1"]
+        with pytest.raises(UserError, match="2 of 2 runs failed"):
+            compared(tmp_path, *flags, "--tune", "learning_rate=1e30")
+        path = tmp_path / "joint-learning_rate=1e30-s0/diverged.json"
+        path.write_text('{"reason": "one\\nline"}')
+        flags = [*FLAGS, "--out", str(tmp_path), *flags, "--collect", "--tune"]
+        told = "Failed: joint learning_rate=1e30, seed 0 (one\\nline)\n"
+        capsys.readouterr()
+        compare.main([*flags, "learning_rate=1e30,0.05"])
+        out = capsys.readouterr().out
+        assert "Not finished, 2 of 4 runs" in out and told not in out
+        compare.main([*flags, "learning_rate=1e30"])
+        assert told in capsys.readouterr().out
+
     def test_all_settings_diverge(self, tmp_path, calls, capsys):
         flags = ["--methods", "joint", "--seeds", "0,1", "--tune", "learning_rate=1e30,1e29"]
         with pytest.raises(UserError, match="4 of 4 runs failed: joint learning_rate=1e30, seed"):

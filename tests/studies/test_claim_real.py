@@ -188,8 +188,8 @@ def test_from_raw_files_to_tables(tmp_path, small, calls, capsys, request):
     out = tmp_path / "out"
     text = (out / "tables.md").read_text(encoding="utf-8")
     headings = ("E against A and B", "Each modality's own accuracy", "At the same learning rate",
-                "One thing changed (bold: corrected p < 0.05)", "Both gradients", "What a comparison needs",
-                "Where conflict is", "mosi: all arms")  # fmt: skip
+                "One thing changed (bold: corrected p < 0.05)", "Both gradients",
+                "What a comparison needs", "Where conflict is", "mosi: all arms")  # fmt: skip
     assert [f"## {heading}\n" in text for heading in headings] == [True] * len(headings)
     own = read_rows(out / "own.csv", Own)
     assert len(own) == 2 * 5 * 3
@@ -223,7 +223,7 @@ def test_from_raw_files_to_tables(tmp_path, small, calls, capsys, request):
     run.main([*words, "--collect"])
     (again,) = (r for r in read_rows(out / "runs.csv", Run) if r[:4] == mine[:4])
     assert again.Acc == pytest.approx(1 / 3, abs=1e-5)  # of three classes
-    with pytest.raises(UserError, match="parts that failed: [12]:"):  # B may have A's rate
+    with pytest.raises(UserError, match=r"parts that failed: [12]:"):  # B may have A's rate
         run.main([*words, "--settings", "same-rate,early,noise"])
     assert len(calls) == made
 

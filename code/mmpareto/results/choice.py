@@ -77,14 +77,16 @@ def plans_of_choice(comparison: Comparison) -> list[Plan]:
 def failures(comparison: Comparison) -> dict[str, str]:
     """Return {run: reason} of diverged runs, but of those that choose: these settings have lost.
 
-    Where no setting has all its runs, nothing is chosen, and those that choose have failed, too.
+    Where no setting is left to choose, those that choose have failed, too.
     """
     diverged = {plan: plan.divergence for plan in asked_plans(comparison) if plan.divergence}
     if diverged and comparison.settings[0]:
         rows = [row for plan in first_plans(comparison) for row in plan.rows]
         chosen = ranked(comparison, of_rule(rows, comparison.rule))
-        for plan in first_plans(comparison):
-            if chosen.get((plan.name, plan.fold)):
+        first = first_plans(comparison)
+        waiting = {(plan.name, plan.fold) for plan in first if not plan.is_over}
+        for plan in first:
+            if (place := (plan.name, plan.fold)) in waiting or chosen.get(place):
                 diverged.pop(plan, None)
     return {plan.label: reason for plan, reason in diverged.items()}
 

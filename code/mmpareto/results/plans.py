@@ -36,6 +36,7 @@ from .words import (
 )
 
 MANY_FOLDS = 100  # each is a run of every method and seed
+MAY_MEND = ("epochs", "max_skipped", "device")  # change whether a resumed run diverges
 MEASURED = ("conflict", "seconds_per_epoch")  # of a run besides its scores
 
 
@@ -52,6 +53,7 @@ class Plan:
     run: Finished | None = None  # as `look` found it; None where it is not finished
     rows: list[dict[str, Any]] = field(default_factory=list)  # of it, one for each rule
     divergence: str | None = None  # why its training has ended early
+    identity: str | None = None  # of the data of the run that is over; None if unknown
 
     @property
     def folder(self) -> Path:
@@ -66,20 +68,20 @@ class Plan:
     def is_over(self) -> bool:
         return bool(self.run or self.divergence)
 
-    @property
-    def identity(self) -> str | None:
-        """The identity of the finished run's data; None if unknown."""
-        return self.run and self.run.config.identity
-
     def look(self) -> None:
         """Read the folder; UserError if it holds a run with other flags, finished or not."""
-        config = options.as_config(self.flags)
+        config, found = options.as_config(self.flags), None
         with clear_errors(f"--out {self.folder}"):
             if (self.folder / "result.json").exists():
                 self.run = finished(self.folder, config)
+                found = self.run and self.run.config
             elif (self.folder / "config.json").exists():
-                check_flags(self.folder, read_config(self.folder).flags, config)
-                self.divergence = read_divergence(self.folder)
+                before = read_config(self.folder)
+                check_flags(self.folder, before.flags, config)
+                if all(before.flags.get(flag) == config[flag] for flag in MAY_MEND):
+                    self.divergence = read_divergence(self.folder)
+                    found = before if self.divergence else None
+        self.identity = found and found.identity
         self.rows = self._read_rows(*self.run) if self.run else []
 
     def _read_rows(self, config: Config, result: Result) -> list[dict[str, Any]]:
@@ -309,7 +311,7 @@ def check_before_training(compared: Comparison, slots: list[str | None]) -> None
         if gpu is not None:
             devices.pick_device(compared.plans[0].flags.device, gpu)
     loaded: dict[str, Data] = {}  # {the dataset's flags: its samples}
-    known = [(plan, plan.identity) for plan in compared.plans if plan.run]
+    known = [(plan, plan.identity) for plan in compared.plans if plan.is_over]
     for plan in compared.plans:
         if not plan.is_over:
             group = json.dumps(options.data_flags(plan.flags), sort_keys=True)

@@ -58,8 +58,9 @@ def start(words: list[str], environment: dict[str, str]) -> None:
     """Start the server with the data of a run, whose flags are words, unless it runs already."""
     global _source
     if (source := setup.source(options.parse(words))) != _source:
-        forkserver._forkserver._stop()  # it has other data, or none if others have started it
-        _source = source
+        with held_back():
+            forkserver._forkserver._stop()  # it has other data, or none if others have started it
+            _source = source
     before = dict(os.environ)
     paths = [str(REPOSITORY / "code"), environment.get("PYTHONPATH", "")]
     more = {WORDS: json.dumps(words), "PYTHONPATH": os.pathsep.join(filter(None, paths))}

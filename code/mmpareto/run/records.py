@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..system import records
-from ..system.errors import CONTROL, UserError
+from ..system.errors import CONTROL, UserError, printable
 from ..system.records import check, is_count, is_known
 
 PACKAGE = re.compile("[A-Za-z][A-Za-z0-9._-]*")  # these names become columns of tables
@@ -93,6 +93,9 @@ class Divergence(Record):
     """diverged.json."""
 
     reason: str
+
+    def __post_init__(self) -> None:
+        check(reason=bool(self.reason))
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,7 @@ def read_steps(folder: Path) -> list[Step]:
 def read_divergence(folder: Path) -> str | None:
     """Return why the run in folder diverged; None if it has not."""
     path = folder / "diverged.json"
-    return records.read(path, Divergence).reason if path.exists() else None
+    return printable(records.read(path, Divergence).reason) if path.exists() else None
 
 
 def read_result(folder: Path) -> Result:
