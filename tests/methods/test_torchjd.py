@@ -60,6 +60,13 @@ def test_not_finite_stays_so_and_zero_is_finite(name, bad):
         assert h.isfinite().all()
 
 
+def test_large_gradients_are_no_error():
+    """Their products are infinite in float32; training then ends as it does with other methods."""
+    large = torch.tensor([1e25, 2e25])
+    ((h,), stats) = method_of("torchjd").rule("a")([large.clone()], [large.flip(0)])
+    assert h.shape == large.shape and stats.joint_weight.dim() == 0
+
+
 @pytest.mark.parametrize(
     ("name", "modalities"),
     [("ConFIG", 2), ("ConFIG", 3), ("GradDrop", 3), ("Random", 2), ("UPGrad", 3)],

@@ -9,6 +9,7 @@ import train
 from mmpareto.data.samples import Data, Modality, TensorSplit
 from mmpareto.datasets import DATASETS
 from mmpareto.datasets.base import Dataset
+from mmpareto.methods import METHODS
 from mmpareto.models.encoders import ENCODERS
 from mmpareto.models.encoders.base import without_padding
 from mmpareto.models.fusions.bottleneck import Bottleneck
@@ -120,6 +121,21 @@ class Toy(Dataset):
         return Data("toy", ["a", "b"], specs, {"train": split, "test": split}, {})
 
 
+class Two(Toy):
+    @classmethod
+    def load(cls, flags):
+        data = super().load(flags)
+        for split in data.splits.values():
+            split.inputs["t"] = split.inputs["s"].flip(0)
+        specs = dict.fromkeys("st", data.modalities["s"])
+        return data._replace(modalities=specs, splits=data.splits | {"val": data.splits["test"]})
+
+
+@pytest.fixture
+def two(monkeypatch):
+    monkeypatch.setattr(DATASETS, "parts", DATASETS.parts | {"two_sequences": Two})
+
+
 @pytest.fixture
 def toy(monkeypatch):
     monkeypatch.setattr(DATASETS, "parts", DATASETS.parts | {"toy_sequences": Toy})
@@ -154,6 +170,18 @@ def test_gru_is_the_default_and_refuses_what_is_no_sequence(toy):
             ENCODERS["gru"](modality)
     with pytest.raises(UserError, match=r"\(GRU\) does not say the widths of its stages"):
         built("--fusion", "mmtm")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_take_an_encoder_without_stages(two, tmp_path, name):
+    """Each trains, or one line says why it cannot."""
+    words = ["--dataset", "two_sequences", "--batch_size", "8", "--epochs", "1", "--method", name]
+    try:
+        train.main([*words, "--out", str(tmp_path / "run")])
+    except UserError as error:
+        assert name == "greedy" and "does not say the widths of its stages" in str(error)
+    else:
+        assert '"skipped": true' not in (tmp_path / "run/steps.jsonl").read_text()
 
 
 @pytest.mark.parametrize("more", [[], ["--precision", "bf16"], ["--encoder", "transformer"]])

@@ -9,7 +9,6 @@ from torch import Tensor
 from ..core import distributed, integrate
 from ..core.integrator import Rule
 from ..data.samples import Batch
-from ..models.encoders.base import Encoder
 from ..models.fusions.base import Fusion, Output, total
 from ..system.flags import non_negative, positive
 from .base import Decision, IntegratingMethod
@@ -20,11 +19,11 @@ LEAST = 1e-3  # lower limit of a weight; gradient descent alone could make it ne
 class GradNorm(IntegratingMethod):
     """h = w_J j + w_k g with weights that let both losses fall at one rate; w_J + w_k = 2.
 
-    G is w ||gradient|| on the encoder's last stage. r is the loss's share of its first value, over
-    the mean of both shares. The weights descend sum |G - mean(G) r^alpha|, with the target held
-    fixed; then they are made positive and to sum to 2. A step uses the weights before its update.
-    No parameter is trained by all losses, so each encoder has its own pair of weights, which acts
-    on its own gradient only (ours).
+    G is w ||gradient|| on the encoder's last stage, or on all of an encoder without stages. r is
+    the loss's share of its first value, over the mean of both shares. The weights descend
+    sum |G - mean(G) r^alpha|, with the target held fixed; then they are made positive and to sum to
+    2. A step uses the weights before its update. No parameter is trained by all losses, so each
+    encoder has its own pair of weights, which acts on its own gradient only (ours).
     """
 
     @classmethod
@@ -48,7 +47,7 @@ class GradNorm(IntegratingMethod):
         self.state[f"weights_{encoder}"] = torch.ones(2, device=device)
         self.state[f"first_losses_{encoder}"] = torch.full((2,), torch.nan, device=device)
         module = self.model.encoders[encoder]
-        last = module.stages[-1] if isinstance(module, Encoder) else module
+        last = module.stages[-1] if hasattr(module, "stages") else module
         inside = set(last.parameters())
         trained = [p for p in module.parameters() if p.requires_grad]
         places = torch.tensor([i for i, p in enumerate(trained) if p in inside], device=device)

@@ -92,10 +92,11 @@ def aggregated(
     rows = torch.where(finite, rows, 0.0)
     d = aggregator(rows)
     distributed.copy_from_first([d])
-    near = torch.linalg.pinv(rows @ rows.T) @ (rows @ d)
+    jj, jg, gg = torch.where(finite, gram, 0.0).sum(1)  # rows @ rows.T may overflow
+    near = torch.linalg.pinv(torch.stack([jj, jg, jg, gg]).view(2, 2)) @ (rows @ d).to(gram)
     h = torch.where(finite, scale * d, torch.nan)
     for x, part in zip(j, h.split([x.numel() for x in j]), strict=True):
         x.copy_(part.view_as(x))
     factor, stationary = gram.new_tensor(scale), ~d.any()
     conflict = integrate.in_conflict(gram)
-    return j, integrate.stats(gram, tuple(near.to(gram)), factor, stationary, conflict)
+    return j, integrate.stats(gram, tuple(near), factor, stationary, conflict)
