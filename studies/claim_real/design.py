@@ -9,11 +9,15 @@ ARMS = {
     "J": "joint",
     "U": "unimodal",
     **DIGITS,  # A to G, and R
+    "X": "cagrad:scale=2",
+    "Y": "torchjd",
+    "Z": "aligned_mtl:scale=2",
 }
 THREE = {arm: ARMS[arm] for arm in "ABE"}
 # What a difference of arms tells; each set's are corrected together, but for the first two.
 MAIN = ("E-A", "E-B")
-OTHERS = ("B-A", "C-A", "D-A", "D-C", "E-D", "R-E", "F-A", "G-A", "J-A")
+OTHERS = ("B-A", "C-A", "D-A", "D-C", "E-D", "R-E", "F-A", "G-A", "J-A",
+          "X-A", "Y-A", "Z-A")  # fmt: skip
 CHOOSING, SCORED, FEWER = "300,301", "40-54", "40-49"  # seeds
 LOOKED_AT = (40, 41, 42)  # seeds whose checkpoints are looked at
 
