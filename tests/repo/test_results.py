@@ -83,4 +83,4 @@ def rounded(*values):
 
 
 def test_every_table_is_looked_at():
-    assert len(list(tables())) == 10
+    assert len(list(tables())) == 12
