@@ -211,9 +211,8 @@ def collecting(arguments: list[str]) -> list[str]:
 def train(compared: Comparison, plans: list[Plan], slots: list[str | None]) -> dict[str, str]:
     """Run unfinished plans, len(slots) at a time; return {run: reason} of failed runs.
 
-    A run that diverges is none of them: see `choice.failures`.
-
-    A single job prints to the console. Each of several prints to a file beside its folder.
+    A diverged run is not among them: see `choice.failures`. A single job prints to the console.
+    Each of several prints to a file beside its folder.
     """
     several, environment = len(slots) > 1, jobs.share_of_cores(len(slots))
     failed: dict[str, str] = {}

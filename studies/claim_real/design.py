@@ -54,7 +54,7 @@ SAME, EARLY, ADAM, NOISE, LONG, WIDE = "same-rate", "early", "adam", "noise", "l
 BATCH = {"batch16": 16, "batch256": 256}
 SETTINGS = (ADAM, *BATCH, NOISE, LONG, WIDE)  # one thing changed
 LARGEST: tuple[str, ...] = ()  # the two sets whose larger of |E-A| and |E-B| is largest: LONG, WIDE
-# Learning rates: those that are tried first, and all; see `wider`.
+# Learning rates: see `rates_of` and `wider`.
 RATES = {
     "": ("0.0025,0.005,0.01,0.02,0.04,0.08,0.16",
          "0.000625,0.00125,0.0025,0.005,0.01,0.02,0.04,0.08,0.16,0.32,0.64,1.28"),
@@ -73,9 +73,14 @@ def parts(name: str) -> list[str]:
     return ["", SAME, EARLY, *(s for s in SETTINGS if s not in (LONG, WIDE) or name in LARGEST)]
 
 
+def rates_of(changed: str) -> tuple[str, str]:
+    """Return the rates that a part tries first, and all that it may try."""
+    return RATES.get(changed, RATES[""])
+
+
 def wider(rates: str, chosen: set[str], changed: str) -> str:
     """Return the rates with one more at each end that an arm chose, as far as there are more."""
-    tried, every = rates.split(","), RATES.get(changed, RATES[""])[1].split(",")
+    tried, every = rates.split(","), rates_of(changed)[1].split(",")
     low, high = every.index(tried[0]), every.index(tried[-1])
     low = max(low - (tried[0] in chosen), 0)
     return ",".join(every[low : high + 1 + (tried[-1] in chosen)])
@@ -87,7 +92,7 @@ def part_of(name: str, changed: str = "", chosen: float = 0.0) -> Part:
     batch = BATCH.get(changed, 64)
     flags = f"{mine.flags} --epochs {mine.epochs} --batch_size {batch} --weight_decay 0.0001"
     flags += f" {OPTIMIZER.get(changed, OPTIMIZER[''])}"
-    rates, _ = RATES.get(changed, RATES[""])
+    rates, _ = rates_of(changed)
     if mine.most:
         flags += f" --limit_batches {mine.most // batch}"
     if not changed:

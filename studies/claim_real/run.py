@@ -26,13 +26,13 @@ from claim_real import looks, pictures, sets
 from claim_real.design import (
     EARLY,
     LOOKED_AT,
-    RATES,
     SAME,
     SETS,
     SETTINGS,
     part_name,
     part_of,
     parts,
+    rates_of,
     wider,
 )
 from claim_real.tables import Found, Own, differences, tables
@@ -182,13 +182,22 @@ def train(name: str, changed: str, part: Part, out: Path, rest: list[str]) -> No
     compare.main(command(part, folder, dataset + rest))
 
 
-def whole(name: str, changed: str, out: Path) -> Part | None:
-    """Return a part with all rates that may be tried; None before A's choice, which it needs."""
-    part = part_of(name, changed)
-    if part.tune_seeds:
-        return part._replace(rates=RATES.get(changed, RATES[""])[1])
-    chosen = Trained(name, "", whole(name, "", out), out).rate("A")
-    return part_of(name, changed, float(chosen)) if chosen else None
+def find(out: Path) -> dict[str, Trained]:
+    """Return {name: part} of all parts that have runs, with all rates that may have been tried."""
+    found = {}
+    for name in SETS:
+        chosen = 0.0
+        for changed in parts(name):
+            is_there = (places(name, changed, out)[0] / FILE).exists()
+            if not is_there or (not chosen and changed in (SAME, EARLY)):
+                continue
+            part = part_of(name, changed, chosen)
+            if part.tune_seeds:
+                part = part._replace(rates=rates_of(changed)[1])
+            mine = found[part_name(name, changed)] = Trained(name, changed, part, out)
+            if not changed:
+                chosen = float(mine.rate("A") or 0)
+    return found
 
 
 def places(name: str, changed: str, out: Path) -> tuple[Path, list[str]]:
@@ -200,12 +209,7 @@ def places(name: str, changed: str, out: Path) -> tuple[Path, list[str]]:
 
 def report(out: Path) -> None:
     """Write and print what the finished runs of all sets say."""
-    every = {
-        part_name(name, changed): Trained(name, changed, part, out)
-        for name in SETS
-        for changed in parts(name)
-        if (places(name, changed, out)[0] / FILE).exists() and (part := whole(name, changed, out))
-    }
+    every = find(out)
     main_parts = {name: part for name, part in every.items() if name in SETS}
     found = Found(
         runs=[run for part in every.values() for run in part.runs],

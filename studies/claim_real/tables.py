@@ -63,22 +63,19 @@ Differences = dict[tuple[str, str, str], Difference]  # by part, modality and ar
 def differences(found: Found) -> list[Difference]:
     """The differences that the protocol names, each with Holm's p over its family."""
     changed = [part_name(name, change) for name in SETS for change in SETTINGS]
-    runs, families = (
-        found.runs,
-        {
-            "main": [(name, "", arms) for name in SETS for arms in MAIN],
-            **{f"others, {name}": [(name, "", arms) for arms in OTHERS] for name in SETS},
-            "one thing changed": [(part, "", arms) for part in changed for arms in MAIN],
-            "weak": [(name, one.weak, arms) for name, one in SETS.items() for arms in MAIN],
-        },
-    )
+    families = {
+        "main": [(name, "", arms) for name in SETS for arms in MAIN],
+        **{f"others, {name}": [(name, "", arms) for arms in OTHERS] for name in SETS},
+        "one thing changed": [(part, "", arms) for part in changed for arms in MAIN],
+        "weak": [(name, one.weak, arms) for name, one in SETS.items() for arms in MAIN],
+    }
     rows = []
     for family, keys in families.items():
         known = [
             (part, modality, one)
             for part, modality, arms in keys
             if (one := head_contrast(found.own, part, modality, arms) if modality
-                else contrast(runs, part, arms))
+                else contrast(found.runs, part, arms))
         ]  # fmt: skip
         ps = holm([one.p for *_, one in known])
         rows += [Difference(family, *key, p) for key, p in zip(known, ps, strict=True)]

@@ -136,7 +136,7 @@ class TestTables:
         ]
         _, by_key = self.found(runs)
         corrected = {key: row.p_holm / row.one.p for key, row in by_key.items()}
-        # of each set's others two are known, B-A and J-A's like are not
+        # of each set's others only B-A is known
         assert corrected["mfeat", "", "B-A"] == corrected["mosi", "", "B-A"] == 1
         assert corrected["mfeat/adam", "", "E-A"] == corrected["mfeat/adam", "", "E-B"] == 2
         assert by_key["mosi", "", "B-A"].family == "others, mosi"

@@ -64,12 +64,17 @@ def first_plans(comparison: Comparison) -> list[Plan]:
     return [plan for plan in comparison.plans if plan.seed in comparison.tune_seeds]
 
 
+def _ranked_plans(comparison: Comparison) -> dict[tuple[str, str], list[dict[str, str]]]:
+    """Return what `ranked` says of the runs that have been found."""
+    rows = [row for plan in first_plans(comparison) for row in plan.rows]
+    return ranked(comparison, of_rule(rows, comparison.rule))
+
+
 def plans_of_choice(comparison: Comparison) -> list[Plan]:
     """Return the plans of the settings chosen by --tune_seeds, with the table's seeds."""
     if comparison.seeds == comparison.tune_seeds:
         return []
-    rows = [row for plan in first_plans(comparison) for row in plan.rows]
-    chosen = ranked(comparison, of_rule(rows, comparison.rule))
+    chosen = _ranked_plans(comparison)
     others = [plan for plan in comparison.plans if plan.seed in comparison.seeds]
     return [plan for plan in others if plan.setting in chosen.get((plan.name, plan.fold), [])[:1]]
 
@@ -81,9 +86,7 @@ def failures(comparison: Comparison) -> dict[str, str]:
     """
     diverged = {plan: plan.divergence for plan in asked_plans(comparison) if plan.divergence}
     if diverged and comparison.settings[0]:
-        rows = [row for plan in first_plans(comparison) for row in plan.rows]
-        chosen = ranked(comparison, of_rule(rows, comparison.rule))
-        first = first_plans(comparison)
+        chosen, first = _ranked_plans(comparison), first_plans(comparison)
         waiting = {(plan.name, plan.fold) for plan in first if not plan.is_over}
         for plan in first:
             if (place := (plan.name, plan.fold)) in waiting or chosen.get(place):
