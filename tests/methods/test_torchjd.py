@@ -67,6 +67,29 @@ def test_large_gradients_are_no_error():
     assert h.shape == large.shape and stats.joint_weight.dim() == 0
 
 
+def test_config_of_many_numbers():
+    """Its two projections are equal and not zero; torchjd itself returns zeros for such rows."""
+    torch.manual_seed(0)
+    j, g = torch.randn(2, 9_000_000)
+    g += j / 2
+    ((h,), _) = method_of("torchjd").rule("a")([j.clone()], [g])
+    j, g, h = j.double(), g.double(), h.double()
+    along_j, along_g = h @ j / j.norm(), h @ g / g.norm()
+    assert along_j > 1000
+    torch.testing.assert_close(along_g, along_j, rtol=1e-6, atol=0)
+    torch.testing.assert_close(h.norm(), h @ (j + g) / h.norm(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("angle", [0, 1e-7, 1e-3, 3.14, 3.1415926, torch.pi])
+def test_config_of_parallel_and_opposite_rows(angle):
+    """In float64, in which torchjd tells the rows apart up to the last two of these angles."""
+    angle = torch.tensor(angle, dtype=torch.float64)
+    j, g = double(1, 0, 0), 3 * torch.stack([angle.cos(), angle.sin(), 0 * angle])
+    ((h,), _) = method_of("torchjd").rule("a")([j.clone()], [g])
+    expected = aggregation.ConFIG()(torch.stack([j, g]))
+    torch.testing.assert_close(h, expected, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("name", "modalities"),
     [("ConFIG", 2), ("ConFIG", 3), ("GradDrop", 3), ("Random", 2), ("UPGrad", 3)],
@@ -116,9 +139,10 @@ def test_without_the_packages_of_an_aggregator(monkeypatch):
 
 
 def test_gramian_of_features():
-    settings = {"gramian": "features", "aggregator": "ConFIG"}
-    with pytest.raises(UserError, match="ConFIG needs the gradients themselves"):
+    settings = {"gramian": "features", "aggregator": "GradDrop"}
+    with pytest.raises(UserError, match="GradDrop needs the gradients themselves"):
         method_of("torchjd", **settings)
-    method_of("torchjd", **settings | {"aggregator": "IMTLG"})
+    for name in ("ConFIG", "IMTLG"):
+        method_of("torchjd", **settings | {"aggregator": name})
     with pytest.raises(UserError, match="--fusion mmtm"):
         method_of("torchjd", tiny_models.mmtm(), **settings | {"fusion": "mmtm"})

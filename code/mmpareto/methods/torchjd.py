@@ -1,5 +1,6 @@
 """Any aggregator of torchjd (Quinton and Rey 2024) on each encoder's two gradients."""
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -10,14 +11,17 @@ from ..core.integrator import Rule
 from ..system.errors import UserError, reason
 from .base import TorchJDMethod
 
+# What these return depends on the angles and lengths of the rows alone, and lies in their plane.
+IN_PLANE = ("ConFIG",)
+
 
 class TorchJD(TorchJDMethod):
     """h = scale * A(j, g) with the aggregator A of --aggregator, with torchjd's own defaults.
 
     Most aggregators map the Gramian of j and g to two weights; they see it divided by its mean
     diagonal (see `integrate.weighted_rule`), so that what regularises them means the same for
-    gradients of any length. Others map the matrix (2, P) of j and g to a vector (P,). Random ones
-    draw anew for every encoder and step.
+    gradients of any length. ConFIG sees two rows of that Gramian (see `in_plane`). Others map the
+    matrix (2, P) of j and g to a vector (P,). Random ones draw anew for every encoder and step.
 
     Aggregators that need arguments are refused, and so are those that remember earlier steps
     (NashMTL, GradVac, PCD, ExcessMTL): --resume could not put back what they remember.
@@ -36,7 +40,7 @@ class TorchJD(TorchJDMethod):
 
     def rule(self, encoder: str) -> Rule:
         aggregator = self.aggregator(self.library())
-        if hasattr(aggregator, "gramian_weighting"):
+        if of_gramian(aggregator):
             return super().rule(encoder)
         if self.gramian != "parameters":
             raise UserError(
@@ -46,7 +50,7 @@ class TorchJD(TorchJDMethod):
         return partial(aggregated, aggregator=aggregator, scale=self.flags.scale)
 
     def weighting(self, torchjd):
-        return self.aggregator(torchjd).gramian_weighting
+        return of_gramian(self.aggregator(torchjd))
 
     def aggregator(self, torchjd):
         """Returns a new aggregator; UserError if it cannot be used."""
@@ -74,6 +78,25 @@ def why_not(kind: type) -> str | None:
     except ImportError as error:
         return f"it needs a package that is missing ({reason(error)})"
     return None
+
+
+def of_gramian(aggregator) -> Callable[[Tensor], Tensor] | None:
+    """Returns what maps the Gramian (2, 2) to two weights; None if the rows themselves count."""
+    if type(aggregator).__name__ in IN_PLANE:
+        return partial(in_plane, aggregator=aggregator)
+    return getattr(aggregator, "gramian_weighting", None)
+
+
+def in_plane(gram: Tensor, *, aggregator) -> Tensor:
+    """Returns the two weights of an aggregator of IN_PLANE, computed from rows of two numbers each.
+
+    ConFIG inverts the matrix of its rows. Of rows with 9 million float32 numbers it returns zeros,
+    for torch takes singular values below `columns * eps` times the largest one for zero; a GPU
+    fails.
+    """
+    squares, axes = torch.linalg.eigh(gram)
+    rows = axes * squares.clamp(min=0).sqrt()  # rows @ rows.T is the Gramian
+    return torch.linalg.pinv(rows.T) @ aggregator(rows)
 
 
 @torch.no_grad()
