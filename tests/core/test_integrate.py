@@ -262,6 +262,32 @@ def test_gramian_is_exact_in_any_layout_and_type():
         assert gram[:, 0].tolist() == pytest.approx([float(e) for e in expected], rel=tolerance)
 
 
+@pytest.mark.parametrize("at_once", [1, 7, 50, 1000])
+@pytest.mark.parametrize("opposed", [-0.5, -1.0001], ids=["plain", "cancelling"])
+def test_small_tensors_together_large_ones_in_parts(monkeypatch, at_once, opposed):
+    """Of any type and layout; a direction that nearly vanishes is computed as a GPU does it all."""
+    monkeypatch.setitem(integrate.AT_ONCE, "cpu", at_once)
+    torch.manual_seed(0)
+    j = [torch.randn(2, 3, 2, 2).to(memory_format=torch.channels_last), torch.randn(4, 5).T,
+         torch.randn(3), torch.randn(()), torch.randn(0), torch.randn(6).double()]  # fmt: skip
+    g = [x * opposed + 1e-5 * torch.randn_like(x) for x in j]
+    flat = [torch.cat([x.reshape(-1).double() for x in side]) for side in (j, g)]
+    expected = torch.stack([flat[0] @ flat[0], flat[0] @ flat[1], flat[1] @ flat[1]])
+    for each in (False, True):
+        gram = gramian(j, g, each=each)
+        torch.testing.assert_close(gram.sum(1), expected, rtol=1e-12, atol=0)
+    assert gram.shape == (3, len(j))
+    assert gram[0].tolist() == pytest.approx([float(x.double().square().sum()) for x in j])
+    alpha = min_norm(*expected)
+    d = 2 * (alpha * flat[0] + (1 - alpha) * flat[1])
+    wanted = 1.5 * (flat[0] + flat[1]).norm() / d.norm() * d
+    shapes = [(x.shape, x.stride(), x.dtype) for x in j]
+    h, _ = mmpareto_rule(j, g)
+    assert [(x.shape, x.stride(), x.dtype) for x in h] == shapes
+    found = torch.cat([x.reshape(-1).double() for x in h])
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max()))
+
+
 def test_keeps_type_and_scalars():
     j, g = ([torch.tensor(x), torch.ones(2).bfloat16()] for x in (1.0, 2.0))
     h, _ = mmpareto_rule(j, g)

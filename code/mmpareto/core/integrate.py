@@ -13,7 +13,7 @@ MMPareto: Wei and Hu, "Boosting Multimodal Learning with Innocent Unimodal Assis
 Pareto (MGDA): Desideri 2012; Sener and Koltun 2018.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import reduce, wraps
 from operator import add
 from typing import NamedTuple
@@ -29,6 +29,9 @@ STATIONARY = 1e-6
 CANCELLING = 1e-3
 # v * x and w * y rounded to these would not cancel at any share, and a weight can overflow them.
 NARROW = (torch.float16, torch.bfloat16)
+# Numbers of a tensor, or of several small ones, that are computed at once: on a CPU their float64
+# copies stay in the cache; a GPU prefers few kernels.
+AT_ONCE = {"cpu": 1 << 18, "gpu": 1 << 24}
 GRANULARITIES = ("encoder", "tensor", "none")
 
 
@@ -49,29 +52,50 @@ Tensors = list[Tensor]  # of one encoder
 Integrated = tuple[Tensors, Stats]  # h, and how it was decided
 
 
-def gramian(j: Tensors, g: Tensors) -> Tensor:
-    """Return <j,j>, <j,g> and <g,g> of each tensor: float64, shape (3, number of tensors).
+def gramian(j: Tensors, g: Tensors, *, each: bool = False) -> Tensor:
+    """Return <j,j>, <j,g> and <g,g>: float64, shape (3, parts), to be summed over the parts.
+
+    A part is one tensor or, unless each is asked for, several that are small together.
 
     Products are summed in float64: summed in float32, two million numbers against -3 times
     themselves look 3e-4 away from opposite, which the rescale would blow up into a step of noise.
     """
     if not j:
         return torch.zeros(3, 1, dtype=torch.float64)
-    j, g = map(_as_real, (j, g))
-    # On the CPU a chunk's float64 copies stay in the cache; a GPU prefers few kernels.
-    largest = max(1, *(x.numel() for x in j))
-    chunk = min(largest, 1 << 18) if j[0].device.type == "cpu" else largest
-    first, second = torch.empty(2, chunk, dtype=widest(j[0].device), device=j[0].device)
-    rows: list[Tensor] = []
+    most, wide, rows = _at_once(j), widest(j[0].device), []
+    for part in _parts(*map(_as_real, (j, g)), 0 if each else most):
+        sums = []
+        for a, b in zip(*(_flat(side).split(most) for side in part), strict=True):
+            a, b = a.to(wide), b.to(wide)
+            sums.append(torch.stack([torch.dot(a, a), torch.dot(a, b), torch.dot(b, b)]))
+        rows.append(reduce(add, sums))
+    return torch.stack(rows, dim=1)
+
+
+def _parts(j: Tensors, g: Tensors, most: int) -> Iterator[tuple[Tensors, Tensors]]:
+    """Yield runs of j and g: of one type, and of most numbers unless it is one large tensor."""
+    xs: Tensors = []
+    ys: Tensors = []
+    left = most
     for x, y in zip(j, g, strict=True):
+        left -= x.numel()
+        if xs and (left < 0 or x.dtype != xs[0].dtype):
+            yield xs, ys
+            xs, ys, left = [], [], most - x.numel()
         if x.dim() == 4 and x.stride(1) == y.stride(1) == 1:  # channels_last: flat without a copy
             x, y = x.permute(0, 2, 3, 1), y.permute(0, 2, 3, 1)
-        parts = []
-        for a, b in zip(x.flatten().split(chunk), y.flatten().split(chunk), strict=True):
-            a, b = first[: len(a)].copy_(a), second[: len(b)].copy_(b)
-            parts.append(torch.stack([torch.dot(a, a), torch.dot(a, b), torch.dot(b, b)]))
-        rows.append(reduce(add, parts))
-    return torch.stack(rows, dim=1)
+        xs.append(x)
+        ys.append(y)
+    yield xs, ys
+
+
+def _flat(tensors: Tensors) -> Tensor:
+    flat = [x.reshape(-1) for x in tensors]
+    return torch.cat(flat) if len(flat) > 1 else flat[0]
+
+
+def _at_once(tensors: Tensors) -> int:
+    return AT_ONCE["cpu" if tensors[0].is_cpu else "gpu"]
 
 
 def _as_real(tensors: Tensors) -> Tensors:
@@ -93,7 +117,9 @@ def _of_gramian(rule: Callable) -> Callable:
     @wraps(rule)
     @torch.no_grad()
     def of_gradients(j, g, *, gram=None, **settings) -> Integrated:
-        return rule(j, g, gramian(j, g) if gram is None else gram, **settings)
+        if gram is None:
+            gram = gramian(j, g, each=settings.get("granularity") == "tensor")
+        return rule(j, g, gram, **settings)
 
     return of_gradients
 
@@ -172,21 +198,33 @@ def apply(
     if rescale != "none":
         factor = factor * (_norm(level, 1, 1) / length).clamp(min=1)
     factor = torch.where(stationary, 0.0, factor)
-    weights = torch.stack([factor * joint_weight, factor * unimodal_weight])
+    weights = torch.stack([factor * joint_weight, factor * unimodal_weight], dim=1)
     # A GPU casts to float64 as it reads; a CPU needs copies, so only where it must.
-    wide = [weights.dtype == torch.float64] * len(j)
-    if gram.is_cpu:
-        wide = (length <= CANCELLING * both).expand(len(j)).tolist()
-    for x, y, v, w, exact in zip(j, g, *weights.expand(2, len(j)), wide, strict=True):
-        if exact:  # expanded, for torch computes in the type of tensors that are no scalars
-            torch.addcmul(y * w.expand_as(y), x, v.expand_as(x), out=x)
-        elif x.dtype in NARROW:
-            x.copy_(x.float().mul_(v).addcmul_(y.float(), w.float()))
-        else:
-            x.mul_(v).addcmul_(y, w.to(y.dtype))
+    exact = [True] * len(length)
+    if gram.is_cpu and not any(x.dtype in NARROW for x in j):
+        exact = (length <= CANCELLING * both).tolist()
+    sides = [([x], [y]) for x, y in zip(j, g, strict=True)] if rescale == "tensor" else [(j, g)]
+    for side, pair, wide in zip(sides, weights, exact, strict=True):
+        (_combine_wide if wide else _combine)(*side, *pair)
     total = torch.where(stationary.all(), 0.0, (factor * length).norm() / length.norm())
     conflict = in_conflict(gram) if conflict is None else conflict
     return j, stats(gram, (joint_weight, unimodal_weight), total, stationary.all(), conflict)
+
+
+def _combine(j: Tensors, g: Tensors, v: Tensor, w: Tensor) -> None:
+    """Write v * j + w * g over j, rounded to its type at each step."""
+    for x, y in zip(j, g, strict=True):
+        x.mul_(v).addcmul_(y, w.to(y.dtype))
+
+
+def _combine_wide(j: Tensors, g: Tensors, v: Tensor, w: Tensor) -> None:
+    """Write v * j + w * g over j, computed in the type of v and w and rounded once."""
+    for xs, ys in _parts(j, g, _at_once(j)) if j else ():
+        a, b = _flat(xs), _flat(ys)
+        # expanded, for torch computes in the type of tensors that are no scalars
+        torch.addcmul(b * w.expand_as(b), a, v.expand_as(a), out=a)
+        parts = a.split([x.numel() for x in xs])
+        torch._foreach_copy_(xs, [h.view_as(x) for h, x in zip(parts, xs, strict=True)])
 
 
 def stats(

@@ -46,7 +46,7 @@ class MetaBalance(IntegratingMethod):
 
     @torch.no_grad()
     def integrate(self, norms: Tensor, j: list[Tensor], g: list[Tensor]) -> tuple:
-        gram = integrate.gramian(j, g)
+        gram = integrate.gramian(j, g, each=True)
         norms.lerp_(gram[::2].sqrt().to(norms), 1 - self.flags.beta)
         joint, own = norms
         near = self.flags.rho * joint / own + 1 - self.flags.rho
