@@ -220,11 +220,12 @@ def _combine(j: Tensors, g: Tensors, v: Tensor, w: Tensor) -> None:
 def _combine_wide(j: Tensors, g: Tensors, v: Tensor, w: Tensor) -> None:
     """Write v * j + w * g over j, computed in the type of v and w and rounded once."""
     for xs, ys in _parts(j, g, _at_once(j)) if j else ():
-        a, b = _flat(xs), _flat(ys)
+        a, b = (side[0] if len(side) == 1 else _flat(side) for side in (xs, ys))
         # expanded, for torch computes in the type of tensors that are no scalars
         torch.addcmul(b * w.expand_as(b), a, v.expand_as(a), out=a)
-        parts = a.split([x.numel() for x in xs])
-        torch._foreach_copy_(xs, [h.view_as(x) for h, x in zip(parts, xs, strict=True)])
+        if len(xs) > 1:
+            parts = a.split([x.numel() for x in xs])
+            torch._foreach_copy_(xs, [h.view_as(x) for h, x in zip(parts, xs, strict=True)])
 
 
 def stats(

@@ -75,7 +75,7 @@ class GradNorm(IntegratingMethod):
     @torch.no_grad()
     def integrate(self, encoder: str, last: Tensor, j: list[Tensor], g: list[Tensor]) -> tuple:
         """Integrates one encoder; last: where the last stage's gradients stand in j and g."""
-        gram = integrate.gramian(j, g)
+        gram = integrate.gramian(j, g, each=True)
         self._norms[encoder] = gram[::2, last].sum(1).sqrt()
         return integrate.apply(j, g, gram, *self.state[f"weights_{encoder}"].to(gram).clone())
 
