@@ -63,7 +63,7 @@ def gramian(j: Tensors, g: Tensors, *, each: bool = False) -> Tensor:
     if not j:
         return torch.zeros(3, 1, dtype=torch.float64)
     most, wide, rows = _at_once(j), widest(j[0].device), []
-    for part in _parts(*map(_as_real, (j, g)), 0 if each else most):
+    for part in _parts(_as_real(j), _as_real(g), 0 if each else most):
         sums = []
         for a, b in zip(*(_flat(side).split(most) for side in part), strict=True):
             a, b = a.to(wide), b.to(wide)

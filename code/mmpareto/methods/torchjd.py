@@ -40,7 +40,7 @@ class TorchJD(TorchJDMethod):
 
     def rule(self, encoder: str) -> Rule:
         aggregator = self.aggregator(self.library())
-        if of_gramian(aggregator):
+        if weighting_of(aggregator):
             return super().rule(encoder)
         if self.gramian != "parameters":
             raise UserError(
@@ -49,8 +49,10 @@ class TorchJD(TorchJDMethod):
             )
         return partial(aggregated, aggregator=aggregator, scale=self.flags.scale)
 
-    def weighting(self, torchjd):
-        return of_gramian(self.aggregator(torchjd))
+    def weighting(self, torchjd) -> Callable[[Tensor], Tensor]:
+        found = weighting_of(self.aggregator(torchjd))
+        assert found is not None  # as rule() has seen
+        return found
 
     def aggregator(self, torchjd):
         """Returns a new aggregator; UserError if it cannot be used."""
@@ -80,7 +82,7 @@ def why_not(kind: type) -> str | None:
     return None
 
 
-def of_gramian(aggregator) -> Callable[[Tensor], Tensor] | None:
+def weighting_of(aggregator) -> Callable[[Tensor], Tensor] | None:
     """Returns what maps the Gramian (2, 2) to two weights; None if the rows themselves count."""
     if type(aggregator).__name__ in IN_PLANE:
         return partial(in_plane, aggregator=aggregator)
