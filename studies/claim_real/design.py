@@ -47,7 +47,7 @@ SETS = {
     "grid_letters": Set("lips", "voice", "gru_wide", 25, lengths="lips=15 voice=58"),
     "digits": Set(
         "image", "audio", "image=resnet18 audio=lenet_bn", 10,
-        "--split group --encoder cnn --train_size 2048", epochs=10, most=2048,
+        "--split group --encoder cnn --train_size 1024", epochs=10, most=2048,
     ),
 }  # fmt: skip
 SAME, EARLY, ADAM, NOISE, LONG, WIDE = "same-rate", "early", "adam", "noise", "long", "wide"
