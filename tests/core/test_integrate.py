@@ -110,8 +110,9 @@ class TestDegenerate:
         h, _ = mmpareto_rule(tensors([bad, 1.0]), tensors([1.0, 1.0]), granularity=granularity)
         assert not h[0].isfinite().all()
 
-    def test_nothing_to_train(self):
-        h, stats = mmpareto_rule([], [])
+    @pytest.mark.parametrize("granularity", GRANULARITIES)
+    def test_nothing_to_train(self, granularity):
+        h, stats = mmpareto_rule([], [], granularity=granularity)
         assert h == []
         assert not stats.conflict
 

@@ -61,9 +61,9 @@ def gramian(j: Tensors, g: Tensors, *, each: bool = False) -> Tensor:
     themselves look 3e-4 away from opposite, which the rescale would blow up into a step of noise.
     """
     if not j:
-        return torch.zeros(3, 1, dtype=torch.float64)
-    most, wide, rows = _at_once(j), widest(j[0].device), []
-    for part in _parts(_as_real(j), _as_real(g), 0 if each else most):
+        return torch.zeros(3, 0, dtype=torch.float64)
+    most, wide, rows = _at_once(j[0]), widest(j[0].device), []
+    for part in _parts(_as_real(j), _as_real(g), each):
         sums = []
         for a, b in zip(*(_flat(side).split(most) for side in part), strict=True):
             a, b = a.to(wide), b.to(wide)
@@ -72,21 +72,22 @@ def gramian(j: Tensors, g: Tensors, *, each: bool = False) -> Tensor:
     return torch.stack(rows, dim=1)
 
 
-def _parts(j: Tensors, g: Tensors, most: int) -> Iterator[tuple[Tensors, Tensors]]:
-    """Yield runs of j and g: of one type, and of most numbers unless it is one large tensor."""
+def _parts(j: Tensors, g: Tensors, each: bool = False) -> Iterator[tuple[Tensors, Tensors]]:
+    """Yield j and g in parts: each tensor, or small ones of one type together."""
     xs: Tensors = []
     ys: Tensors = []
-    left = most
+    size = 0
     for x, y in zip(j, g, strict=True):
-        left -= x.numel()
-        if xs and (left < 0 or x.dtype != xs[0].dtype):
+        size += x.numel()
+        if xs and (each or size > _at_once(x) or x.dtype != xs[0].dtype):
             yield xs, ys
-            xs, ys, left = [], [], most - x.numel()
+            xs, ys, size = [], [], x.numel()
         if x.dim() == 4 and x.stride(1) == y.stride(1) == 1:  # channels_last: flat without a copy
             x, y = x.permute(0, 2, 3, 1), y.permute(0, 2, 3, 1)
         xs.append(x)
         ys.append(y)
-    yield xs, ys
+    if xs:
+        yield xs, ys
 
 
 def _flat(tensors: Tensors) -> Tensor:
@@ -94,8 +95,8 @@ def _flat(tensors: Tensors) -> Tensor:
     return torch.cat(flat) if len(flat) > 1 else flat[0]
 
 
-def _at_once(tensors: Tensors) -> int:
-    return AT_ONCE["cpu" if tensors[0].is_cpu else "gpu"]
+def _at_once(x: Tensor) -> int:
+    return AT_ONCE["cpu" if x.is_cpu else "gpu"]
 
 
 def _as_real(tensors: Tensors) -> Tensors:
@@ -219,7 +220,7 @@ def _combine(j: Tensors, g: Tensors, v: Tensor, w: Tensor) -> None:
 
 def _combine_wide(j: Tensors, g: Tensors, v: Tensor, w: Tensor) -> None:
     """Write v * j + w * g over j, computed in the type of v and w and rounded once."""
-    for xs, ys in _parts(j, g, _at_once(j)) if j else ():
+    for xs, ys in _parts(j, g):
         a, b = (side[0] if len(side) == 1 else _flat(side) for side in (xs, ys))
         # expanded, for torch computes in the type of tensors that are no scalars
         torch.addcmul(b * w.expand_as(b), a, v.expand_as(a), out=a)
