@@ -264,14 +264,16 @@ def test_gramian_is_exact_in_any_layout_and_type():
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 50, 1000])
-@pytest.mark.parametrize("opposed", [-0.5, -1.0001], ids=["plain", "cancelling"])
-def test_small_tensors_together_large_ones_in_parts(monkeypatch, at_once, opposed):
+@pytest.mark.parametrize("noise", [1.0, 1e-5], ids=["plain", "cancelling"])
+def test_small_tensors_together_large_ones_in_parts(monkeypatch, at_once, noise):
     """Of any type and layout; a direction that nearly vanishes is computed as a GPU does it all."""
+    wide, combine = [], integrate._combine_wide
+    monkeypatch.setattr(integrate, "_combine_wide", lambda *a: wide.append(1) or combine(*a))
     monkeypatch.setitem(integrate.AT_ONCE, "cpu", at_once)
     torch.manual_seed(0)
     j = [torch.randn(2, 3, 2, 2).to(memory_format=torch.channels_last), torch.randn(4, 5).T,
          torch.randn(3), torch.randn(()), torch.randn(0), torch.randn(6).double()]  # fmt: skip
-    g = [x * opposed + 1e-5 * torch.randn_like(x) for x in j]
+    g = [noise * torch.randn_like(x) - 1.0001 * x for x in j]
     flat = [torch.cat([x.reshape(-1).double() for x in side]) for side in (j, g)]
     expected = torch.stack([flat[0] @ flat[0], flat[0] @ flat[1], flat[1] @ flat[1]])
     for each in (False, True):
@@ -283,10 +285,29 @@ def test_small_tensors_together_large_ones_in_parts(monkeypatch, at_once, oppose
     d = 2 * (alpha * flat[0] + (1 - alpha) * flat[1])
     wanted = 1.5 * (flat[0] + flat[1]).norm() / d.norm() * d
     shapes = [(x.shape, x.stride(), x.dtype) for x in j]
-    h, _ = mmpareto_rule(j, g)
+    h, stats = mmpareto_rule(j, g)
+    assert stats.conflict and bool(wide) == (noise < 1)
     assert [(x.shape, x.stride(), x.dtype) for x in h] == shapes
     found = torch.cat([x.reshape(-1).double() for x in h])
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_gradients_that_are_conjugated_lazily():
+    """As autograd hands them out for complex parameters; the direction nearly vanishes."""
+    j = [torch.randn(3, dtype=torch.complex64).conj() for _ in range(2)]
+    g = [1e-5 * torch.randn_like(x) - x for x in j]
+    alpha = min_norm(*gramian(j, g).sum(1))
+    d = [2 * (alpha * x.cdouble() + (1 - alpha) * y.cdouble())
+         for x, y in zip(j, g, strict=True)]  # fmt: skip
+    h, _ = mmpareto_rule(j, g, gamma=1, granularity="none")
+    assert_close([x.cdouble() for x in h], d, rtol=1e-6, atol=1e-9)
+
+
+def test_a_gramian_that_is_not_of_each_tensor():
+    j, g = tensors([1.0], [2.0]), tensors([1.0], [-1.0])
+    with pytest.raises(ValueError, match="gram is of 1 parts, and 2 tensors are rescaled"):
+        mmpareto_rule(j, g, gram=gramian(j, g), granularity="tensor")
+    assert j[0] == 1
 
 
 def test_keeps_type_and_scalars():

@@ -29,8 +29,8 @@ STATIONARY = 1e-6
 CANCELLING = 1e-3
 # v * x and w * y rounded to these would not cancel at any share, and a weight can overflow them.
 NARROW = (torch.float16, torch.bfloat16)
-# Numbers of a tensor, or of several small ones, that are computed at once: on a CPU their float64
-# copies stay in the cache; a GPU prefers few kernels.
+# Small tensors are computed together, up to so many numbers: a GPU prefers few kernels. On a CPU,
+# float64 copies of so many numbers stay in the cache.
 AT_ONCE = {"cpu": 1 << 18, "gpu": 1 << 24}
 GRANULARITIES = ("encoder", "tensor", "none")
 
@@ -62,11 +62,13 @@ def gramian(j: Tensors, g: Tensors, *, each: bool = False) -> Tensor:
     """
     if not j:
         return torch.zeros(3, 0, dtype=torch.float64)
-    most, wide, rows = _at_once(j[0]), widest(j[0].device), []
-    for part in _parts(_as_real(j), _as_real(g), each):
+    j, g, rows = _as_real(j), _as_real(g), []
+    most = max(1, min(_at_once(j[0]), sum(x.numel() for x in j)))
+    first, second = torch.empty(2, most, dtype=widest(j[0].device), device=j[0].device)
+    for part in _parts(j, g, each):
         sums = []
         for a, b in zip(*(_flat(side).split(most) for side in part), strict=True):
-            a, b = a.to(wide), b.to(wide)
+            a, b = first[: len(a)].copy_(a), second[: len(b)].copy_(b)
             sums.append(torch.stack([torch.dot(a, a), torch.dot(a, b), torch.dot(b, b)]))
         rows.append(reduce(add, sums))
     return torch.stack(rows, dim=1)
@@ -79,7 +81,8 @@ def _parts(j: Tensors, g: Tensors, each: bool = False) -> Iterator[tuple[Tensors
     size = 0
     for x, y in zip(j, g, strict=True):
         size += x.numel()
-        if xs and (each or size > _at_once(x) or x.dtype != xs[0].dtype):
+        differs = xs and (x.dtype != xs[0].dtype or x.is_complex())  # may be conjugated lazily
+        if xs and (each or differs or size > _at_once(x)):
             yield xs, ys
             xs, ys, size = [], [], x.numel()
         if x.dim() == 4 and x.stride(1) == y.stride(1) == 1:  # channels_last: flat without a copy
@@ -191,6 +194,11 @@ def apply(
     tensor by tensor. Where d vanishes beside j and g, h is zero: rounding is never amplified.
     Where it nearly does, it is computed in float64 and rounded once.
     """
+    if rescale == "tensor" and gram.shape[1] != len(j):
+        raise ValueError(
+            f"gram is of {gram.shape[1]} parts, and {len(j)} tensors are rescaled: make it with "
+            "gramian(j, g, each=True)"
+        )
     level = gram if rescale == "tensor" else gram.sum(1, keepdim=True)
     length = _norm(level, joint_weight, unimodal_weight)
     both = level[0].sqrt() + level[2].sqrt()
@@ -201,9 +209,7 @@ def apply(
     factor = torch.where(stationary, 0.0, factor)
     weights = torch.stack([factor * joint_weight, factor * unimodal_weight], dim=1)
     # A GPU casts to float64 as it reads; a CPU needs copies, so only where it must.
-    exact = [True] * len(length)
-    if gram.is_cpu and not any(x.dtype in NARROW for x in j):
-        exact = (length <= CANCELLING * both).tolist()
+    exact = (length <= CANCELLING * both).tolist() if gram.is_cpu else [True] * len(length)
     sides = [([x], [y]) for x, y in zip(j, g, strict=True)] if rescale == "tensor" else [(j, g)]
     for side, pair, wide in zip(sides, weights, exact, strict=True):
         (_combine_wide if wide else _combine)(*side, *pair)
@@ -213,9 +219,12 @@ def apply(
 
 
 def _combine(j: Tensors, g: Tensors, v: Tensor, w: Tensor) -> None:
-    """Write v * j + w * g over j, rounded to its type at each step."""
+    """Write v * j + w * g over j, rounded to its type, or to float32, at each step."""
     for x, y in zip(j, g, strict=True):
-        x.mul_(v).addcmul_(y, w.to(y.dtype))
+        if x.dtype in NARROW:
+            x.copy_(x.float().mul_(v).addcmul_(y.float(), w.float()))
+        else:
+            x.mul_(v).addcmul_(y, w.to(y.dtype))
 
 
 def _combine_wide(j: Tensors, g: Tensors, v: Tensor, w: Tensor) -> None:

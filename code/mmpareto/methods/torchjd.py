@@ -20,8 +20,9 @@ class TorchJD(TorchJDMethod):
 
     Most aggregators map the Gramian of j and g to two weights; they see it divided by its mean
     diagonal (see `integrate.weighted_rule`), so that what regularises them means the same for
-    gradients of any length. ConFIG sees two rows of that Gramian (see `in_plane`). Others map the
-    matrix (2, P) of j and g to a vector (P,). Random ones draw anew for every encoder and step.
+    gradients of any length. ConFIG sees two rows of two numbers that have this Gramian (see
+    `in_plane`). Others map the matrix (2, P) of j and g to a vector (P,). Random ones draw anew for
+    every encoder and step.
 
     Aggregators that need arguments are refused, and so are those that remember earlier steps
     (NashMTL, GradVac, PCD, ExcessMTL): --resume could not put back what they remember.
@@ -92,11 +93,12 @@ def weighting_of(aggregator) -> Callable[[Tensor], Tensor] | None:
 def in_plane(gram: Tensor, *, aggregator) -> Tensor:
     """Returns the two weights of an aggregator of IN_PLANE, computed from rows of two numbers each.
 
-    ConFIG inverts the matrix of its rows. Of rows with 9 million float32 numbers it returns zeros,
-    for torch takes singular values below `columns * eps` times the largest one for zero; a GPU
-    fails.
+    ConFIG inverts the matrix of its rows. torch takes singular values below `columns * eps` times
+    the largest one for zero. So ConFIG returns zeros for rows of 8.4 million float32 numbers, and
+    for shorter ones that conflict; on a GPU it fails. The two rows are made on the CPU: there it
+    waits for a GPU once, and not at each factorization.
     """
-    squares, axes = torch.linalg.eigh(gram)
+    squares, axes = torch.linalg.eigh(gram.cpu())
     rows = axes * squares.clamp(min=0).sqrt()  # rows @ rows.T is the Gramian
     return torch.linalg.pinv(rows.T) @ aggregator(rows)
 
