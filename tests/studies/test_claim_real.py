@@ -1,6 +1,7 @@
 """The study on real recordings: its sets, its plans, and the way from raw files to tables."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,11 +9,13 @@ import soundfile
 from scipy.stats import norm
 
 from claim.design import ARMS
-from claim.rows import Run, read_rows, scored
+from claim.rows import Epoch, Run, read_rows, scored
 from claim_real import design, looks, planning, run, sets, tables
-from claim_real.tables import Own
+from claim_real.tables import Found, Own
 from mmpareto.run import options
 from mmpareto.system.errors import UserError
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def write_raw(folder, count=90, parts=("train", "test")):
@@ -263,3 +266,15 @@ def test_names(tmp_path, capsys):
     for flag in ("--sets", "--settings"):
         with pytest.raises(UserError, match="there is no 'all': choose"):
             run.main(["--raw", str(tmp_path), flag, "all"])
+
+
+def test_the_pages_are_what_their_files_say():
+    """All but the table of every rate: claim_real_runs.csv has its rows."""
+    kinds = {"runs": Run, "epochs": Epoch, "own": Own,
+             "gradients": looks.Gradient, "parted": looks.Parted}  # fmt: skip
+    files = {name: DOCS / f"results/claim_real_{name}.csv" for name in kinds}
+    found = Found(**{name: read_rows(path, kinds[name]) for name, path in files.items()})
+    pages = [path.read_text(encoding="utf-8") for path in DOCS.rglob("claim_real*.md")]
+    made = tables.tables(found, tables.differences(found))
+    left = {heading for heading, table in made.items() if not any(table in p for p in pages)}
+    assert left == {"Validation accuracy by learning rate (bold: the choice)"}
