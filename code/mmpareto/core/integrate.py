@@ -55,7 +55,7 @@ Integrated = tuple[Tensors, Stats]  # h, and how it was decided
 def gramian(j: Tensors, g: Tensors, *, each: bool = False) -> Tensor:
     """Return <j,j>, <j,g> and <g,g>: float64, shape (3, parts), to be summed over the parts.
 
-    A part is one tensor or, unless each is asked for, several that are small together.
+    Small tensors share a part; with each, every tensor is a part of its own.
 
     Products are summed in float64: summed in float32, two million numbers against -3 times
     themselves look 3e-4 away from opposite, which the rescale would blow up into a step of noise.
@@ -75,7 +75,7 @@ def gramian(j: Tensors, g: Tensors, *, each: bool = False) -> Tensor:
 
 
 def _parts(j: Tensors, g: Tensors, each: bool = False) -> Iterator[tuple[Tensors, Tensors]]:
-    """Yield j and g in parts: each tensor, or small ones of one type together."""
+    """Yield j and g part by part; small tensors of one type share a part, unless with each."""
     xs: Tensors = []
     ys: Tensors = []
     size = 0

@@ -41,19 +41,14 @@ class TorchJD(TorchJDMethod):
 
     def rule(self, encoder: str) -> Rule:
         aggregator = self.aggregator(self.library())
-        if weighting_of(aggregator):
-            return super().rule(encoder)
+        if weighting := weighting_of(aggregator):
+            return partial(integrate.weighted_rule, weighting=weighting, scale=self.flags.scale)
         if self.gramian != "parameters":
             raise UserError(
                 f"--gramian {self.gramian}: {aggregator} needs the gradients themselves, not their "
                 "Gramian: use --gramian parameters"
             )
         return partial(aggregated, aggregator=aggregator, scale=self.flags.scale)
-
-    def weighting(self, torchjd) -> Callable[[Tensor], Tensor]:
-        found = weighting_of(self.aggregator(torchjd))
-        assert found is not None  # as rule() has seen
-        return found
 
     def aggregator(self, torchjd):
         """Returns a new aggregator; UserError if it cannot be used."""
